@@ -1,0 +1,84 @@
+"""The stack: settings, the Docker host, and what runs on it."""
+
+import pulumi
+import pulumi_docker as docker
+from pulumi import ResourceOptions
+
+from components import (
+    PrivateRegistry,
+    PrivateRegistryArgs,
+    PullThroughMirror,
+    PullThroughMirrorArgs,
+    TlsProxy,
+    TlsProxyArgs,
+)
+from components._docker import StackName, network
+from components.config import ConfigError, load_stack
+from components.preflight import check_local_engine
+from components.render.proxy import mirror_alias
+
+try:
+    settings, secrets = load_stack()
+    names = StackName(prefix=settings.name_prefix, stack=pulumi.get_stack())
+    check_local_engine(settings, names)
+except ConfigError as error:
+    raise pulumi.RunError(str(error)) from None
+
+host = docker.Provider("docker-host", host=settings.docker_host)
+on_host = ResourceOptions(provider=host)
+inside = ResourceOptions(providers=[host])
+
+registry_image = docker.RemoteImage("registry-image", name=settings.images.registry, keep_locally=True, opts=on_host)
+caddy_image = docker.RemoteImage("caddy-image", name=settings.images.caddy, keep_locally=True, opts=on_host)
+backend = network("backend", names, internal=True, opts=on_host)
+edge = network("edge", names, internal=False, opts=on_host)
+
+registry = PrivateRegistry(
+    "registry",
+    PrivateRegistryArgs(
+        names=names,
+        settings=settings.registry,
+        secrets=secrets,
+        image_name=settings.images.registry,
+        image=registry_image,
+        network=backend,
+        protect_data=settings.protect_data,
+    ),
+    inside,
+)
+mirrors = {
+    upstream: PullThroughMirror(
+        mirror_alias(upstream),
+        PullThroughMirrorArgs(
+            names=names,
+            upstream=upstream,
+            settings=mirror,
+            password=secrets.upstream_passwords.get(upstream),
+            image_name=settings.images.registry,
+            image=registry_image,
+            network=edge,
+            protect_data=settings.protect_data,
+        ),
+        inside,
+    )
+    for upstream, mirror in settings.mirrors.items()
+}
+proxy = TlsProxy(
+    "proxy",
+    TlsProxyArgs(names=names, settings=settings, secrets=secrets, image=caddy_image, networks=[backend, edge]),
+    inside,
+)
+
+pulumi.export("registry_url", str(settings.registry.url))
+pulumi.export("mirror_urls", {upstream: str(mirror.url) for upstream, mirror in settings.mirrors.items()})
+pulumi.export("docker_host", settings.docker_host)
+pulumi.export(
+    "services",
+    {
+        **registry.containers,
+        **{mirror_alias(upstream): mirror.container for upstream, mirror in mirrors.items()},
+        "proxy": proxy.container,
+    },
+)
+if proxy.ca_certificate is not None:
+    pulumi.export("ca_certificate", proxy.ca_certificate)

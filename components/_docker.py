@@ -1,0 +1,222 @@
+"""What every Docker resource of the stack has in common: labels, networks, data volumes, carriers, hardened services."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pulumi
+import pulumi_docker as docker
+from pulumi import ResourceOptions
+
+from components.settings import StorageSettings
+
+#: Inputs that the provider "updates" without any effect, and the mark of a container that failed to become healthy:
+#: without them a changed health check is ignored, and the ``up`` after a failed one reports success and does nothing.
+_REPLACE_ON = ["healthcheck", "tmpfs", "init", "#initerror"]
+#: Until a started container counts as failed, in seconds.
+_HEALTHY_WITHIN = 90
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackName:
+    """Who owns a Docker object: ``prefix`` of its name, and labels by which all objects of a stack can be found."""
+
+    prefix: str
+    stack: str
+
+    def labels(self, role: str) -> dict[str, str]:
+        """Labels of the object that plays ``role``."""
+        return {"registry-stack.stack": self.stack, "registry-stack.prefix": self.prefix, "registry-stack.role": role}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attachment:
+    """A network that a container joins, under an alias or, for the proxy, under none."""
+
+    network: docker.Network
+    aliases: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """A volume (or, with ``host_path``, a folder of the host) in a container."""
+
+    path: str
+    volume: pulumi.Input[str] | None = None
+    host_path: str | None = None
+    read_only: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """A running container. Times are seconds; ``stop_seconds`` is what its process may take to finish requests."""
+
+    role: str
+    image: str
+    entrypoint: Sequence[str]
+    command: Sequence[str] = ()
+    health_url: str
+    config: str
+    mounts: Sequence[Mount]
+    attachments: Sequence[Attachment]
+    memory_mb: int
+    stop_seconds: int
+    environment: Sequence[str] = ()
+    ports: Sequence[docker.ContainerPortArgs] = ()
+    tmpfs: Mapping[str, str] = field(default_factory=dict)
+    capabilities: Sequence[str] = ()
+
+
+def network(name: str, names: StackName, *, internal: bool, opts: ResourceOptions) -> docker.Network:
+    """A bridge network of the stack; an internal one has no way out."""
+    return docker.Network(
+        name,
+        name=f"{names.prefix}-{name}",
+        driver="bridge",
+        internal=internal,
+        labels=[docker.NetworkLabelArgs(label=key, value=value) for key, value in names.labels(name).items()],
+        opts=opts,
+    )
+
+
+def volume(
+    name: str, physical_name: str, names: StackName, *, keep: bool, protect: bool, parent: pulumi.Resource
+) -> docker.Volume:
+    """A named volume; ``keep`` leaves it on the host when the stack is destroyed, ``protect`` refuses to destroy."""
+    return docker.Volume(
+        name,
+        name=physical_name,
+        labels=[docker.VolumeLabelArgs(label=key, value=value) for key, value in names.labels(name).items()],
+        opts=ResourceOptions(
+            parent=parent,
+            protect=protect,
+            retain_on_delete=keep,
+            # A changed label would replace a named volume, deleting it first.
+            ignore_changes=["labels", "driver", "driverOpts"],
+        ),
+    )
+
+
+def data_mount(
+    name: str, storage: StorageSettings, default: str, names: StackName, *, protect: bool, parent: pulumi.Resource
+) -> tuple[pulumi.Input[str] | None, str | None]:
+    """Where data lies: (volume, None) or (None, host folder). The volume outlives the stack."""
+    if storage.host_path:
+        return None, storage.host_path
+    kept = volume(name, storage.volume or default, names, keep=True, protect=protect, parent=parent)
+    return kept.name, None
+
+
+def carrier(
+    name: str,
+    names: StackName,
+    *,
+    image: docker.RemoteImage,
+    image_name: str,
+    target: docker.Volume,
+    files: Mapping[str, pulumi.Input[str]],
+    directory: str,
+    parent: pulumi.Resource,
+    executable: str | None = None,
+    depends_on: Sequence[pulumi.Resource] = (),
+) -> docker.Container:
+    """A container that never runs and delivers ``files`` into a volume through the Docker API, also over ssh://.
+
+    Uploads into the services themselves would need a writable root, and would replace them at every change.
+    """
+    return docker.Container(
+        name,
+        image=image_name,
+        entrypoints=["/bin/true"],
+        start=False,
+        must_run=False,
+        labels=[docker.ContainerLabelArgs(label=key, value=value) for key, value in names.labels(name).items()],
+        volumes=[docker.ContainerVolumeArgs(container_path=directory, volume_name=target.name)],
+        uploads=[
+            docker.ContainerUploadArgs(
+                file=f"{directory}/{file}", content=content, permissions="0755" if file == executable else "0644"
+            )
+            for file, content in files.items()
+        ],
+        opts=ResourceOptions(
+            parent=parent,
+            depends_on=[image, *depends_on],
+            delete_before_replace=False,
+            replace_on_changes=_REPLACE_ON,
+        ),
+    )
+
+
+def service(
+    name: str,
+    names: StackName,
+    spec: Service,
+    *,
+    fixed_name: str | None,
+    parent: pulumi.Resource,
+    depends_on: Sequence[pulumi.Resource],
+) -> docker.Container:
+    """A hardened, health-checked container.
+
+    With a ``fixed_name`` it is replaced delete-first: for what holds a published port or a cache that one process may
+    use. Without, it is replaced create-first: the new one is healthy before the old one gets SIGTERM and drains.
+    """
+    labels = names.labels(spec.role) | {"registry-stack.config": digest(spec.config)}
+    return docker.Container(
+        name,
+        name=fixed_name,
+        image=spec.image,
+        entrypoints=list(spec.entrypoint),
+        command=list(spec.command),
+        envs=list(spec.environment),
+        labels=[docker.ContainerLabelArgs(label=key, value=value) for key, value in labels.items()],
+        volumes=[
+            docker.ContainerVolumeArgs(
+                container_path=mount.path,
+                volume_name=mount.volume,
+                host_path=mount.host_path,
+                read_only=mount.read_only,
+            )
+            for mount in spec.mounts
+        ],
+        networks_advanced=[
+            docker.ContainerNetworksAdvancedArgs(name=attached.network.name, aliases=list(attached.aliases))
+            for attached in spec.attachments
+        ],
+        ports=list(spec.ports) or None,
+        tmpfs=dict(spec.tmpfs) or None,
+        read_only=True,
+        capabilities=docker.ContainerCapabilitiesArgs(adds=list(spec.capabilities), drops=["ALL"]),
+        security_opts=["no-new-privileges:true"],
+        restart="unless-stopped",
+        # Swap equal to memory means none; unset, the daemon doubles it and every preview shows a difference.
+        memory=spec.memory_mb,
+        memory_swap=spec.memory_mb,
+        log_driver="json-file",
+        log_opts={"max-size": "20m", "max-file": "5"},
+        healthcheck=docker.ContainerHealthcheckArgs(
+            tests=["CMD", "wget", "-q", "-O", "/dev/null", spec.health_url],
+            interval="5s",
+            timeout="5s",
+            retries=3,
+            start_period="1m0s",
+        ),
+        wait=True,
+        wait_timeout=_HEALTHY_WITHIN,
+        stop_timeout=spec.stop_seconds + 10,
+        # Unset, the provider kills without a grace, whatever the stop timeout says.
+        destroy_grace_seconds=spec.stop_seconds + 20,
+        opts=ResourceOptions(
+            parent=parent,
+            depends_on=list(depends_on),
+            delete_before_replace=fixed_name is not None,
+            replace_on_changes=_REPLACE_ON,
+        ),
+    )
+
+
+def digest(text: str) -> str:
+    """Short fingerprint of a file, so that a changed one shows as a change of what depends on it."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

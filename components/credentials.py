@@ -1,0 +1,93 @@
+"""Passwords: how strong they must be, how they are hashed, and what derives from ``stack_secret``.
+
+Everything is deterministic: the same configuration gives the same bytes, so an unchanged program shows no difference.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Mapping
+from math import log10
+
+import bcrypt
+from pydantic import SecretStr
+from zxcvbn import zxcvbn
+
+#: bcrypt's limit; distribution silently ignores what follows, Python's bcrypt refuses it.
+LONGEST_PASSWORD_BYTES = 72
+SHORTEST_CHOSEN_PASSWORD = 12
+
+#: Guesses that a password has to withstand. Above ``_RANDOM`` (2**93) a cheap hash cannot be attacked either, so the
+#: cost of bcrypt, which the registry pays on every request, is its lowest.
+_GUESSABLE = 1e10
+_RANDOM = 1e28
+COST_OF_RANDOM, COST_OF_CHOSEN = 4, 10
+
+_BCRYPT_HASH = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
+_BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_BCRYPT64 = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+
+def derive(stack_secret: SecretStr, label: str) -> bytes:
+    """32 bytes for one use, named by ``label``: HMAC-SHA-256, so no use reveals another."""
+    return hmac.digest(stack_secret.get_secret_value().encode(), label.encode(), hashlib.sha256)
+
+
+def is_hash(password: SecretStr) -> bool:
+    """Whether the value is a ready bcrypt hash, taken over as it is (``htpasswd -nB`` makes ``$2y$`` ones)."""
+    return bool(_BCRYPT_HASH.fullmatch(password.get_secret_value()))
+
+
+def weakness(user: str, password: SecretStr) -> str | None:
+    """What is wrong with a password, as the end of a sentence, or None; never the password itself."""
+    text = password.get_secret_value()
+    if is_hash(password):
+        return None
+    if text.startswith("$2"):
+        return "looks like a bcrypt hash but is none: 60 characters beginning with $2a$, $2b$ or $2y$"
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        return "contains a control character"
+    if len(text.encode()) > LONGEST_PASSWORD_BYTES:
+        return f"is longer than the {LONGEST_PASSWORD_BYTES} bytes that bcrypt reads"
+    if len(text) < SHORTEST_CHOSEN_PASSWORD:
+        return f"has fewer than {SHORTEST_CHOSEN_PASSWORD} characters"
+    if _guesses(text, user) < _GUESSABLE:
+        return f"can be guessed: fewer than 10^{log10(_GUESSABLE):.0f} tries find it"
+    return None
+
+
+def hash_password(user: str, password: SecretStr, stack_secret: SecretStr) -> str:
+    """The bcrypt hash for htpasswd; its salt derives from the stack's secret and the user, never from the password."""
+    if is_hash(password):
+        return password.get_secret_value()
+    text = password.get_secret_value()
+    cost = COST_OF_RANDOM if _guesses(text, user) >= _RANDOM else COST_OF_CHOSEN
+    return bcrypt.hashpw(text.encode(), _salt(user, cost, stack_secret)).decode()
+
+
+def operations_password(stack_secret: SecretStr) -> SecretStr:
+    """Password of the internal operations user."""
+    return SecretStr(derive(stack_secret, "operations password").hex())
+
+
+def http_secret(stack_secret: SecretStr) -> str:
+    """Key that signs the state of uploads; shared, so that an upload survives the replacement of its process."""
+    return derive(stack_secret, "registry http.secret").hex()
+
+
+def hashes(passwords: Mapping[str, SecretStr], stack_secret: SecretStr) -> dict[str, str]:
+    """Hash of each user's password."""
+    return {user: hash_password(user, password, stack_secret) for user, password in passwords.items()}
+
+
+def _guesses(password: str, user: str) -> float:
+    return float(zxcvbn(password, user_inputs=[user])["guesses"])
+
+
+def _salt(user: str, cost: int, stack_secret: SecretStr) -> bytes:
+    digest = derive(stack_secret, f"bcrypt salt of {user}")[:16]
+    text = base64.b64encode(digest).rstrip(b"=").translate(bytes.maketrans(_BASE64, _BCRYPT64))
+    return b"$2b$%02d$%s" % (cost, text)

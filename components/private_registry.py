@@ -1,0 +1,129 @@
+"""``PrivateRegistry``: the team's own registry, as one process per right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+from pulumi import Output, ResourceOptions
+
+from components import credentials
+from components._docker import Attachment, Mount, Service, StackName, carrier, data_mount, digest, service, volume
+from components.render.htpasswd import htpasswd
+from components.render.registry import (
+    CONFIG_DIRECTORY,
+    DATA_DIRECTORY,
+    HTTP_SECRET_FILE,
+    SECRETS_DIRECTORY,
+    registry_config,
+)
+from components.settings import OPERATIONS_USER, PROCESSES, RegistrySettings, Secrets, seconds
+
+#: distribution reads ``http.secret`` from its environment alone or from a file that previews must show, so the process
+#: takes it from a file of its own; the container's environment, which ``docker inspect`` shows, does not hold it.
+_START = (
+    f"REGISTRY_HTTP_SECRET=\"$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})\" exec registry serve \"$0\""
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateRegistryArgs:
+    """The operator's choices, the image both by its literal name and as the resource that pulls it, and the network."""
+
+    names: StackName
+    settings: RegistrySettings
+    secrets: Secrets
+    image_name: str
+    image: docker.RemoteImage
+    network: docker.Network
+    protect_data: bool
+
+
+class PrivateRegistry(pulumi.ComponentResource):
+    """Reader, writer and admin: three processes over one store, each with the users who hold its right.
+
+    Declares the data volume (unless data lies in a host folder), a volume and a carrier for configuration, the same for
+    secrets, and three containers, known on ``network`` as ``reader``, ``writer`` and ``admin``. TLS is TlsProxy's job.
+    """
+
+    containers: dict[str, Output[str]]
+    """Name of the current container of each process."""
+
+    def __init__(self, name: str, args: PrivateRegistryArgs, opts: ResourceOptions | None = None) -> None:
+        super().__init__("registry-stack:components:PrivateRegistry", name, {}, opts)
+        names, settings = args.names, args.settings
+        data, folder = data_mount(
+            f"{name}-data",
+            settings.storage,
+            f"{names.prefix}-{name}-data",
+            names,
+            protect=args.protect_data,
+            parent=self,
+        )
+        configs = {process: registry_config(process, settings) for process in PROCESSES}
+        config = volume(
+            f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
+        )
+        config_carrier = carrier(
+            f"{name}-config-carrier",
+            names,
+            image=args.image,
+            image_name=args.image_name,
+            target=config,
+            files={f"{process}.yml": text for process, text in configs.items()},
+            directory=CONFIG_DIRECTORY,
+            parent=self,
+        )
+        secrets = volume(
+            f"{name}-secrets", f"{names.prefix}-{name}-secrets", names, keep=False, protect=False, parent=self
+        )
+        http_secret = credentials.http_secret(args.secrets.stack_secret)
+        secrets_carrier = carrier(
+            f"{name}-secrets-carrier",
+            names,
+            image=args.image,
+            image_name=args.image_name,
+            target=secrets,
+            files={
+                file: Output.secret(text)
+                for file, text in (_htpasswd_files(args) | {HTTP_SECRET_FILE: http_secret}).items()
+            },
+            directory=SECRETS_DIRECTORY,
+            parent=self,
+        )
+        self.containers = {}
+        for process in PROCESSES:
+            container = service(
+                f"{name}-{process}",
+                names,
+                Service(
+                    role=process,
+                    image=args.image_name,
+                    entrypoint=["/bin/sh", "-c", _START],
+                    command=[f"{CONFIG_DIRECTORY}/{process}.yml"],
+                    environment=["OTEL_TRACES_EXPORTER=none"],
+                    health_url="http://127.0.0.1:5000/",
+                    # A changed http.secret needs a restart, a changed htpasswd does not.
+                    config=configs[process] + digest(http_secret),
+                    mounts=[
+                        Mount(path=CONFIG_DIRECTORY, volume=config.name),
+                        Mount(path=SECRETS_DIRECTORY, volume=secrets.name),
+                        Mount(path=DATA_DIRECTORY, volume=data, host_path=folder, read_only=process == "reader"),
+                    ],
+                    attachments=[Attachment(network=args.network, aliases=[process])],
+                    memory_mb=settings.memory_mb,
+                    stop_seconds=seconds(settings.drain_timeout),
+                ),
+                fixed_name=None,
+                parent=self,
+                depends_on=[args.image, config_carrier, secrets_carrier],
+            )
+            self.containers[process] = container.name
+        self.register_outputs({"containers": self.containers})
+
+
+def _htpasswd_files(args: PrivateRegistryArgs) -> dict[str, str]:
+    passwords = args.secrets.passwords | {OPERATIONS_USER: credentials.operations_password(args.secrets.stack_secret)}
+    hashes = credentials.hashes(passwords, args.secrets.stack_secret)
+    return {f"{process}.htpasswd": htpasswd(process, args.settings.users, hashes) for process in PROCESSES}

@@ -1,0 +1,127 @@
+"""``PullThroughMirror``: the cache of one upstream registry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+from pulumi import Output, ResourceOptions
+from pydantic import SecretStr
+
+from components._docker import Attachment, Mount, Service, StackName, carrier, data_mount, service, volume
+from components.render.proxy import mirror_alias
+from components.render.registry import (
+    CONFIG_DIRECTORY,
+    CREDENTIAL_HELPER,
+    CREDENTIALS_FILE,
+    DATA_DIRECTORY,
+    MIRROR_DRAIN_SECONDS,
+    SECRETS_DIRECTORY,
+    credential_helper,
+    credentials_file,
+    mirror_config,
+)
+from components.settings import MirrorSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class PullThroughMirrorArgs:
+    """``upstream`` is the registry's name (``docker.io``); ``password`` belongs to ``settings.username``."""
+
+    names: StackName
+    upstream: str
+    settings: MirrorSettings
+    password: SecretStr | None
+    image_name: str
+    image: docker.RemoteImage
+    network: docker.Network
+    protect_data: bool
+
+
+class PullThroughMirror(pulumi.ComponentResource):
+    """One distribution process in proxy mode, known on ``network`` as ``mirror-<upstream>``.
+
+    Declares the cache volume (unless it lies in a host folder), a volume and a carrier for configuration, with an
+    upstream login the same for its credentials, and the container. It is replaced delete-first: two processes must not
+    share a cache, since both would write ``scheduler-state.json``; requests wait at the proxy meanwhile.
+    """
+
+    container: Output[str]
+    """Name of the container."""
+
+    def __init__(self, name: str, args: PullThroughMirrorArgs, opts: ResourceOptions | None = None) -> None:
+        super().__init__("registry-stack:components:PullThroughMirror", name, {}, opts)
+        names, settings = args.names, args.settings
+        cache, folder = data_mount(
+            f"{name}-cache",
+            settings.storage,
+            f"{names.prefix}-{name}-cache",
+            names,
+            protect=args.protect_data,
+            parent=self,
+        )
+        config = volume(
+            f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
+        )
+        text, helper = mirror_config(args.upstream, settings), credential_helper(settings)
+        carriers = [
+            carrier(
+                f"{name}-config-carrier",
+                names,
+                image=args.image,
+                image_name=args.image_name,
+                target=config,
+                files={"config.yml": text, CREDENTIAL_HELPER: helper},
+                directory=CONFIG_DIRECTORY,
+                executable=CREDENTIAL_HELPER,
+                parent=self,
+            )
+        ]
+        mounts = [
+            Mount(path=CONFIG_DIRECTORY, volume=config.name),
+            Mount(path=DATA_DIRECTORY, volume=cache, host_path=folder, read_only=False),
+        ]
+        if settings.username is not None and args.password is not None:
+            secrets = volume(
+                f"{name}-secrets", f"{names.prefix}-{name}-secrets", names, keep=False, protect=False, parent=self
+            )
+            carriers.append(
+                carrier(
+                    f"{name}-secrets-carrier",
+                    names,
+                    image=args.image,
+                    image_name=args.image_name,
+                    target=secrets,
+                    files={
+                        CREDENTIALS_FILE: Output.secret(
+                            credentials_file(settings.username, args.password.get_secret_value())
+                        )
+                    },
+                    directory=SECRETS_DIRECTORY,
+                    parent=self,
+                )
+            )
+            mounts.append(Mount(path=SECRETS_DIRECTORY, volume=secrets.name))
+        container = service(
+            f"{name}-container",
+            names,
+            Service(
+                role=name,
+                image=args.image_name,
+                entrypoint=["registry", "serve"],
+                command=[f"{CONFIG_DIRECTORY}/config.yml"],
+                environment=["OTEL_TRACES_EXPORTER=none"],
+                health_url="http://127.0.0.1:5000/",
+                config=text + helper,
+                mounts=mounts,
+                attachments=[Attachment(network=args.network, aliases=[mirror_alias(args.upstream)])],
+                memory_mb=settings.memory_mb,
+                stop_seconds=MIRROR_DRAIN_SECONDS,
+            ),
+            fixed_name=f"{names.prefix}-{name}",
+            parent=self,
+            depends_on=[args.image, *carriers],
+        )
+        self.container = container.name
+        self.register_outputs({"container": self.container})

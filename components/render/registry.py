@@ -1,0 +1,101 @@
+"""``config.yml`` of distribution 3.x, for the private registry's three processes and for mirrors."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import yaml
+
+from components.settings import MirrorSettings, Process, RegistrySettings, upstream_url
+
+#: Where the containers find their files; plain strings, since container outputs would make one replacement cascade.
+CONFIG_DIRECTORY = "/etc/distribution"
+SECRETS_DIRECTORY = "/etc/distribution-secrets"
+DATA_DIRECTORY = "/var/lib/registry"
+CREDENTIAL_HELPER = "upstream-credentials"
+CREDENTIALS_FILE = "upstream.json"
+HTTP_SECRET_FILE = "http-secret"  # noqa: S105 - a file name
+#: A mirror's downloads that a restart lets finish, in seconds; its successor cannot start before.
+MIRROR_DRAIN_SECONDS = 30
+
+
+def registry_config(process: Process, registry: RegistrySettings) -> str:
+    """Configuration of one process of the private registry.
+
+    ``http.secret`` is not in it, so that a preview can show the file; the container's start reads it from its own file.
+    """
+    config = _common(registry.log_level, registry.drain_timeout)
+    config["storage"]["delete"] = {"enabled": process == "admin"}
+    config["storage"]["maintenance"] = {
+        # One process purges; the four keys belong together, distribution panics without one of them.
+        "uploadpurging": {
+            "enabled": process == "writer",
+            "age": registry.upload_purge_age,
+            "interval": "24h",
+            "dryrun": False,
+        },
+        "readonly": {"enabled": process == "reader"},
+    }
+    config["auth"] = {"htpasswd": {"realm": "Registry Realm", "path": f"{SECRETS_DIRECTORY}/{process}.htpasswd"}}
+    config["validation"] = {"manifests": {"indexes": {"platforms": "all"}}}
+    return _yaml(config)
+
+
+def mirror_config(name: str, mirror: MirrorSettings) -> str:
+    """Configuration of a pull-through cache."""
+    config = _common(mirror.log_level, f"{MIRROR_DRAIN_SECONDS}s")
+    # Without deletes the TTL frees nothing: distribution logs "operation unsupported" and forgets the entry (#4957).
+    config["storage"]["delete"] = {"enabled": True}
+    config["storage"]["maintenance"] = {
+        "uploadpurging": {"enabled": True, "age": "24h", "interval": "24h", "dryrun": False}
+    }
+    config["proxy"] = {
+        "remoteurl": upstream_url(name, mirror),
+        "ttl": mirror.ttl,
+        # Also for anonymous use: with a helper the process starts while its upstream is unreachable (without one it
+        # panics), and credentials rotate without a restart.
+        "exec": {"command": f"{CONFIG_DIRECTORY}/{CREDENTIAL_HELPER}", "lifetime": "1m"},
+    }
+    return _yaml(config)
+
+
+def credential_helper(mirror: MirrorSettings) -> str:
+    """Script that distribution asks for the upstream's credentials (docker-credential-helper protocol)."""
+    if mirror.username is None:
+        answer = f"echo '{_credentials('', '')}'"
+    else:
+        answer = f"exec cat {SECRETS_DIRECTORY}/{CREDENTIALS_FILE}"
+    return f"#!/bin/sh\n{answer}\n"
+
+
+def credentials_file(username: str, password: str) -> str:
+    """What the helper prints for a mirror with a login."""
+    return _credentials(username, password) + "\n"
+
+
+def _credentials(username: str, password: str) -> str:
+    return json.dumps({"ServerURL": "", "Username": username, "Secret": password})
+
+
+def _common(log_level: str, drain_timeout: str) -> dict[str, Any]:
+    return {
+        "version": 0.1,
+        "log": {"level": log_level, "formatter": "json", "accesslog": {"disabled": True}},
+        # No cache section: with one, an expired blob of a mirror is served empty (#2367), and a push after a garbage
+        # collection succeeds without its layers (#4868).
+        "storage": {"filesystem": {"rootdirectory": DATA_DIRECTORY}},
+        "http": {
+            "addr": ":5000",
+            # Location headers are paths: no client can influence where the next request goes, and it works on any port.
+            "relativeurls": True,
+            # Without it SIGTERM cuts uploads, and a mirror forgets the expiry of its last blobs.
+            "draintimeout": drain_timeout,
+            "headers": {"X-Content-Type-Options": ["nosniff"]},
+        },
+        "health": {"storagedriver": {"enabled": True, "interval": "10s", "threshold": 3}},
+    }
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    return yaml.safe_dump(config, sort_keys=False)

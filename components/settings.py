@@ -1,0 +1,353 @@
+"""What an operator can choose: frozen models of the stack's configuration, with every default.
+
+A field is spelled like its key in ``Pulumi.<stack>.yaml``; ``config.py`` reads the values and reports every problem.
+The text of a ``ValueError`` raised here says what is *allowed*; the report adds the key, what was found and the remedy.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+
+FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+Role = Literal["pull", "push", "admin"]
+Process = Literal["reader", "writer", "admin"]
+
+PROCESSES: tuple[Process, ...] = ("reader", "writer", "admin")
+
+#: The right each registry process exercises, as the roles whose users stand in its htpasswd.
+ROLES_OF: dict[Process, tuple[Role, ...]] = {
+    "reader": ("pull", "push", "admin"),
+    "writer": ("push", "admin"),
+    "admin": ("admin",),
+}
+
+#: User of the stack's own operations; its password derives from ``stack_secret``.
+OPERATIONS_USER = "operations"
+
+#: API origins of well-known registries, where they are not ``https://NAME`` (docker.io) and where they are.
+KNOWN_UPSTREAMS = {
+    "docker.io": "https://registry-1.docker.io",
+    "gcr.io": "https://gcr.io",
+    "ghcr.io": "https://ghcr.io",
+    "mcr.microsoft.com": "https://mcr.microsoft.com",
+    "public.ecr.aws": "https://public.ecr.aws",
+    "quay.io": "https://quay.io",
+    "registry.gitlab.com": "https://registry.gitlab.com",
+    "registry.k8s.io": "https://registry.k8s.io",
+}
+
+_HOST = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*"
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
+_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
+_IMAGE = re.compile(
+    r"(?P<name>[a-z0-9][a-z0-9._/-]*(?::\d+/[a-z0-9._/-]+)?):(?P<tag>[A-Za-z0-9_][\w.-]{0,127})(?:@sha256:[0-9a-f]{64})?"
+)
+_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:-[\w.-]+)?")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Origin under which clients reach a service, e.g. ``https://registry.example.com`` or ``https://localhost:5443``."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"https://{self.netloc}"
+
+    @property
+    def netloc(self) -> str:
+        """What stands before the repository in an image name: ``host`` or ``host:port``."""
+        return self.host if self.port == 443 else f"{self.host}:{self.port}"
+
+    @property
+    def is_public_name(self) -> bool:
+        """Whether a public authority could certify the host: a DNS name with a dot, not an address."""
+        return "." in self.host and not re.fullmatch(r"[\d.]+", self.host)
+
+
+def _endpoint(value: object) -> Endpoint:
+    match = re.fullmatch(rf"https://({_HOST})(?::(\d{{1,5}}))?/?", value) if isinstance(value, str) else None
+    port = int(match[2] or 443) if match else 0
+    if not match or not 0 < port < 65536:
+        raise ValueError(
+            "an https:// URL without path, in lower case, like https://registry.example.com or https://localhost:5443"
+        )
+    return Endpoint(match[1], port)
+
+
+def _duration(value: str) -> str:
+    if not value or not _DURATION.fullmatch(value):
+        raise ValueError("a Go duration in hours, minutes and seconds, like 168h, 30m or 1h30m")
+    return value
+
+
+def seconds(duration: str) -> int:
+    """Length in seconds of a duration that the settings accepted."""
+    match = _DURATION.fullmatch(duration)
+    assert match is not None
+    hours, minutes, secs = (int(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + secs
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value))
+    except ValueError:
+        raise ValueError("an address range in CIDR notation without host bits, like 10.0.0.0/8 or 2001:db8::/32") from None
+
+
+def _upstream(value: str) -> str:
+    if not re.fullmatch(rf"https?://{_HOST}(:\d{{1,5}})?", value):
+        raise ValueError("the origin of a registry without path or trailing slash, like https://registry.example.org")
+    return value
+
+
+def _docker_host(value: str) -> str:
+    if not re.fullmatch(
+        r"unix:///[\w./-]+|ssh://(?:[\w.-]+@)?[\w.-]+(?::\d{1,5})?|tcp://(?:localhost|127\.[\d.]+):\d{1,5}", value
+    ):
+        raise ValueError(
+            "unix:///path/to/docker.sock or ssh://user@host[:port]; tcp:// only to a loopback address,"
+            " since the Docker API without TLS hands out root"
+        )
+    return value
+
+
+def _image(value: str) -> str:
+    match = _IMAGE.fullmatch(value)
+    if not match or not re.search(r"\d", match["tag"]):
+        raise ValueError(
+            "an image with an exact tag and, if wanted, a digest, like registry:3.1.1 or registry:3.1.1@sha256:…;"
+            " a moving tag such as latest would deploy something else on another day"
+        )
+    return value
+
+
+def _registry_image(value: str) -> str:
+    match = _IMAGE.fullmatch(_image(value))
+    assert match is not None
+    version = _VERSION.fullmatch(match["tag"])
+    if not version or tuple(int(part) for part in version.groups()) < (3, 1, 1):
+        raise ValueError(
+            "distribution 3.1.1 or newer with all three numbers in the tag, like registry:3.1.1;"
+            " older ones delete tags where deletes are off (CVE-2026-41888)"
+        )
+    return value
+
+
+def _address(value: str) -> str:
+    try:
+        return str(ipaddress.IPv4Address(value))
+    except ValueError:
+        raise ValueError("an IPv4 address of the Docker host, 0.0.0.0 for all or 127.0.0.1 for itself alone") from None
+
+
+def _user_name(value: str) -> str:
+    if not _USER.fullmatch(value) or value == OPERATIONS_USER:
+        raise ValueError(
+            "1 to 64 letters, digits or . _ @ -, beginning with a letter or digit;"
+            f" {OPERATIONS_USER} belongs to the stack itself"
+        )
+    return value
+
+
+def _upstream_name(value: str) -> str:
+    if not re.fullmatch(_HOST + r"(?::\d{1,5})?", value):
+        raise ValueError("the name of a registry as it stands in image names, like ghcr.io")
+    return value
+
+
+def _object_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError("a Docker name: 1 to 64 letters, digits or . _ -, beginning with a letter or digit")
+    return value
+
+
+def _host_path(value: str) -> str:
+    if not re.fullmatch(r"/[\w./-]+", value) or ".." in value.split("/"):
+        raise ValueError("an absolute folder of the Docker host, like /opt/registry/data")
+    return value.rstrip("/")
+
+
+Url = Annotated[Endpoint, BeforeValidator(_endpoint)]
+Duration = Annotated[str, AfterValidator(_duration)]
+Network = Annotated[str, AfterValidator(_network)]
+DockerName = Annotated[str, AfterValidator(_object_name)]
+UserName = Annotated[str, AfterValidator(_user_name)]
+UpstreamName = Annotated[str, AfterValidator(_upstream_name)]
+LogLevel = Literal["error", "warn", "info", "debug"]
+MemoryMb = Annotated[int, Field(ge=64, le=65536)]
+
+
+class UserSettings(BaseModel):
+    """A person or machine that logs in to the private registry."""
+
+    model_config = FROZEN
+    role: Role = "pull"
+
+
+class StorageSettings(BaseModel):
+    """Where data lies: a named volume (``volume``, with a default name) or a folder of the host (``host_path``)."""
+
+    model_config = FROZEN
+    volume: DockerName | None = None
+    host_path: Annotated[str, AfterValidator(_host_path)] | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> StorageSettings:
+        if self.volume and self.host_path:
+            raise ValueError("either volume or host_path")
+        return self
+
+
+class RegistrySettings(BaseModel):
+    """The private registry. ``drain_timeout`` is the longest push or pull that a replacement lets finish."""
+
+    model_config = FROZEN
+    url: Url
+    users: dict[UserName, UserSettings]
+    storage: StorageSettings = StorageSettings()
+    log_level: LogLevel = "info"
+    drain_timeout: Duration = "5m"
+    upload_purge_age: Duration = "168h"
+    memory_mb: MemoryMb = 256
+
+
+class MirrorSettings(BaseModel):
+    """A pull-through cache of one upstream. ``allow`` names who may pull: mirror clients cannot log in."""
+
+    model_config = FROZEN
+    url: Url
+    upstream: Annotated[str, AfterValidator(_upstream)] | None = None
+    ttl: Duration = "168h"
+    allow: tuple[Network, ...] = ()
+    username: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    storage: StorageSettings = StorageSettings()
+    log_level: LogLevel = "info"
+    memory_mb: MemoryMb = 256
+
+
+class InternalCertificates(BaseModel):
+    """Certificates from the proxy's own authority, whose root is the stack output ``ca_certificate``."""
+
+    model_config = FROZEN
+
+
+class FileCertificates(BaseModel):
+    """PEM files from the secret key ``certificates``."""
+
+    model_config = FROZEN
+
+
+class AcmeCertificates(BaseModel):
+    """Certificates from an ACME authority (Let's Encrypt by default); needs public names and port 80 or 443."""
+
+    model_config = FROZEN
+    email: Annotated[str, Field(pattern=r"^[^@\s{}\"]+@[^@\s{}\"]+\.[^@\s{}\"]+$")]
+    directory: Annotated[str, Field(pattern=r"^https://[\w.:/-]+$")] = "https://acme-v02.api.letsencrypt.org/directory"
+
+
+class CertificateSettings(BaseModel):
+    """Exactly one source of certificates."""
+
+    model_config = FROZEN
+    internal: InternalCertificates | None = None
+    files: FileCertificates | None = None
+    acme: AcmeCertificates | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CertificateSettings:
+        if [self.internal, self.files, self.acme].count(None) != 2:
+            raise ValueError("exactly one of acme: {email: …}, files: {} and internal: {}")
+        return self
+
+
+class ProxySettings(BaseModel):
+    """The TLS proxy, the only container that publishes ports. ``address`` is where on the Docker host."""
+
+    model_config = FROZEN
+    engine: Literal["caddy"] = "caddy"
+    address: Annotated[str, AfterValidator(_address)] = "0.0.0.0"  # noqa: S104 - being reached is the proxy's purpose
+    certificates: CertificateSettings
+    memory_mb: MemoryMb = 256
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only the Docker host itself can reach the proxy."""
+        return ipaddress.ip_address(self.address).is_loopback
+
+
+class ImageSettings(BaseModel):
+    """The images that run; the one place where versions stand."""
+
+    model_config = FROZEN
+    registry: Annotated[str, AfterValidator(_registry_image)] = "registry:3.1.1"
+    caddy: Annotated[str, AfterValidator(_image)] = "caddy:2.11.4-alpine"
+
+
+#: Choices that expose something and are refused unless ``acknowledge`` names them, with what they expose.
+DANGERS = {
+    "open_mirror": "whoever reaches the proxy pulls through the mirror, uses up its quota and fills its disk",
+    "open_upstream_login": "whoever reaches the proxy reads every repository that the upstream login can read",
+}
+Danger = Literal["open_mirror", "open_upstream_login"]
+
+
+class Settings(BaseModel):
+    """The operator's choices for one stack."""
+
+    model_config = FROZEN
+    docker_host: Annotated[str, AfterValidator(_docker_host)]
+    registry: RegistrySettings
+    proxy: ProxySettings
+    mirrors: dict[UpstreamName, MirrorSettings] = {}
+    images: ImageSettings = ImageSettings()
+    name_prefix: Annotated[str, AfterValidator(_object_name)] = "registry-stack"
+    protect_data: bool = True
+    acknowledge: frozenset[Danger] = frozenset()
+
+
+class CertificatePair(BaseModel):
+    """A certificate chain, leaf first, and its private key, both PEM."""
+
+    model_config = FROZEN
+    certificate: SecretStr
+    private_key: SecretStr
+
+
+class Secrets(BaseModel):
+    """Values that exist only encrypted in the stack file and inside files on the Docker host."""
+
+    model_config = FROZEN
+    stack_secret: Annotated[SecretStr, Field(min_length=64)]
+    passwords: dict[str, SecretStr] = {}
+    upstream_passwords: dict[str, SecretStr] = {}
+    certificates: dict[str, CertificatePair] = {}
+
+
+def slug(upstream: str) -> str:
+    """Upstream name as part of container, volume and host names: ``docker.io`` is ``docker-io``."""
+    return re.sub(r"[^a-z0-9]+", "-", upstream)
+
+
+def upstream_url(name: str, mirror: MirrorSettings) -> str:
+    """API origin of a mirror's upstream; the settings were checked to have one."""
+    return mirror.upstream or KNOWN_UPSTREAMS[name]
+
+
+def volume_names(settings: Settings) -> dict[str, str]:
+    """Docker volume of each data store by its configuration key; data in host folders is not in it."""
+    prefix = settings.name_prefix
+    stores = {"registry.storage": (settings.registry.storage, f"{prefix}-registry-data")} | {
+        f"mirrors[{name!r}].storage": (mirror.storage, f"{prefix}-mirror-{slug(name)}-cache")
+        for name, mirror in settings.mirrors.items()
+    }
+    return {key: storage.volume or default for key, (storage, default) in stores.items() if not storage.host_path}

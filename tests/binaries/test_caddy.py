@@ -1,0 +1,256 @@
+"""Every rendered Caddyfile is accepted by the real Caddy, every bad one refused, and the routes lead where they should."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from components.render.proxy import CERTIFICATES_DIRECTORY, certificate_files
+from tests.binaries.processes import free_port, running
+from tests.certificates import certificate_pair
+from tests.conftest import loaded
+from tests.render.cases import CASES, GOLDEN, configuration_of, rendered
+
+Binary = Callable[[str], str]
+
+
+def runnable(text: str, folder: Path) -> str:
+    """A golden Caddyfile with the container's folders mapped into ``folder``, and certificates where it expects them."""
+    for name in ("registry.example.com", "mirror.example.com"):
+        pair = certificate_pair(name)
+        for path, content in zip(certificate_files(name), (pair["certificate"], pair["private_key"]), strict=True):
+            target = folder / path.removeprefix(CERTIFICATES_DIRECTORY + "/")
+            target.write_text(content)
+    return text.replace(CERTIFICATES_DIRECTORY, str(folder)).replace("/run/caddy/", f"{folder}/")
+
+
+def validate(binary: Binary, folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    path = folder / "Caddyfile"
+    path.write_text(text)
+    return subprocess.run(
+        [binary("caddy"), "validate", "--adapter=caddyfile", f"--config={path}"],
+        env={"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_golden_caddyfile_is_accepted(binary: Binary, tmp_path: Path, case: str) -> None:
+    text = (GOLDEN / case / "Caddyfile").read_text()
+
+    answer = validate(binary, tmp_path, runnable(text, tmp_path))
+
+    assert answer.returncode == 0, answer.stderr
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text.replace("reverse_proxy reader", "revers_proxy reader"),
+        lambda text: text.replace("lb_try_duration {args[0]}", "lb_try_duration soon"),
+        lambda text: text + "}\n",
+        lambda text: text.replace("tls internal", "tls /nowhere/a.pem /nowhere/a.key"),
+    ],
+)
+def test_a_bad_caddyfile_is_refused(binary: Binary, tmp_path: Path, spoil: Callable[[str], str]) -> None:
+    good = (GOLDEN / "local" / "Caddyfile").read_text()
+    bad = spoil(good)
+    assert bad != good
+
+    assert validate(binary, tmp_path, runnable(bad, tmp_path)).returncode != 0
+
+
+def issued(folder: Path, port: int) -> ssl.SSLContext:
+    """Trust in Caddy's own authority, once it has issued: it listens a moment earlier, without a certificate."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            context = ssl.create_default_context(cafile=folder / "caddy/pki/authorities/local/root.crt")
+            httpx.get(f"https://localhost:{port}/", verify=context)
+            return context
+        except (httpx.ConnectError, FileNotFoundError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+class _Upstream(http.server.BaseHTTPRequestHandler):
+    """Stands for one process: says its name and what reached it; the user ``stranger`` is unknown to it."""
+
+    protocol_version = "HTTP/1.1"
+    process = ""
+
+    def answer(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        credentials = self.headers.get("authorization")
+        body = json.dumps({"process": self.process, "path": self.path, "headers": dict(self.headers)}).encode()
+        self.send_response(200 if credentials == "Basic known" else 401)
+        self.send_header("Content-Length", str(len(body)))
+        if credentials != "Basic known":
+            self.send_header("WWW-Authenticate", 'Basic realm="Registry Realm"')
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+
+    def log_message(self, *_: object) -> None:
+        """Tests say enough."""
+
+
+@pytest.fixture(scope="module")
+def proxy(binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., httpx.Response]]:
+    """Requests through a real Caddy that runs the local golden, with stand-ins for the processes behind it."""
+    folder = tmp_path_factory.mktemp("caddy")
+    with contextlib.ExitStack() as stack:
+        text = (GOLDEN / "local" / "Caddyfile").read_text().replace("import upstream 60s", "import upstream 1s")
+        ports = {"2015": str(free_port()), "5443": str(free_port()), "5444": str(free_port())}
+        for old, new in ports.items():
+            text = text.replace(old, new)
+        for process in ("reader", "writer", "admin", "mirror-docker-io"):
+            handler = type(process, (_Upstream,), {"process": process})
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.shutdown)
+            address = f"127.0.0.1:{server.server_port}"
+            text = text.replace(f"{process}:5000", address).replace(f"import process {process} ", f"import process {address} ")
+        text = text.replace("reverse_proxy {args[0]}:5000", "reverse_proxy {args[0]}")
+        config = folder / "Caddyfile"
+        config.write_text(runnable(text, folder))
+        environment = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+        command = [binary("caddy"), "run", "--adapter=caddyfile", f"--config={config}"]
+        stack.enter_context(running(command, int(ports["5444"]), folder / "log", environment))
+        context = issued(folder, int(ports["5444"]))
+        client = stack.enter_context(httpx.Client(verify=context, timeout=10))
+
+        def request(method: str, path: str, *, port: str = "5443", login: str | None = "known", **keywords: object) -> httpx.Response:
+            headers = {"Authorization": f"Basic {login}"} if login else {}
+            return client.request(method, f"https://localhost:{ports[port]}{path}", headers=headers, **keywords)  # type: ignore[arg-type]
+
+        yield request
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "process"),
+    [
+        ("GET", "/v2/", "reader"),
+        ("GET", "/v2/_catalog", "reader"),
+        ("GET", "/v2/app/manifests/latest", "reader"),
+        ("GET", "/v2/team/app/blobs/sha256:0", "reader"),
+        ("GET", "/v2/blobs/uploads/manifests/latest", "reader"),
+        ("POST", "/v2/app/blobs/uploads/", "writer"),
+        ("POST", "/v2/app/blobs/uploads", "writer"),
+        ("GET", "/v2/team/app/blobs/uploads/5f3a-1", "writer"),
+        ("PATCH", "/v2/app/blobs/uploads/5f3a-1?_state=x", "writer"),
+        ("PUT", "/v2/app/blobs/uploads/5f3a-1?digest=sha256:0", "writer"),
+        ("DELETE", "/v2/app/blobs/uploads/5f3a-1", "writer"),
+        ("PUT", "/v2/app/manifests/latest", "writer"),
+        ("DELETE", "/v2/app/manifests/latest", "admin"),
+        ("DELETE", "/v2/app/blobs/sha256:0", "admin"),
+    ],
+)
+def test_each_request_reaches_the_process_that_holds_its_right(
+    proxy: Callable[..., httpx.Response], method: str, path: str, process: str
+) -> None:
+    answer = proxy(method, path)
+
+    assert answer.status_code == 200
+    assert answer.json()["process"] == process
+    assert answer.json()["path"] == path
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [("POST", "/v2/app/blobs/uploads/", "may not push"), ("PUT", "/v2/app/manifests/latest", "may not push"),
+     ("DELETE", "/v2/app/manifests/latest", "may not delete")],
+)  # fmt: skip
+def test_a_missing_right_is_denied_with_words_that_clients_print(
+    proxy: Callable[..., httpx.Response], method: str, path: str, words: str
+) -> None:
+    answer = proxy(method, path, login="stranger")
+
+    assert answer.status_code == 403
+    assert answer.json()["errors"][0] == {"code": "DENIED", "message": f"this credential {words}"}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+def test_who_sends_no_credentials_gets_the_challenge(proxy: Callable[..., httpx.Response], method: str) -> None:
+    answer = proxy(method, "/v2/app/manifests/latest", login=None)
+
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"].startswith("Basic")
+
+
+def test_a_wrong_login_on_a_read_gets_the_registrys_own_answer(proxy: Callable[..., httpx.Response]) -> None:
+    assert proxy("GET", "/v2/", login="stranger").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ("/v2/alpine/manifests/latest", "/v2/library/alpine/manifests/latest"),
+        ("/v2/alpine/blobs/sha256:0?ns=docker.io", "/v2/library/alpine/blobs/sha256:0?ns=docker.io"),
+        ("/v2/alpine/tags/list", "/v2/library/alpine/tags/list"),
+        ("/v2/library/alpine/manifests/latest", "/v2/library/alpine/manifests/latest"),
+        ("/v2/grafana/grafana/manifests/latest", "/v2/grafana/grafana/manifests/latest"),
+        ("/v2/", "/v2/"),
+    ],
+)
+def test_the_mirror_of_docker_hub_adds_library_to_official_images(
+    proxy: Callable[..., httpx.Response], asked: str, sent: str
+) -> None:
+    assert proxy("GET", asked, port="5444").json()["path"] == sent
+
+
+def test_the_mirror_is_for_pulling(proxy: Callable[..., httpx.Response]) -> None:
+    answer = proxy("POST", "/v2/app/blobs/uploads/", port="5444")
+
+    assert answer.status_code == 405
+    assert answer.json()["errors"][0]["code"] == "UNSUPPORTED"
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/", "/metrics", "/healthz", "/v2x/", "/debug/pprof/"])
+@pytest.mark.parametrize("port", ["5443", "5444"])
+def test_nothing_but_the_registry_api_is_served(
+    proxy: Callable[..., httpx.Response], port: str, path: str
+) -> None:
+    assert proxy("GET", path, port=port).status_code == 404
+
+
+@pytest.mark.parametrize("port", ["5443", "5444"])
+def test_answers_carry_hsts_and_do_not_name_the_proxy(proxy: Callable[..., httpx.Response], port: str) -> None:
+    headers = proxy("GET", "/v2/", port=port).headers
+
+    assert headers["strict-transport-security"] == "max-age=63072000"
+    assert "caddy" not in (headers.get("server", "") + headers.get("via", "")).lower()
+
+
+def test_addresses_outside_the_allow_list_are_refused(binary: Binary, tmp_path: Path) -> None:
+    values = configuration_of("local")
+    values["mirrors"]["docker.io"]["allow"] = ["192.0.2.0/24"]
+    text = rendered(*loaded(values))["Caddyfile"]
+    ports = {"2015": str(free_port()), "5443": str(free_port()), "5444": str(free_port())}
+    for old, new in ports.items():
+        text = text.replace(old, new)
+    config = tmp_path / "Caddyfile"
+    config.write_text(runnable(text, tmp_path))
+    environment = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
+    command = [binary("caddy"), "run", "--adapter=caddyfile", f"--config={config}"]
+    with running(command, int(ports["5444"]), tmp_path / "log", environment):
+        context = issued(tmp_path, int(ports["5444"]))
+        answer = httpx.get(f"https://localhost:{ports['5444']}/v2/", verify=context)
+
+    assert answer.status_code == 403
+    assert answer.json()["errors"][0]["code"] == "DENIED"

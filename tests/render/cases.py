@@ -1,0 +1,40 @@
+"""Golden cases: configurations, and everything that is rendered from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.render.proxy import caddyfile
+from components.render.registry import credential_helper, mirror_config, registry_config
+from components.settings import PROCESSES, Secrets, Settings, slug
+from tests.certificates import certificate_pair
+from tests.conftest import configuration, example_password
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = sorted(path.parent.name for path in GOLDEN.glob("*/stack.yaml"))
+
+
+def configuration_of(case: str) -> dict[str, Any]:
+    """The case's ``stack.yaml`` with the secrets that it needs."""
+    values = configuration() | {"mirrors": {}} | yaml.safe_load((GOLDEN / case / "stack.yaml").read_text())
+    if "files" in values["proxy"]["certificates"]:
+        hosts = [service["url"].removeprefix("https://") for service in (values["registry"], *values["mirrors"].values())]
+        values["certificates"] = {host: certificate_pair(host) for host in hosts}
+    logins = [name for name, mirror in values["mirrors"].items() if "username" in mirror]
+    return values | {
+        "passwords": {user: example_password(user) for user in values["registry"]["users"]},
+        "upstream_passwords": {name: "example-only-upstream-token" for name in logins},
+    }
+
+
+def rendered(settings: Settings, secrets: Secrets) -> dict[str, str]:
+    """Every readable file of a stack by its name."""
+    files = {"Caddyfile": caddyfile(settings, tuple(secrets.certificates))}
+    files |= {f"{process}.yml": registry_config(process, settings.registry) for process in PROCESSES}
+    for name, mirror in settings.mirrors.items():
+        files |= {f"mirror-{slug(name)}.yml": mirror_config(name, mirror)}
+        files |= {f"mirror-{slug(name)}-upstream-credentials": credential_helper(mirror)}
+    return files

@@ -1,0 +1,245 @@
+"""The configuration is refused as a whole, with every problem and its remedy, and never with a secret."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.config import ConfigError, load
+from tests.conftest import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
+
+OPEN_MIRROR = {"docker.io": {"url": "https://mirror.example.com"}}
+
+
+def problems(values: dict[str, Any], **keywords: Any) -> dict[str, str]:
+    """Text of each problem by its key."""
+    with pytest.raises(ConfigError) as caught:
+        loaded(values, **keywords)
+    return {problem.key: str(problem) for problem in caught.value.problems}
+
+
+def with_registry(**changes: Any) -> dict[str, Any]:
+    return configuration(registry=configuration()["registry"] | changes)
+
+
+def test_a_complete_configuration_is_accepted_with_its_defaults() -> None:
+    chosen, secrets = loaded(configuration())
+
+    assert chosen.registry.url.netloc == "registry.example.com"
+    assert chosen.images.registry == "registry:3.1.1"
+    assert chosen.name_prefix == "registry-stack"
+    assert chosen.protect_data is True
+    assert secrets.passwords["boss"].get_secret_value() == example_password("boss")
+
+
+def test_empty_defaults_of_the_project_file_count_as_unset() -> None:
+    values = configuration(name_prefix="", images={}, acknowledge=[], certificates={}, upstream_passwords={})
+
+    assert loaded(values)[0] == loaded(configuration())[0]
+
+
+def test_everything_that_must_be_set_is_reported_at_once_with_its_command() -> None:
+    found = problems({"docker_host": "", "registry": {}, "proxy": {}, "stack_secret": "", "passwords": {}})
+
+    assert set(found) == {"docker_host", "registry.url", "registry.users", "proxy.certificates", "stack_secret"}
+    assert "openssl rand -hex 32 | pulumi config set --secret --path 'registry-stack:stack_secret'" in (
+        found["stack_secret"]
+    )
+
+
+def test_users_without_passwords_and_passwords_without_users_are_reported_together() -> None:
+    found = problems(configuration(passwords={"woodpecker": example_password("x"), "stranger": "y" * 20}))
+
+    assert set(found) == {"passwords.production", "passwords.boss", "passwords.stranger"}
+    assert "pulumi config set --secret --path 'registry-stack:passwords.boss'" in found["passwords.boss"]
+
+
+def test_missing_passwords_are_reported_beside_a_broken_registry_section() -> None:
+    found = problems(with_registry(url="http://registry.example.com") | {"passwords": {}})
+
+    assert {"registry.url", "passwords.woodpecker", "passwords.production", "passwords.boss"} == set(found)
+
+
+@pytest.mark.parametrize(
+    ("password", "reason"),
+    [
+        ("short", "fewer than 12 characters"),
+        ("password1234", "can be guessed"),
+        ("woodpeckerwoodpecker", "can be guessed"),
+        ("x7" * 40, "longer than the 72 bytes"),
+        ("é" * 37, "longer than the 72 bytes"),
+        ("zq7kx2vw9\x00rj4hbm3", "control character"),
+        ("$2b$10$tooshort", "looks like a bcrypt hash"),
+    ],
+)
+def test_a_weak_or_unusable_password_is_refused_without_being_shown(password: str, reason: str) -> None:
+    passwords = configuration()["passwords"] | {"woodpecker": password}
+
+    found = problems(configuration(passwords=passwords))
+
+    assert list(found) == ["passwords.woodpecker"]
+    assert reason in found["passwords.woodpecker"]
+    assert password not in found["passwords.woodpecker"]
+
+
+def test_a_plain_password_beside_encrypted_ones_in_the_stack_file_is_refused() -> None:
+    written = {"passwords": {"woodpecker": {"secure": "v1:x"}, "production": "in-plain-sight", "boss": {"secure": "y"}}}
+
+    with pytest.raises(ConfigError) as caught:
+        load(as_pulumi_hands_over(configuration()), SECRET_KEYS, written, {})
+
+    (problem,) = caught.value.problems
+    assert problem.key == "passwords.production"
+    assert "in-plain-sight" not in str(caught.value)
+
+
+def test_a_plain_secret_is_refused_where_the_stack_file_cannot_be_read() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(as_pulumi_hands_over(configuration()), frozenset({"passwords"}), {}, {})
+
+    assert [problem.key for problem in caught.value.problems] == ["stack_secret"]
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "words"),
+    [
+        (configuration(docker_host="tcp://203.0.113.7:2375"), "docker_host", "hands out root"),
+        (configuration(docker_host="localhost"), "docker_host", "ssh://user@host"),
+        (configuration(unknown_key="x"), "unknown_key", "does not know"),
+        (with_registry(port=5000), "registry.port", "does not know"),
+        (with_registry(url="http://registry.example.com"), "registry.url", "https:// URL"),
+        (with_registry(url="https://registry.example.com/v2"), "registry.url", "without path"),
+        (with_registry(url="https://registry.example.com:2015"), "registry.url", "health check"),
+        (with_registry(url="https://localhost"), "registry.url", "public DNS name"),
+        (with_registry(drain_timeout="five"), "registry.drain_timeout", "Go duration"),
+        (with_registry(memory_mb=4), "registry.memory_mb", "64"),
+        (with_registry(log_level="chatty"), "registry.log_level", "'debug'"),
+        (with_registry(storage={"volume": "a", "host_path": "/b"}), "registry.storage", "either volume or host_path"),
+        (with_registry(storage={"host_path": "../x"}), "registry.storage.host_path", "absolute folder"),
+        (
+            with_registry(storage={"volume": "registry-stack-mirror-docker-io-cache"}),
+            "registry.storage.volume",
+            "nothing else uses",
+        ),
+        (configuration(images={"registry": "registry:latest"}), "images.registry", "exact tag"),
+        (configuration(images={"registry": "registry:3"}), "images.registry", "3.1.1 or newer"),
+        (configuration(images={"registry": "registry:3.1.0"}), "images.registry", "3.1.1 or newer"),
+        (configuration(images={"caddy": "caddy"}), "images.caddy", "exact tag"),
+        (configuration(proxy={"engine": "apache"}), "proxy.engine", "'caddy'"),
+        (configuration(proxy={"certificates": {}}), "proxy.certificates", "exactly one"),
+        (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.1/8"]}}),
+         'mirrors["docker.io"].allow[0]', "CIDR"),
+        (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"], "ttl": "week"}}),
+         'mirrors["docker.io"].ttl', "Go duration"),
+        (configuration(mirrors={"docker.io": {"url": "https://registry.example.com", "allow": ["10.0.0.0/8"]}}),
+         'mirrors["docker.io"].url', "host or port of its own"),
+        (configuration(mirrors={"images.corp": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"]}}),
+         'mirrors["images.corp"].upstream', "URL of its API"),
+        (configuration(mirrors=OPEN_MIRROR), 'mirrors["docker.io"].allow', "fills its disk"),
+        (configuration(mirrors={"docker.io": OPEN_MIRROR["docker.io"] | {"allow": ["0.0.0.0/0"]}}),
+         'mirrors["docker.io"].allow', "every address"),
+        (configuration(mirrors={"docker.io": OPEN_MIRROR["docker.io"] | {"username": "robot"}},
+                       upstream_passwords={"docker.io": "token"}, acknowledge=["open_mirror"]),
+         'mirrors["docker.io"].allow', "every repository that the upstream login can read"),
+        (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"],
+                                              "username": "robot"}}),
+         'upstream_passwords["docker.io"]', "access token"),
+        (configuration(upstream_passwords={"docker.io": "token"}), 'upstream_passwords["docker.io"]', "username"),
+        (configuration(stack_secret="abc"), "stack_secret", "64 hexadecimal digits"),
+        (configuration(name_prefix="a b"), "name_prefix", "Docker name"),
+        (configuration(acknowledge=["everything"]), "acknowledge[0]", "open_mirror"),
+        (configuration(proxy={"certificates": {"files": {}}}), 'certificates["registry.example.com"]', "chain"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_refused_with_its_key_and_what_is_allowed(values: dict[str, Any], key: str, words: str) -> None:
+    found = problems(values)
+
+    assert words in found[key]
+    assert "mend:" in found[key]
+
+
+def test_names_of_users_must_be_safe_and_not_the_internal_one() -> None:
+    users = {"a:b": {}, "operations": {}}
+
+    found = problems(with_registry(users=users) | {"passwords": {name: example_password("u") for name in users}})
+
+    assert set(found) == {'registry.users["a:b"]', "registry.users.operations"}
+
+
+def test_two_upstreams_with_one_container_name_are_refused() -> None:
+    mirror = {"upstream": "https://a.example.com", "allow": ["10.0.0.0/8"]}
+
+    found = problems(
+        configuration(
+            mirrors={"a.b": mirror | {"url": "https://m1.example.com"}, "a-b": mirror | {"url": "https://m2.example.com"}}
+        )
+    )
+
+    assert set(found) == {'mirrors["a.b"]', "mirrors.a-b"}
+
+
+def test_an_exported_docker_context_is_refused() -> None:
+    assert "unset DOCKER_CONTEXT" in problems(configuration(), environment={"DOCKER_CONTEXT": "prod"})["DOCKER_CONTEXT"]
+
+
+def test_an_open_mirror_is_accepted_by_name_or_on_a_loopback_address() -> None:
+    loopback = {"address": "127.0.0.1", "certificates": {"internal": {}}}
+
+    assert loaded(configuration(mirrors=OPEN_MIRROR, acknowledge=["open_mirror"]))[0].mirrors
+    assert loaded(configuration(mirrors=OPEN_MIRROR, proxy=loopback))[0].mirrors
+
+
+def test_all_problems_of_different_sections_come_in_one_report() -> None:
+    found = problems(
+        configuration(
+            docker_host="x",
+            registry={"url": "http://a"},
+            mirrors={"nowhere": {"url": "https://m.example.com"}, "docker.io": {"url": "https://n", "allow": ["x"]}},
+            images={"registry": "registry:latest"},
+        ),
+        environment={"DOCKER_CONTEXT": "x"},
+    )
+
+    assert {
+        "DOCKER_CONTEXT",
+        "docker_host",
+        "registry.url",
+        "registry.users",
+        "images.registry",
+        "mirrors.nowhere.upstream",
+        "mirrors.nowhere.allow",
+        'mirrors["docker.io"].allow[0]',
+        "passwords.boss",
+    } <= set(found)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.text(min_size=1, max_size=40))
+def test_no_value_of_a_secret_appears_in_a_report(secret: str) -> None:
+    marked = f"<{secret}>"
+    values = configuration(
+        passwords={"woodpecker": marked, "production": [marked]},
+        stack_secret=marked,
+        upstream_passwords={"docker.io": {"nested": marked}},
+        certificates={"registry.example.com": {"certificate": marked, "private_key": marked, "extra": marked}},
+    )
+
+    with pytest.raises(ConfigError) as caught:
+        loaded(values)
+
+    assert marked not in str(caught.value)
+    assert json.dumps(marked) not in str(caught.value)
+
+
+def test_a_mirror_section_that_is_no_object_is_refused() -> None:
+    assert "mirrors" in problems(configuration(mirrors=["docker.io"]))
+
+
+def test_settings_and_secrets_never_print_a_secret() -> None:
+    chosen, secrets = loaded(configuration())
+
+    assert example_password("boss") not in repr(secrets) + str(secrets) + repr(chosen)

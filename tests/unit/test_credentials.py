@@ -1,0 +1,82 @@
+"""Hashes are deterministic, accepted by bcrypt, and cost what their password needs."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+
+import bcrypt
+import pytest
+from pydantic import SecretStr
+
+from components import credentials
+from components.render.htpasswd import htpasswd
+from components.settings import UserSettings
+
+STACK_SECRET = SecretStr("5" * 64)
+
+
+def cost(hashed: str) -> int:
+    return int(hashed.split("$")[2])
+
+
+def test_a_hash_fits_its_password_and_is_the_same_each_time() -> None:
+    for text in ("x7Rq2 with spaces and $ign: ünïcode", secrets.token_urlsafe(32), "/" + "+=" * 20):
+        hashed = credentials.hash_password("ci", SecretStr(text), STACK_SECRET)
+
+        assert bcrypt.checkpw(text.encode(), hashed.encode())
+        assert hashed == credentials.hash_password("ci", SecretStr(text), STACK_SECRET)
+
+
+def test_salts_differ_between_users_and_between_stacks() -> None:
+    password = SecretStr(secrets.token_urlsafe(32))
+    hashes = {
+        credentials.hash_password(user, password, SecretStr(stack)) for user in ("ci", "web") for stack in ("a", "b")
+    }
+
+    assert len({hashed[7:29] for hashed in hashes}) == 4
+
+
+@pytest.mark.parametrize("make", [lambda: secrets.token_urlsafe(32), lambda: secrets.token_hex(16)])
+def test_generated_passwords_are_hashed_at_the_lowest_cost(make: Callable[[], str]) -> None:
+    for _ in range(5):
+        assert cost(credentials.hash_password("ci", SecretStr(make()), STACK_SECRET)) == 4
+
+
+def test_a_password_that_a_person_chose_is_hashed_at_cost_ten() -> None:
+    password = SecretStr("quiet Tuesday marmalade")
+
+    assert credentials.weakness("boss", password) is None
+    assert cost(credentials.hash_password("boss", password, STACK_SECRET)) == 10
+
+
+def test_a_ready_hash_is_taken_as_it_is() -> None:
+    ready = SecretStr(bcrypt.hashpw(b"from the article", bcrypt.gensalt(5)).decode().replace("$2b$", "$2y$"))
+
+    assert credentials.weakness("woodpecker", ready) is None
+    assert credentials.hash_password("woodpecker", ready, STACK_SECRET) == ready.get_secret_value()
+
+
+def test_derived_values_differ_by_use_and_by_stack() -> None:
+    other = SecretStr("6" * 64)
+    values = {
+        credentials.http_secret(STACK_SECRET),
+        credentials.http_secret(other),
+        credentials.operations_password(STACK_SECRET).get_secret_value(),
+        credentials.operations_password(other).get_secret_value(),
+    }
+
+    assert len(values) == 4
+    assert STACK_SECRET.get_secret_value() not in values
+
+
+def test_a_user_stands_only_in_the_files_of_the_rights_it_holds() -> None:
+    users = {"p": UserSettings(role="pull"), "w": UserSettings(role="push"), "a": UserSettings(role="admin")}
+    hashes = dict.fromkeys([*users, "operations"], "HASH")
+
+    names = {
+        process: [line.split(":")[0] for line in htpasswd(process, users, hashes).splitlines()[1:]]
+        for process in ("reader", "writer", "admin")
+    }
+
+    assert names == {"reader": ["a", "p", "w", "operations"], "writer": ["a", "w"], "admin": ["a", "operations"]}

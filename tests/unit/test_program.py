@@ -1,0 +1,237 @@
+"""The whole program under mocks: what it declares, how it is wired, what is protected and what is secret."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import pulumi
+import pytest
+import yaml
+
+from tests.conftest import ROOT, configuration, example_password
+from tests.unit.recorder import Recording, run_program
+
+
+@functools.cache
+def production() -> Recording:
+    """The program with the shipped ``Pulumi.prod.yaml`` and the secrets that it asks for."""
+    written = yaml.safe_load((ROOT / "Pulumi.prod.yaml").read_text())["config"]
+    values = {key.removeprefix("registry-stack:"): value for key, value in written.items()}
+    users = values["registry"]["users"]
+    values |= {"stack_secret": "5" * 64, "passwords": {user: example_password(user) for user in users}}
+    return run_program(values)
+
+
+def with_secret_everything() -> dict[str, Any]:
+    mirrors = {"ghcr.io": {"url": "https://ghcr.example.com", "allow": ["10.0.0.0/8"], "username": "robot"}}
+    return configuration(mirrors=mirrors, upstream_passwords={"ghcr.io": "example-only-upstream-token"})
+
+
+def test_the_production_example_reports_every_missing_secret_at_once() -> None:
+    written = yaml.safe_load((ROOT / "Pulumi.prod.yaml").read_text())["config"]
+    values = {key.removeprefix("registry-stack:"): value for key, value in written.items()}
+
+    with pytest.raises(pulumi.RunError) as caught:
+        run_program(values)
+
+    for key in ("stack_secret", "passwords.woodpecker", "passwords.production", "passwords.admin"):
+        assert key in str(caught.value)
+
+
+def test_the_inventory_is_exactly_this() -> None:
+    kinds = {
+        kind: sorted(production().of_type(kind))
+        for kind in (":Network", ":Volume", ":RemoteImage", ":Container", ":Command", "pulumi:providers:docker")
+    }
+
+    assert kinds == {
+        ":Network": ["backend", "edge"],
+        ":Volume": [
+            "mirror-docker-io-cache",
+            "mirror-docker-io-config",
+            "mirror-ghcr-io-cache",
+            "mirror-ghcr-io-config",
+            "proxy-config",
+            "proxy-data",
+            "registry-config",
+            "registry-data",
+            "registry-secrets",
+        ],
+        ":RemoteImage": ["caddy-image", "registry-image"],
+        ":Container": [
+            "mirror-docker-io-config-carrier",
+            "mirror-docker-io-container",
+            "mirror-ghcr-io-config-carrier",
+            "mirror-ghcr-io-container",
+            "proxy-config-carrier",
+            "proxy-container",
+            "registry-admin",
+            "registry-config-carrier",
+            "registry-reader",
+            "registry-secrets-carrier",
+            "registry-writer",
+        ],
+        ":Command": ["proxy-reload", "proxy-validation"],
+        "pulumi:providers:docker": ["docker-host"],
+    }
+
+
+def test_every_docker_resource_uses_the_explicit_provider() -> None:
+    resources = [one for one in production().resources.values() if one.type.startswith("docker:")]
+
+    assert len(resources) == 24
+    assert all("docker-host" in one.request.provider for one in resources)
+
+
+def test_only_the_proxy_publishes_ports() -> None:
+    publishing = {name: one.inputs["ports"] for name, one in production().of_type(":Container").items()
+                  if "ports" in one.inputs}  # fmt: skip
+
+    assert list(publishing) == ["proxy-container"]
+    assert [port["external"] for port in publishing["proxy-container"]] == [80, 443]
+
+
+def test_the_private_registry_has_no_way_out_and_mirrors_have_one() -> None:
+    networks = production().of_type(":Network")
+    containers = production().of_type(":Container")
+
+    assert networks["backend"].inputs["internal"] is True
+    assert networks["edge"].inputs["internal"] is False
+    assert [one["name"] for one in containers["registry-writer"].inputs["networksAdvanced"]] == [
+        "registry-stack-backend"
+    ]
+
+
+def test_every_running_container_is_hardened() -> None:
+    running = {name: one for name, one in production().of_type(":Container").items() if "carrier" not in name}
+
+    assert len(running) == 6
+    for name, container in running.items():
+        inputs = container.inputs
+        assert inputs["readOnly"] is True, name
+        assert inputs["capabilities"]["drops"] == ["ALL"], name
+        assert inputs["securityOpts"] == ["no-new-privileges:true"], name
+        assert inputs["memory"] == inputs["memorySwap"], name
+        assert inputs["healthcheck"] and inputs["wait"] is True, name
+        assert inputs["destroyGraceSeconds"] > inputs["stopTimeout"], name
+        assert "#initerror" in container.request.replaceOnChanges, name
+        assert not any("SECRET" in value or "PASSWORD" in value for value in inputs.get("envs", [])), name
+
+
+def test_the_reader_cannot_write_and_each_process_reads_its_own_configuration() -> None:
+    containers = production().of_type(":Container")
+    for process in ("reader", "writer", "admin"):
+        inputs = containers[f"registry-{process}"].inputs
+        data = next(one for one in inputs["volumes"] if one["containerPath"] == "/var/lib/registry")
+        assert data["readOnly"] is (process == "reader")
+        assert inputs["command"] == [f"/etc/distribution/{process}.yml"]
+
+
+def test_processes_are_replaced_create_first_and_the_rest_delete_first() -> None:
+    order = {
+        name: (one.request.deleteBeforeReplaceDefined, one.request.deleteBeforeReplace, "name" in one.inputs)
+        for name, one in production().of_type(":Container").items()
+        if "carrier" not in name
+    }
+
+    assert order == {
+        "registry-reader": (True, False, False),
+        "registry-writer": (True, False, False),
+        "registry-admin": (True, False, False),
+        "mirror-docker-io-container": (True, True, True),
+        "mirror-ghcr-io-container": (True, True, True),
+        "proxy-container": (True, True, True),
+    }
+
+
+def test_volumes_with_data_are_protected_and_kept_and_the_others_are_not() -> None:
+    kept = {
+        name
+        for name, one in production().of_type(":Volume").items()
+        if one.request.protect and one.request.retainOnDelete and "labels" in one.request.ignoreChanges
+    }
+
+    assert kept == {"registry-data", "proxy-data", "mirror-docker-io-cache", "mirror-ghcr-io-cache"}
+
+
+def test_secrets_are_secret_where_they_travel_and_nowhere_else() -> None:
+    recording = run_program(with_secret_everything())
+
+    assert {name: one.secret_paths for name, one in recording.resources.items() if one.secret_paths} == {
+        "registry-secrets-carrier": {f"uploads.{index}.content" for index in range(4)},
+        "mirror-ghcr-io-secrets-carrier": {"uploads.0.content"},
+    }
+
+
+def test_no_secret_value_appears_in_a_plain_input_or_an_export() -> None:
+    recording = run_program(with_secret_everything())
+    plain = json.dumps(
+        [one.inputs for name, one in recording.resources.items() if not name.endswith("secrets-carrier")]
+        + [recording.exports]
+    )
+
+    for secret in (example_password("boss"), "example-only-upstream-token", "5" * 64):
+        assert secret not in plain
+
+
+def test_the_outputs_have_their_stable_names() -> None:
+    exports = production().exports
+
+    assert set(exports) == {"registry_url", "mirror_urls", "docker_host", "services"}
+    assert exports["registry_url"] == "https://registry.example.com"
+    assert exports["mirror_urls"] == {
+        "docker.io": "https://mirror.example.com",
+        "ghcr.io": "https://ghcr.mirror.example.com",
+    }
+    assert set(exports["services"]) == {"reader", "writer", "admin", "mirror-docker-io", "mirror-ghcr-io", "proxy"}
+
+
+def test_the_internal_authority_is_an_output() -> None:
+    exports = run_program(configuration(proxy={"certificates": {"internal": {}}})).exports
+
+    assert exports["ca_certificate"].startswith("-----BEGIN CERTIFICATE-----")
+
+
+def test_data_in_a_host_folder_needs_no_volume() -> None:
+    registry = configuration()["registry"] | {"storage": {"host_path": "/opt/registry/data"}}
+    recording = run_program(configuration(registry=registry))
+
+    assert "registry-data" not in recording.resources
+    mounts = recording.resources["registry-writer"].inputs["volumes"]
+    assert {"containerPath": "/var/lib/registry", "hostPath": "/opt/registry/data", "readOnly": False} in mounts
+
+
+def test_a_changed_http_secret_restarts_the_processes_and_a_changed_password_does_not() -> None:
+    def labels(**changes: Any) -> Any:
+        return run_program(configuration(**changes)).resources["registry-writer"].inputs["labels"]
+
+    passwords = configuration()["passwords"] | {"woodpecker": example_password("changed")}
+    assert labels(passwords=passwords) == labels()
+    assert labels(stack_secret="6" * 64) != labels()
+
+
+def test_two_mirrors_can_be_declared_beside_each_other_in_a_preview() -> None:
+    mirrors = {
+        name: {"url": f"https://{name}.mirror.example.com", "allow": ["10.0.0.0/8"]} for name in ("quay.io", "ghcr.io")
+    }
+
+    assert len(run_program(configuration(mirrors=mirrors), preview=True).of_type(":PullThroughMirror")) == 2
+
+
+def test_the_project_file_declares_every_key_with_type_and_description() -> None:
+    from components.settings import Secrets, Settings
+
+    declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
+    own = {key: entry for key, entry in declared.items() if not key.startswith("pulumi:")}
+
+    assert set(own) == {*Settings.model_fields, *Secrets.model_fields}
+    for key, entry in own.items():
+        assert entry["type"] and entry["description"], key
+        assert entry["description"].startswith("Secret.") is (key in Secrets.model_fields), key
+    for key, field in Settings.model_fields.items():
+        if key != "protect_data":
+            assert not own[key]["default"], f"{key}: real defaults live in components/settings.py"
+        else:
+            assert own[key]["default"] == field.default
