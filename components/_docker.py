@@ -1,4 +1,4 @@
-"""What every Docker resource of the stack has in common: labels, networks, data volumes, carriers, hardened services."""
+"""What the stack's Docker resources have in common: labels, networks, data volumes, carriers, hardened services."""
 
 from __future__ import annotations
 

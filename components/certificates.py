@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from components.settings import CertificatePair
 
 
-def fault(pair: CertificatePair, host: str) -> str | None:
-    """What is wrong with a certificate for ``host``, or None. Dates are not looked at: the answer has no clock in it."""
+def fault(pair: CertificatePair, host: str) -> str | None:  # noqa: PLR0911 - one return for each fault
+    """What is wrong with a certificate for ``host``, or None; dates are not looked at, so that no clock decides."""
     try:
         chain = x509.load_pem_x509_certificates(pair.certificate.get_secret_value().encode())
     except ValueError:

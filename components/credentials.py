@@ -41,7 +41,7 @@ def is_hash(password: SecretStr) -> bool:
     return bool(_BCRYPT_HASH.fullmatch(password.get_secret_value()))
 
 
-def weakness(user: str, password: SecretStr) -> str | None:
+def weakness(user: str, password: SecretStr) -> str | None:  # noqa: PLR0911 - one return for each fault
     """What is wrong with a password, as the end of a sentence, or None; never the password itself."""
     text = password.get_secret_value()
     if is_hash(password):

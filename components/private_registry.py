@@ -22,9 +22,7 @@ from components.settings import OPERATIONS_USER, PROCESSES, RegistrySettings, Se
 
 #: distribution reads ``http.secret`` from its environment alone or from a file that previews must show, so the process
 #: takes it from a file of its own; the container's environment, which ``docker inspect`` shows, does not hold it.
-_START = (
-    f"REGISTRY_HTTP_SECRET=\"$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})\" exec registry serve \"$0\""
-)
+_START = f'REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})" exec registry serve "$0"'
 
 
 @dataclass(frozen=True, kw_only=True)

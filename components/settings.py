@@ -101,7 +101,9 @@ def _network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value))
     except ValueError:
-        raise ValueError("an address range in CIDR notation without host bits, like 10.0.0.0/8 or 2001:db8::/32") from None
+        raise ValueError(
+            "an address range in CIDR notation without host bits, like 10.0.0.0/8 or 2001:db8::/32"
+        ) from None
 
 
 def _upstream(value: str) -> str:

@@ -1,4 +1,4 @@
-"""Every rendered Caddyfile is accepted by the real Caddy, every bad one refused, and the routes lead where they should."""
+"""The real Caddy accepts every rendered Caddyfile and refuses bad ones, and routes lead where they should."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Binary = Callable[[str], str]
 
 
 def runnable(text: str, folder: Path) -> str:
-    """A golden Caddyfile with the container's folders mapped into ``folder``, and certificates where it expects them."""
+    """A golden Caddyfile with the container's folders mapped into ``folder``, and certificates in their place."""
     for name in ("registry.example.com", "mirror.example.com"):
         pair = certificate_pair(name)
         for path, content in zip(certificate_files(name), (pair["certificate"], pair["private_key"]), strict=True):
@@ -104,7 +104,7 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815 - http.server's names
 
     def log_message(self, *_: object) -> None:
         """Tests say enough."""
@@ -123,9 +123,12 @@ def proxy(binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             handler = type(process, (_Upstream,), {"process": process})
             server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
             threading.Thread(target=server.serve_forever, daemon=True).start()
+            stack.callback(server.server_close)
             stack.callback(server.shutdown)
             address = f"127.0.0.1:{server.server_port}"
-            text = text.replace(f"{process}:5000", address).replace(f"import process {process} ", f"import process {address} ")
+            text = text.replace(f"{process}:5000", address).replace(
+                f"import process {process} ", f"import process {address} "
+            )
         text = text.replace("reverse_proxy {args[0]}:5000", "reverse_proxy {args[0]}")
         config = folder / "Caddyfile"
         config.write_text(runnable(text, folder))
@@ -135,7 +138,9 @@ def proxy(binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         context = issued(folder, int(ports["5444"]))
         client = stack.enter_context(httpx.Client(verify=context, timeout=10))
 
-        def request(method: str, path: str, *, port: str = "5443", login: str | None = "known", **keywords: object) -> httpx.Response:
+        def request(
+            method: str, path: str, *, port: str = "5443", login: str | None = "known", **keywords: object
+        ) -> httpx.Response:
             headers = {"Authorization": f"Basic {login}"} if login else {}
             return client.request(method, f"https://localhost:{ports[port]}{path}", headers=headers, **keywords)  # type: ignore[arg-type]
 
@@ -223,9 +228,7 @@ def test_the_mirror_is_for_pulling(proxy: Callable[..., httpx.Response]) -> None
 
 @pytest.mark.parametrize("path", ["/", "/v1/", "/metrics", "/healthz", "/v2x/", "/debug/pprof/"])
 @pytest.mark.parametrize("port", ["5443", "5444"])
-def test_nothing_but_the_registry_api_is_served(
-    proxy: Callable[..., httpx.Response], port: str, path: str
-) -> None:
+def test_nothing_but_the_registry_api_is_served(proxy: Callable[..., httpx.Response], port: str, path: str) -> None:
     assert proxy("GET", path, port=port).status_code == 404
 
 

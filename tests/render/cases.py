@@ -21,12 +21,14 @@ def configuration_of(case: str) -> dict[str, Any]:
     """The case's ``stack.yaml`` with the secrets that it needs."""
     values = configuration() | {"mirrors": {}} | yaml.safe_load((GOLDEN / case / "stack.yaml").read_text())
     if "files" in values["proxy"]["certificates"]:
-        hosts = [service["url"].removeprefix("https://") for service in (values["registry"], *values["mirrors"].values())]
+        hosts = [
+            service["url"].removeprefix("https://") for service in (values["registry"], *values["mirrors"].values())
+        ]
         values["certificates"] = {host: certificate_pair(host) for host in hosts}
     logins = [name for name, mirror in values["mirrors"].items() if "username" in mirror]
     return values | {
         "passwords": {user: example_password(user) for user in values["registry"]["users"]},
-        "upstream_passwords": {name: "example-only-upstream-token" for name in logins},
+        "upstream_passwords": dict.fromkeys(logins, "example-only-upstream-token"),
     }
 
 

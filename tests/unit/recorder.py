@@ -73,18 +73,20 @@ class _Monitor(mocks.MockMonitor):
 def run_program(values: Mapping[str, Any], *, preview: bool = False) -> Recording:
     """Run ``__main__.py`` with a configuration whose secrets are encrypted; everything is drained before it returns."""
     recording = Recording()
-    asyncio.set_event_loop(asyncio.new_event_loop())
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
     pulumi.runtime.set_mocks(_Mocks(), "registry-stack", "test", preview, monitor=_Monitor(recording))
     settings.set_root_resource(None)  # set_mocks makes a stack of its own, and there may be one alone
     config = {f"registry-stack:{key}": value for key, value in as_pulumi_hands_over(values).items()}
     pulumi.runtime.set_all_config(config, [f"registry-stack:{key}" for key in SECRET_KEYS])
     try:
-        loop = asyncio.get_event_loop()
         loop.run_until_complete(
             stack.run_in_stack(lambda: runpy.run_path(str(ROOT / "__main__.py"), run_name="__main__"))
         )
     finally:
         pulumi.runtime.set_all_config({}, [])
+        asyncio.set_event_loop(None)
+        loop.close()
     return recording
 
 

@@ -46,8 +46,9 @@ def test_everything_that_must_be_set_is_reported_at_once_with_its_command() -> N
     found = problems({"docker_host": "", "registry": {}, "proxy": {}, "stack_secret": "", "passwords": {}})
 
     assert set(found) == {"docker_host", "registry.url", "registry.users", "proxy.certificates", "stack_secret"}
-    assert "openssl rand -hex 32 | pulumi config set --secret --path 'registry-stack:stack_secret'" in (
-        found["stack_secret"]
+    assert (
+        "openssl rand -hex 32 | pulumi config set --secret --path 'registry-stack:stack_secret'"
+        in (found["stack_secret"])
     )
 
 
@@ -175,7 +176,10 @@ def test_two_upstreams_with_one_container_name_are_refused() -> None:
 
     found = problems(
         configuration(
-            mirrors={"a.b": mirror | {"url": "https://m1.example.com"}, "a-b": mirror | {"url": "https://m2.example.com"}}
+            mirrors={
+                "a.b": mirror | {"url": "https://m1.example.com"},
+                "a-b": mirror | {"url": "https://m2.example.com"},
+            }
         )
     )
 

@@ -10,6 +10,7 @@ import pulumi
 import pytest
 import yaml
 
+from components.settings import Secrets, Settings
 from tests.conftest import ROOT, configuration, example_password
 from tests.unit.recorder import Recording, run_program
 
@@ -114,7 +115,8 @@ def test_every_running_container_is_hardened() -> None:
         assert inputs["capabilities"]["drops"] == ["ALL"], name
         assert inputs["securityOpts"] == ["no-new-privileges:true"], name
         assert inputs["memory"] == inputs["memorySwap"], name
-        assert inputs["healthcheck"] and inputs["wait"] is True, name
+        assert inputs["healthcheck"], name
+        assert inputs["wait"] is True, name
         assert inputs["destroyGraceSeconds"] > inputs["stopTimeout"], name
         assert "#initerror" in container.request.replaceOnChanges, name
         assert not any("SECRET" in value or "PASSWORD" in value for value in inputs.get("envs", [])), name
@@ -221,14 +223,13 @@ def test_two_mirrors_can_be_declared_beside_each_other_in_a_preview() -> None:
 
 
 def test_the_project_file_declares_every_key_with_type_and_description() -> None:
-    from components.settings import Secrets, Settings
-
     declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
     own = {key: entry for key, entry in declared.items() if not key.startswith("pulumi:")}
 
     assert set(own) == {*Settings.model_fields, *Secrets.model_fields}
     for key, entry in own.items():
-        assert entry["type"] and entry["description"], key
+        assert entry["type"], key
+        assert entry["description"], key
         assert entry["description"].startswith("Secret.") is (key in Secrets.model_fields), key
     for key, field in Settings.model_fields.items():
         if key != "protect_data":

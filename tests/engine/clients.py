@@ -1,0 +1,121 @@
+"""The clients that people use, with credentials of their own and their words on failure."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import docker
+import httpx
+from docker.models.containers import Container
+
+from tests.engine.stack import Stack, engine_address
+
+
+def run(*command: str, stdin: str = "", variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a client to its end, whatever it answers."""
+    return subprocess.run(
+        command,
+        input=stdin,
+        env={**os.environ, **(variables or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+class DockerCli:
+    """The docker command with a configuration folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._variables = {
+            "DOCKER_CONFIG": str(folder),
+            "DOCKER_HOST": engine_address(),
+            # The builder that every docker command has, also without the buildx plugin.
+            "DOCKER_BUILDKIT": "0",
+        }
+
+    def __call__(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return run("docker", *arguments, stdin=stdin, variables=self._variables)
+
+    def login(self, stack: Stack, user: str, password: str | None = None) -> subprocess.CompletedProcess[str]:
+        """``docker login --password-stdin``."""
+        arguments = ("login", stack.registry, "--username", user, "--password-stdin")
+        return self(*arguments, stdin=stack.users[user] if password is None else password)
+
+
+class Skopeo:
+    """skopeo as one user of the stack, or as nobody, trusting the stack's own authority."""
+
+    def __init__(self, stack: Stack, folder: Path, user: str | None) -> None:
+        self._stack = stack
+        self._auth = folder / f"auth-{user}.json"
+        login = base64.b64encode(f"{user}:{stack.users[user]}".encode()).decode() if user else None
+        self._auth.write_text(json.dumps({"auths": {stack.registry: {"auth": login}} if login else {}}))
+        self._certificates = stack.certificate_file.parent
+
+    def push(self, layout: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """Copy an OCI layout to ``name`` in the registry."""
+        return self.copy(f"oci:{layout}", f"docker://{self._stack.registry}/{name}", *options)
+
+    def pull(self, name: str, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        """Copy ``name`` from the registry into a new OCI layout."""
+        return self.copy(f"docker://{self._stack.registry}/{name}", f"oci:{target}", *options)
+
+    def copy(self, source: str, target: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """``skopeo copy``."""
+        sides = []
+        for side, name in (("src", source), ("dest", target)):
+            if name.startswith("docker://"):
+                sides += [f"--{side}-cert-dir={self._certificates}"]
+        return run("skopeo", "copy", f"--authfile={self._auth}", *sides, *options, source, target)
+
+    def delete(self, name: str) -> subprocess.CompletedProcess[str]:
+        """``skopeo delete``: the manifest, with every tag that names it."""
+        return self._one("delete", name)
+
+    def inspect(self, name: str) -> subprocess.CompletedProcess[str]:
+        """``skopeo inspect --raw``: the manifest."""
+        return self._one("inspect", name, "--raw")
+
+    def _one(self, verb: str, name: str, *options: str) -> subprocess.CompletedProcess[str]:
+        certificates = f"--cert-dir={self._certificates}"
+        target = f"docker://{self._stack.registry}/{name}"
+        return run("skopeo", verb, f"--authfile={self._auth}", certificates, *options, target)
+
+
+def engine() -> docker.DockerClient:
+    """The tests' engine through its API."""
+    return docker.DockerClient(base_url=engine_address(), version="auto", timeout=60)
+
+
+def containers(client: docker.DockerClient, prefix: str) -> dict[str, Container]:
+    """Containers of a stack by role, carriers included."""
+    found = client.containers.list(all=True, filters={"label": f"registry-stack.prefix={prefix}"})
+    return {container.labels["registry-stack.role"]: container for container in found}
+
+
+def wait_for_port(port: int) -> None:
+    """Until something answers HTTP on a loopback port; at most 20 seconds."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/v2/", timeout=2)
+            return
+        except httpx.TransportError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
+def wait_until_healthy(client: docker.DockerClient, name: str) -> None:
+    """Until a container's health check passes; at most 60 seconds."""
+    deadline = time.monotonic() + 60
+    while client.containers.get(name).attrs["State"]["Health"]["Status"] != "healthy":
+        assert time.monotonic() < deadline, f"{name} does not become healthy"
+        time.sleep(0.5)

@@ -1,0 +1,112 @@
+"""Stacks on a real engine. A failing test prints the logs of the containers it used."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+
+from tests.engine import clients
+from tests.engine.sshd import ssh_host
+from tests.engine.stack import Stack, engine_address
+
+PREFIX = "rs-test"
+REGISTRY_PORT, MIRROR_PORT = 25443, 25444
+UPSTREAM = "upstream.test"
+
+
+def small_stack(**changes: Any) -> dict[str, Any]:
+    """A registry with one user of each role and one mirror, on loopback, with certificates of its own authority."""
+    return {
+        "name_prefix": PREFIX,
+        "registry": {
+            "url": f"https://localhost:{REGISTRY_PORT}",
+            "users": {"ci": {"role": "push"}, "production": {"role": "pull"}, "boss": {"role": "admin"}},
+            "drain_timeout": "30s",
+        },
+        "mirrors": {
+            UPSTREAM: {"url": f"https://localhost:{MIRROR_PORT}", "upstream": f"http://{UPSTREAM}:5000"},
+        },
+        "proxy": {"address": "127.0.0.1", "certificates": {"internal": {}}},
+    } | changes
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[docker.DockerClient]:
+    """The engine's API."""
+    api = clients.engine()
+    yield api
+    api.close()
+
+
+def remove_everything(api: docker.DockerClient, prefix: str = PREFIX) -> None:
+    """Remove what a stack, or an earlier run that was killed, left on the engine, data included."""
+    for container in api.containers.list(all=True, filters={"name": f"{prefix}-"}):
+        container.remove(force=True, v=True)
+    for container in clients.containers(api, prefix).values():
+        container.remove(force=True, v=True)
+    for network in api.networks.list(filters={"label": f"registry-stack.prefix={prefix}"}):
+        network.remove()
+    for volume in api.volumes.list(filters={"label": f"registry-stack.prefix={prefix}"}):
+        volume.remove()
+
+
+@dataclass(frozen=True)
+class DockerHost:
+    """How stacks reach the engine: its socket or, with ``--over-ssh``, an sshd; ``path`` comes first in PATH."""
+
+    address: str
+    path: str = ""
+
+
+@pytest.fixture(scope="session")
+def docker_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHost]:
+    """The Docker host that stacks are deployed to."""
+    if not request.config.getoption("--over-ssh"):
+        yield DockerHost(engine_address())
+        return
+    with ssh_host(tmp_path_factory.mktemp("ssh"), engine_address()) as (address, folder):
+        yield DockerHost(address, f"{folder}:")
+
+
+@contextlib.contextmanager
+def running_stack(api: docker.DockerClient, host: DockerHost, folder: Path, **changes: Any) -> Iterator[Stack]:
+    """A stack that is up; at the end its logs are printed (pytest shows them for a failed test) and it is removed."""
+    remove_everything(api)
+    stack = Stack(folder, host.address, small_stack(**changes), path=host.path)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        for role, container in clients.containers(api, PREFIX).items():
+            if container.status != "created":
+                print(f"--- {role} ({container.status})\n{container.logs(tail=40).decode()}")
+        remove_everything(api)
+
+
+@pytest.fixture(scope="module")
+def stack(
+    client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """One stack for the tests of a module, which leave it as they found it."""
+    with running_stack(client, docker_host, tmp_path_factory.mktemp("stack")) as running:
+        yield running
+
+
+@pytest.fixture
+def skopeo(stack: Stack, tmp_path: Path) -> Callable[[str | None], clients.Skopeo]:
+    """skopeo as a user."""
+    return lambda user: clients.Skopeo(stack, tmp_path, user)
+
+
+@pytest.fixture
+def docker_cli(tmp_path: Path) -> clients.DockerCli:
+    """The docker command without any login."""
+    folder = tmp_path / "docker-config"
+    folder.mkdir()
+    return clients.DockerCli(folder)

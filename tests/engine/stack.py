@@ -1,0 +1,125 @@
+"""A throwaway copy of the project as a stack of its own, driven by the real Pulumi CLI."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from local.toolchain import environment
+from tests.conftest import ROOT
+
+STACK = "test"
+
+
+class Stack:
+    """One stack on a file backend under ``folder``; ``users`` holds the generated password of each user."""
+
+    def __init__(self, folder: Path, docker_host: str, values: Mapping[str, Any], path: str = "") -> None:
+        self.folder = folder
+        self.values = {"docker_host": docker_host, "protect_data": False} | dict(values)
+        for name in ("Pulumi.yaml", "__main__.py"):
+            shutil.copy(ROOT / name, folder / name)
+        shutil.copytree(ROOT / "components", folder / "components", ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "state").mkdir()
+        self.environment = environment() | {
+            "PULUMI_BACKEND_URL": f"file://{folder / 'state'}",
+            "PULUMI_CONFIG_PASSPHRASE": secrets.token_urlsafe(16),
+        }
+        self.environment["PATH"] = path + self.environment["PATH"]
+        # The virtual environment belongs to the checkout, not to this copy.
+        (folder / ".venv").symlink_to(self.environment["VIRTUAL_ENV"])
+        self.pulumi("stack", "init", STACK)
+        self.write()
+        self.set_secret("stack_secret", secrets.token_hex(32))
+        self.users = {name: secrets.token_urlsafe(32) for name in self.values["registry"]["users"]}
+        for name, password in self.users.items():
+            self.set_secret(f"passwords.{name}", password)
+
+    @property
+    def file(self) -> Path:
+        """The stack file."""
+        return self.folder / f"Pulumi.{STACK}.yaml"
+
+    def pulumi(
+        self, *arguments: str, check: bool = True, stdin: str = "", variables: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the CLI in the copy; a failure shows what it printed."""
+        answer = subprocess.run(
+            ["pulumi", *arguments, "--non-interactive"],
+            cwd=self.folder,
+            env=self.environment | dict(variables or {}),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=900,
+        )
+        if check and answer.returncode:
+            raise AssertionError(f"pulumi {' '.join(arguments)}: {answer.stdout}\n{answer.stderr}")
+        return answer
+
+    def write(self, **changes: Any) -> None:
+        """Write the plain keys of the stack file; secrets in it stay."""
+        self.values |= changes
+        written = yaml.safe_load(self.file.read_text()) if self.file.exists() else {}
+        config = written.setdefault("config", {})
+        for key, value in self.values.items():
+            config[f"registry-stack:{key}"] = value
+        self.file.write_text(yaml.safe_dump(written))
+
+    def set_secret(self, path: str, value: str) -> None:
+        """``pulumi config set --secret``, with the value on standard input."""
+        self.pulumi("config", "set", "--stack", STACK, "--secret", "--path", f"registry-stack:{path}", stdin=value)
+
+    def up(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """``pulumi up`` without questions."""
+        return self.pulumi("up", "--stack", STACK, "--yes", "--skip-preview", "--color=never", *arguments, check=check)
+
+    def preview(self, *arguments: str, check: bool = True, **keywords: Any) -> subprocess.CompletedProcess[str]:
+        """``pulumi preview``."""
+        return self.pulumi("preview", "--stack", STACK, "--color=never", *arguments, check=check, **keywords)
+
+    def planned(self) -> dict[str, str]:
+        """What a preview would do to each resource, by logical name; unchanged ones are left out."""
+        steps = json.loads(self.preview("--json").stdout)["steps"]
+        operations: dict[str, str] = {}
+        for step in steps:
+            if step["op"] != "same":
+                name = step["urn"].rpartition("::")[2]
+                operations[name] = "replace" if "replace" in step["op"] else step["op"]
+        return operations
+
+    def outputs(self) -> dict[str, Any]:
+        """The stack's outputs."""
+        outputs: dict[str, Any] = json.loads(self.pulumi("stack", "output", "--stack", STACK, "--json").stdout)
+        return outputs
+
+    def destroy(self) -> None:
+        """``pulumi destroy`` without questions."""
+        self.pulumi("destroy", "--stack", STACK, "--yes", "--skip-preview", "--color=never")
+
+    @property
+    def registry(self) -> str:
+        """What stands before a repository in an image name."""
+        return str(self.values["registry"]["url"]).removeprefix("https://")
+
+    @property
+    def certificate_file(self) -> Path:
+        """The root of the internal authority, as a file."""
+        path = self.folder / "ca" / "ca.crt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(self.outputs()["ca_certificate"] + "\n")
+        return path
+
+
+def engine_address() -> str:
+    """The engine that the tests use."""
+    return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")

@@ -1,0 +1,232 @@
+"""What an ``up`` does to a running stack: exactly what was asked, with the data intact and without a failed client."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+import httpx
+
+from tests.engine import clients
+from tests.engine.conftest import PREFIX
+from tests.engine.stack import Stack
+from tests.images import random_layer, write_layout
+
+As = Callable[[str | None], clients.Skopeo]
+MEGABYTE = 1 << 20
+
+
+def identities(client: docker.DockerClient) -> dict[str, str]:
+    """Id of each running container by role."""
+    return {role: one.id for role, one in clients.containers(client, PREFIX).items() if one.status == "running"}
+
+
+def starts(client: docker.DockerClient) -> dict[str, str]:
+    """When each process was started, by role."""
+    return {
+        role: one.attrs["State"]["StartedAt"]
+        for role, one in clients.containers(client, PREFIX).items()
+        if one.status == "running"
+    }
+
+
+def status(stack: Stack, user: str, password: str) -> int:
+    """What the registry answers to a login."""
+    url = f"https://{stack.registry}/v2/"
+    return httpx.get(url, auth=(user, password), verify=str(stack.certificate_file)).status_code
+
+
+def test_a_second_up_and_a_refreshed_preview_find_nothing_to_do(stack: Stack, client: docker.DockerClient) -> None:
+    before = starts(client)
+
+    stack.up("--expect-no-changes")
+    stack.preview("--refresh", "--expect-no-changes")
+    stack.up("--refresh", "--expect-no-changes")
+
+    assert starts(client) == before
+
+
+def test_a_changed_password_is_in_force_without_a_restart(stack: Stack, client: docker.DockerClient) -> None:
+    before, old, new = starts(client), stack.users["ci"], "example-only-changed-zq7kx2vw9rj4hbm3"
+    stack.set_secret("passwords.ci", new)
+
+    assert stack.planned() == {"registry-secrets-carrier": "replace"}
+    stack.up()
+    stack.users["ci"] = new
+
+    assert starts(client) == before
+    assert status(stack, "ci", new) == 200
+    assert status(stack, "ci", old) == 401
+
+
+def test_a_changed_role_moves_the_user_between_files_without_a_restart(
+    stack: Stack, client: docker.DockerClient, skopeo: As, tmp_path: Path
+) -> None:
+    before, registry = starts(client), stack.values["registry"]
+    write_layout(tmp_path / "layout", [random_layer(10)])
+    promoted = registry["users"] | {"production": {"role": "push"}}
+
+    stack.write(registry=registry | {"users": promoted})
+    stack.up()
+    pushed = skopeo("production").push(tmp_path / "layout", "team/promoted:1")
+    stack.write(registry=registry)
+    stack.up()
+    refused = skopeo("production").push(tmp_path / "layout", "team/promoted:2")
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert "may not push" in refused.stderr
+    assert starts(client) == before
+
+
+def test_a_changed_configuration_replaces_exactly_the_processes_it_concerns(
+    stack: Stack, client: docker.DockerClient, skopeo: As, tmp_path: Path
+) -> None:
+    before, registry = identities(client), stack.values["registry"]
+    write_layout(tmp_path / "layout", [random_layer(MEGABYTE)])
+    assert skopeo("ci").push(tmp_path / "layout", "team/kept:1").returncode == 0
+
+    stack.write(registry=registry | {"log_level": "debug"})
+    assert stack.planned() == {
+        "registry-config-carrier": "replace",
+        "registry-reader": "replace",
+        "registry-writer": "replace",
+        "registry-admin": "replace",
+    }
+    difference = stack.preview("--diff").stdout
+    assert 'level: "info" => "debug"' in difference or "level: debug" in difference
+    stack.up()
+
+    after = identities(client)
+    assert {role for role in before if before[role] != after[role]} == {"reader", "writer", "admin"}
+    assert stack.outputs()["services"]["reader"] == client.containers.get(after["reader"]).name
+    assert skopeo("production").pull("team/kept:1", tmp_path / "pulled").returncode == 0
+    stack.write(registry=registry)
+    stack.up()
+
+
+def test_a_changed_route_reloads_the_proxy_without_a_restart(stack: Stack, client: docker.DockerClient) -> None:
+    before, mirrors = starts(client), stack.values["mirrors"]
+    (name, mirror), *_ = mirrors.items()
+
+    stack.write(mirrors={name: mirror | {"allow": ["0.0.0.0/0"]}})
+    assert stack.planned() == {
+        "proxy-validation": "update",
+        "proxy-config-carrier": "replace",
+        "proxy-reload": "replace",
+    }
+    stack.up()
+    stack.write(mirrors=mirrors)
+    stack.up()
+
+    assert starts(client) == before
+
+
+def test_a_stopped_container_and_a_removed_one_are_put_right(stack: Stack, client: docker.DockerClient) -> None:
+    for role in ("writer", "proxy", "mirror-upstream-test"):
+        found = clients.containers(client, PREFIX)
+        found[role].stop(timeout=1)
+        found["reader"].remove(force=True)
+
+        stack.up("--refresh")
+
+        assert status(stack, "ci", stack.users["ci"]) == 200, f"after {role} was stopped"
+        stack.preview("--refresh", "--expect-no-changes")
+    assert len(identities(client)) == 5
+
+
+@contextmanager
+def clients_at_work(pusher: clients.Skopeo, puller: clients.Skopeo, folder: Path) -> Iterator[dict[str, list[str]]]:
+    """Pushes and pulls in a loop for as long as the block runs; yields what failed, and counts under ``done``."""
+    results: dict[str, list[str]] = {"done": [], "failed": []}
+    stop = threading.Event()
+
+    def loop(work: Callable[[int], str]) -> None:
+        number = 0
+        while not stop.is_set() and number < 2000:
+            number += 1
+            error = work(number)
+            results["failed" if error else "done"].append(error or str(number))
+
+    def push(number: int) -> str:
+        layout = folder / f"push-{number}"
+        write_layout(layout, [random_layer(MEGABYTE), random_layer(1000)])
+        answer = pusher.push(layout, f"busy/push:{number}")
+        return answer.stderr if answer.returncode else ""
+
+    def pull(number: int) -> str:
+        answer = puller.pull("busy/pull:1", folder / f"pull-{number}")
+        return answer.stderr if answer.returncode else ""
+
+    threads = [threading.Thread(target=loop, args=(work,)) for work in (push, pull)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield results
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_no_push_and_no_pull_fails_while_reader_and_writer_are_replaced(
+    stack: Stack, client: docker.DockerClient, skopeo: As, tmp_path: Path
+) -> None:
+    registry, before = stack.values["registry"], identities(client)
+    write_layout(tmp_path / "layout", [random_layer(MEGABYTE) for _ in range(3)])
+    assert skopeo("ci").push(tmp_path / "layout", "busy/pull:1").returncode == 0
+
+    with clients_at_work(skopeo("ci"), skopeo("production"), tmp_path) as results:
+        for level in ("debug", "warn"):
+            stack.write(registry=registry | {"log_level": level})
+            stack.up()
+        stack.write(registry=registry)
+        stack.up()
+
+    assert before.keys() == identities(client).keys()
+    assert before["writer"] != identities(client)["writer"]
+    print(f"{len(results['done'])} operations through three replacements")
+    assert len(results["done"]) > 20
+    assert results["failed"] == []
+
+
+def test_a_bad_proxy_configuration_fails_the_up_and_the_old_one_serves_on(
+    stack: Stack, client: docker.DockerClient
+) -> None:
+    template = stack.folder / "components/render/templates/Caddyfile.j2"
+    good = template.read_text()
+    template.write_text(good.replace("respond /healthz 200", "respnd /healthz 200"))
+    try:
+        failed = stack.up(check=False)
+    finally:
+        template.write_text(good)
+
+    assert failed.returncode != 0
+    assert "unrecognized directive: respnd" in failed.stdout + failed.stderr
+    clients.containers(client, PREFIX)["proxy"].restart(timeout=1)
+    clients.wait_until_healthy(client, stack.outputs()["services"]["proxy"])
+    assert status(stack, "ci", stack.users["ci"]) == 200, "a restarted proxy reads the old file"
+    stack.up()
+    stack.preview("--refresh", "--expect-no-changes")
+
+
+def test_destroy_leaves_the_volumes_with_data_and_nothing_else(
+    stack: Stack, client: docker.DockerClient, skopeo: As, tmp_path: Path
+) -> None:
+    write_layout(tmp_path / "layout", [random_layer(1000)])
+    assert skopeo("ci").push(tmp_path / "layout", "team/survivor:1").returncode == 0
+
+    stack.destroy()
+
+    label = {"label": f"registry-stack.prefix={PREFIX}"}
+    assert clients.containers(client, PREFIX) == {}
+    assert client.networks.list(filters=label) == []
+    assert {volume.name for volume in client.volumes.list(filters=label)} == {
+        f"{PREFIX}-registry-data",
+        f"{PREFIX}-mirror-upstream-test-cache",
+        f"{PREFIX}-proxy-data",
+    }
+    stack.up()
+    assert skopeo("production").pull("team/survivor:1", tmp_path / "pulled").returncode == 0
