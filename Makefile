@@ -1,30 +1,31 @@
 # Everything here works on a new Debian or Ubuntu machine; python -m local makes what is missing under .local/.
-PYTHON := .venv/bin/python
+VENV := .venv/bin/python
 
 .PHONY: up down purge test lint bench golden lock
 
 up down purge: .venv/installed
-	@$(PYTHON) -m local $@
+	@$(VENV) -m local $@
 
 test: .venv/installed
-	$(PYTHON) -m local prepare
-	$(PYTHON) -m local with-engine debian -- $(PYTHON) -m pytest tests
-	$(PYTHON) -m local with-engine modules -- $(PYTHON) -m pytest tests/engine
+	$(VENV) -m local prepare
+	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests
+	$(VENV) -m local with-engine modules -- $(VENV) -m pytest tests/engine
+	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine --over-ssh
 
 lint: .venv/installed
-	$(PYTHON) -m ruff check .
-	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m mypy
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+	$(VENV) -m mypy
 
 bench: .venv/installed
-	$(PYTHON) -m local prepare
-	$(PYTHON) -m local with-engine debian -- $(PYTHON) -m benchmarks
+	$(VENV) -m local prepare
+	$(VENV) -m local with-engine debian -- $(VENV) -m benchmarks
 
 golden: .venv/installed
-	$(PYTHON) -m pytest tests/render --rewrite-golden
+	$(VENV) -m pytest tests/render --rewrite-golden
 
 lock: .venv/installed
-	$(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	$(VENV) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--no-emit-index-url --no-emit-find-links --upgrade --output-file requirements.lock requirements.in
 
 .venv/installed: requirements.lock local/venv.sh

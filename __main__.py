@@ -1,5 +1,7 @@
 """The stack: settings, the Docker host, and what runs on it."""
 
+import datetime
+
 import pulumi
 import pulumi_docker as docker
 from pulumi import ResourceOptions
@@ -11,14 +13,20 @@ from components import (
     PullThroughMirrorArgs,
     TlsProxy,
     TlsProxyArgs,
+    credentials,
 )
 from components._docker import StackName, network
-from components.config import ConfigError, load_stack
+from components.config import ConfigError, load_stack, notices
 from components.preflight import check_local_engine
 from components.render.proxy import mirror_alias
+from components.settings import without_expired
 
 try:
-    settings, secrets = load_stack()
+    configured, secrets = load_stack()
+    today = datetime.datetime.now(datetime.UTC).date()
+    for notice in notices(configured, secrets, today):
+        pulumi.log.warn(notice)
+    settings = without_expired(configured, today)
     names = StackName(prefix=settings.name_prefix, stack=pulumi.get_stack())
     check_local_engine(settings, names)
 except ConfigError as error:
@@ -71,6 +79,16 @@ proxy = TlsProxy(
 
 pulumi.export("registry_url", str(settings.registry.url))
 pulumi.export("mirror_urls", {upstream: str(mirror.url) for upstream, mirror in settings.mirrors.items()})
+# A preview shows a changed output line by line: who comes and goes, whose role or password changes.
+pulumi.export(
+    "users",
+    {
+        name: f"{user.role}, password {credentials.fingerprint(name, secrets.passwords[name], secrets.stack_secret)}"
+        for name, user in sorted(settings.registry.users.items())
+    },
+)
+if settings.registry.anonymous_url:
+    pulumi.export("anonymous_url", str(settings.registry.anonymous_url))
 pulumi.export("docker_host", settings.docker_host)
 pulumi.export(
     "services",

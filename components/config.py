@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Annotated, Any
 
 import pulumi
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from components import certificates, credentials
@@ -30,6 +31,7 @@ from components.settings import (
 )
 
 PROJECT = "registry-stack"
+_EXPIRY_NOTICE_DAYS = 14
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def load(
         mirrors,
         frozenset(parsed.get("acknowledge", ())),
         Secrets.model_construct(
-            stack_secret=parsed.get("stack_secret"),
+            stack_secret=parsed.get("stack_secret", SecretStr("")),
             **{key: parsed.get(key, {}) for key in ("passwords", "upstream_passwords", "certificates")},
         ),
     )
@@ -140,6 +142,24 @@ def load(
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: problem.key))
     return settings, Secrets(**{key: value for key, value in parsed.items() if key in Secrets.model_fields})
+
+
+def notices(settings: Settings, secrets: Secrets, today: datetime.date) -> list[str]:
+    """What an operator should know although nothing is wrong: logins that end, and passwords that cost time."""
+    found = []
+    for name, user in settings.registry.users.items():
+        if user.expires and user.expires < today:
+            found.append(f"user {name} expired on {user.expires} and can no longer log in; remove or renew it")
+        elif user.expires and (user.expires - today).days <= _EXPIRY_NOTICE_DAYS:
+            found.append(f"user {name} expires on {user.expires}, in {(user.expires - today).days} days")
+        cost = credentials.cost_of(name, secrets.passwords[name])
+        if cost > credentials.COST_OF_RANDOM:
+            found.append(
+                f"the password of {name} is hashed at bcrypt cost {cost}: each of its requests takes about"
+                f" {credentials.milliseconds(cost)} ms of CPU, a push of 20 layers makes more than 100;"
+                f" a generated one is free: openssl rand -hex 16 | {_secret('passwords', name)}"
+            )
+    return found
 
 
 @dataclass(frozen=True)
@@ -224,6 +244,13 @@ def _upstream_problems(draft: _Draft) -> Iterator[Problem]:
 def _exposure_problems(draft: _Draft) -> Iterator[Problem]:
     if draft.proxy is None or draft.proxy.is_loopback:
         return
+    if draft.registry and draft.registry.anonymous_url and "anonymous_pull" not in draft.acknowledge:
+        yield Problem(
+            "registry.anonymous_url",
+            str(draft.registry.anonymous_url),
+            f"no such host, or a word that it is wanted: {DANGERS['anonymous_pull']}",
+            f"{_rm('registry', 'anonymous_url')}, or {_set('acknowledge[0]', 'anonymous_pull')}",
+        )
     for name, mirror in draft.mirrors.items():
         danger = "open_mirror" if mirror.username is None else "open_upstream_login"
         is_open = not mirror.allow or any(network.endswith("/0") for network in mirror.allow)
@@ -239,6 +266,8 @@ def _exposure_problems(draft: _Draft) -> Iterator[Problem]:
 
 def _endpoint_problems(draft: _Draft) -> Iterator[Problem]:
     urls = [("registry.url", draft.registry.url)] if draft.registry else []
+    if draft.registry and draft.registry.anonymous_url:
+        urls.append(("registry.anonymous_url", draft.registry.anonymous_url))
     urls += [(_path("mirrors", name, "url"), mirror.url) for name, mirror in draft.mirrors.items()]
     seen: dict[str, str] = {}
     for key, url in urls:

@@ -11,6 +11,7 @@ from docker.errors import DockerException
 
 from components._docker import StackName
 from components.config import ConfigError, Problem
+from components.render.proxy import endpoints
 from components.settings import Settings
 
 
@@ -47,9 +48,7 @@ def _taken_ports(settings: Settings, names: StackName, client: docker.DockerClie
         for port in container.get("Ports") or []:
             if port.get("PublicPort"):
                 held[port["PublicPort"]] = "" if ours <= labels else container["Names"][0].lstrip("/")
-    keys = {settings.registry.url.port: "registry.url"}
-    keys |= {mirror.url.port: f'mirrors["{name}"].url' for name, mirror in settings.mirrors.items()}
-    for port, key in keys.items():
+    for port, key in {url.port: key for key, url in endpoints(settings).items()}.items():
         holder = held.get(port)
         if holder is None and settings.docker_host.startswith("unix://") and _is_bound(settings.proxy.address, port):
             holder = "a process of this machine"

@@ -15,10 +15,11 @@ from components.render.registry import (
     CONFIG_DIRECTORY,
     DATA_DIRECTORY,
     HTTP_SECRET_FILE,
+    READ_ONLY,
     SECRETS_DIRECTORY,
     registry_config,
 )
-from components.settings import OPERATIONS_USER, PROCESSES, RegistrySettings, Secrets, seconds
+from components.settings import OPERATIONS_USER, ROLES_OF, RegistrySettings, Secrets, processes, seconds
 
 #: distribution reads ``http.secret`` from its environment alone or from a file that previews must show, so the process
 #: takes it from a file of its own; the container's environment, which ``docker inspect`` shows, does not hold it.
@@ -39,10 +40,10 @@ class PrivateRegistryArgs:
 
 
 class PrivateRegistry(pulumi.ComponentResource):
-    """Reader, writer and admin: three processes over one store, each with the users who hold its right.
+    """Reader, writer and admin: processes over one store, each with the users who hold its right; public without.
 
     Declares the data volume (unless data lies in a host folder), a volume and a carrier for configuration, the same for
-    secrets, and three containers, known on ``network`` as ``reader``, ``writer`` and ``admin``. TLS is TlsProxy's job.
+    secrets, and a container for each process, known on ``network`` by the process's name. TLS is TlsProxy's job.
     """
 
     containers: dict[str, Output[str]]
@@ -59,7 +60,8 @@ class PrivateRegistry(pulumi.ComponentResource):
             protect=args.protect_data,
             parent=self,
         )
-        configs = {process: registry_config(process, settings) for process in PROCESSES}
+        running = processes(settings)
+        configs = {process: registry_config(process, settings) for process in running}
         config = volume(
             f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
         )
@@ -91,7 +93,7 @@ class PrivateRegistry(pulumi.ComponentResource):
             parent=self,
         )
         self.containers = {}
-        for process in PROCESSES:
+        for process in running:
             container = service(
                 f"{name}-{process}",
                 names,
@@ -107,7 +109,7 @@ class PrivateRegistry(pulumi.ComponentResource):
                     mounts=[
                         Mount(path=CONFIG_DIRECTORY, volume=config.name),
                         Mount(path=SECRETS_DIRECTORY, volume=secrets.name),
-                        Mount(path=DATA_DIRECTORY, volume=data, host_path=folder, read_only=process == "reader"),
+                        Mount(path=DATA_DIRECTORY, volume=data, host_path=folder, read_only=process in READ_ONLY),
                     ],
                     attachments=[Attachment(network=args.network, aliases=[process])],
                     memory_mb=settings.memory_mb,
@@ -124,4 +126,4 @@ class PrivateRegistry(pulumi.ComponentResource):
 def _htpasswd_files(args: PrivateRegistryArgs) -> dict[str, str]:
     passwords = args.secrets.passwords | {OPERATIONS_USER: credentials.operations_password(args.secrets.stack_secret)}
     hashes = credentials.hashes(passwords, args.secrets.stack_secret)
-    return {f"{process}.htpasswd": htpasswd(process, args.settings.users, hashes) for process in PROCESSES}
+    return {f"{process}.htpasswd": htpasswd(process, args.settings.users, hashes) for process in ROLES_OF}

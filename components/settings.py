@@ -6,6 +6,7 @@ The text of a ``ValueError`` raised here says what is *allowed*; the report adds
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -16,11 +17,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 Role = Literal["pull", "push", "admin"]
-Process = Literal["reader", "writer", "admin"]
+Process = Literal["reader", "writer", "admin", "public"]
 
-PROCESSES: tuple[Process, ...] = ("reader", "writer", "admin")
-
-#: The right each registry process exercises, as the roles whose users stand in its htpasswd.
+#: The right that a registry process with a login exercises, as the roles whose users stand in its htpasswd; the one
+#: without a login, ``public``, reads.
 ROLES_OF: dict[Process, tuple[Role, ...]] = {
     "reader": ("pull", "push", "admin"),
     "writer": ("push", "admin"),
@@ -123,6 +123,15 @@ def _docker_host(value: str) -> str:
     return value
 
 
+def _date(value: object) -> object:
+    # YAML has dates of its own, and Pulumi hands them over as the midnight they begin with.
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:T00:00:00Z)?", value) if isinstance(value, str) else None
+    try:
+        return datetime.date.fromisoformat(match[1] if match else "")
+    except ValueError:
+        raise ValueError("a date like 2027-01-31") from None
+
+
 def _image(value: str) -> str:
     match = _IMAGE.fullmatch(value)
     if not match or not re.search(r"\d", match["tag"]):
@@ -194,6 +203,8 @@ class UserSettings(BaseModel):
 
     model_config = FROZEN
     role: Role = "pull"
+    expires: Annotated[datetime.date, BeforeValidator(_date)] | None = None
+    """Last day of the login; the first ``up`` after it removes the user from all files."""
 
 
 class StorageSettings(BaseModel):
@@ -211,10 +222,14 @@ class StorageSettings(BaseModel):
 
 
 class RegistrySettings(BaseModel):
-    """The private registry. ``drain_timeout`` is the longest push or pull that a replacement lets finish."""
+    """The private registry. ``drain_timeout`` is the longest push or pull that a replacement lets finish.
+
+    ``anonymous_url`` is a second, read-only host without a login: on one host, clients stop at the challenge.
+    """
 
     model_config = FROZEN
     url: Url
+    anonymous_url: Url | None = None
     users: dict[UserName, UserSettings]
     storage: StorageSettings = StorageSettings()
     log_level: LogLevel = "info"
@@ -299,8 +314,9 @@ class ImageSettings(BaseModel):
 DANGERS = {
     "open_mirror": "whoever reaches the proxy pulls through the mirror, uses up its quota and fills its disk",
     "open_upstream_login": "whoever reaches the proxy reads every repository that the upstream login can read",
+    "anonymous_pull": "whoever reaches the proxy lists and pulls every image of the private registry without a login",
 }
-Danger = Literal["open_mirror", "open_upstream_login"]
+Danger = Literal["open_mirror", "open_upstream_login", "anonymous_pull"]
 
 
 class Settings(BaseModel):
@@ -333,6 +349,18 @@ class Secrets(BaseModel):
     passwords: dict[str, SecretStr] = {}
     upstream_passwords: dict[str, SecretStr] = {}
     certificates: dict[str, CertificatePair] = {}
+
+
+def processes(registry: RegistrySettings) -> tuple[Process, ...]:
+    """The processes that the private registry runs as: one for each right, and one without a login if wanted."""
+    return (*ROLES_OF, "public") if registry.anonymous_url else tuple(ROLES_OF)
+
+
+def without_expired(settings: Settings, today: datetime.date) -> Settings:
+    """The settings without the users whose last day is past."""
+    users = settings.registry.users
+    valid = {name: user for name, user in users.items() if user.expires is None or user.expires >= today}
+    return settings.model_copy(update={"registry": settings.registry.model_copy(update={"users": valid})})
 
 
 def slug(upstream: str) -> str:

@@ -22,6 +22,7 @@ from components.render.proxy import (
     ROOT_CERTIFICATE,
     caddyfile,
     certificate_files,
+    endpoints,
 )
 from components.settings import Secrets, Settings
 
@@ -170,7 +171,7 @@ def _certificate_contents(secrets: Secrets) -> dict[str, str]:
 
 def _ports(settings: Settings) -> list[docker.ContainerPortArgs]:
     """The services' ports, and port 80 for HTTP-01 and redirects where certificates come by ACME."""
-    ports = {settings.registry.url.port, *(mirror.url.port for mirror in settings.mirrors.values())}
+    ports = {url.port for url in endpoints(settings).values()}
     if settings.proxy.certificates.acme:
         ports.add(80)
     return [

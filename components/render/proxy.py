@@ -53,9 +53,18 @@ def mirror_route(name: str, mirror: MirrorSettings) -> MirrorRoute:
     return MirrorRoute(name, mirror.url, mirror_alias(name), mirror.allow, official_images=name == "docker.io")
 
 
+def endpoints(settings: Settings) -> dict[str, Endpoint]:
+    """Every URL under which clients reach something, by its configuration key."""
+    registry = settings.registry
+    found = {"registry.url": registry.url}
+    if registry.anonymous_url:
+        found["registry.anonymous_url"] = registry.anonymous_url
+    return found | {f'mirrors["{name}"].url': mirror.url for name, mirror in settings.mirrors.items()}
+
+
 def hosts(settings: Settings) -> tuple[str, ...]:
     """Names that certificates must cover, each once."""
-    return tuple(dict.fromkeys([settings.registry.url.host, *(m.url.host for m in settings.mirrors.values())]))
+    return tuple(dict.fromkeys(url.host for url in endpoints(settings).values()))
 
 
 def certificate_name(host: str, available: tuple[str, ...]) -> str | None:
@@ -78,6 +87,7 @@ def caddyfile(settings: Settings, certificate_names: tuple[str, ...] = ()) -> st
         grace_seconds=GRACE_SECONDS,
         health_port=HEALTH_PORT,
         registry=settings.registry.url,
+        public=settings.registry.anonymous_url,
         tls={host: _tls(certificates, host, certificate_names) for host in hosts(settings)},
         mirrors=[mirror_route(name, mirror) for name, mirror in sorted(settings.mirrors.items())],
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from components.settings import MirrorSettings, Process, RegistrySettings, upstream_url
+from components.settings import ROLES_OF, MirrorSettings, Process, RegistrySettings, upstream_url
 
 #: Where the containers find their files; plain strings, since container outputs would make one replacement cascade.
 CONFIG_DIRECTORY = "/etc/distribution"
@@ -16,6 +16,8 @@ DATA_DIRECTORY = "/var/lib/registry"
 CREDENTIAL_HELPER = "upstream-credentials"
 CREDENTIALS_FILE = "upstream.json"
 HTTP_SECRET_FILE = "http-secret"  # noqa: S105 - a file name
+#: The processes that cannot write: by their configuration, and because their data is mounted so.
+READ_ONLY: tuple[Process, ...] = ("reader", "public")
 #: A mirror's downloads that a restart lets finish, in seconds; its successor cannot start before.
 MIRROR_DRAIN_SECONDS = 30
 
@@ -35,9 +37,10 @@ def registry_config(process: Process, registry: RegistrySettings) -> str:
             "interval": "24h",
             "dryrun": False,
         },
-        "readonly": {"enabled": process == "reader"},
+        "readonly": {"enabled": process in READ_ONLY},
     }
-    config["auth"] = {"htpasswd": {"realm": "Registry Realm", "path": f"{SECRETS_DIRECTORY}/{process}.htpasswd"}}
+    if process in ROLES_OF:
+        config["auth"] = {"htpasswd": {"realm": "Registry Realm", "path": f"{SECRETS_DIRECTORY}/{process}.htpasswd"}}
     config["validation"] = {"manifests": {"indexes": {"platforms": "all"}}}
     return _yaml(config)
 

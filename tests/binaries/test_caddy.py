@@ -58,7 +58,7 @@ def test_a_golden_caddyfile_is_accepted(binary: Binary, tmp_path: Path, case: st
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda text: text.replace("reverse_proxy reader", "revers_proxy reader"),
+        lambda text: text.replace("reverse_proxy mirror", "revers_proxy mirror"),
         lambda text: text.replace("lb_try_duration {args[0]}", "lb_try_duration soon"),
         lambda text: text + "}\n",
         lambda text: text.replace("tls internal", "tls /nowhere/a.pem /nowhere/a.key"),
@@ -126,9 +126,9 @@ def proxy(binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
             address = f"127.0.0.1:{server.server_port}"
-            text = text.replace(f"{process}:5000", address).replace(
-                f"import process {process} ", f"import process {address} "
-            )
+            for before in ("import process ", "import reading ", "reverse_proxy "):
+                text = text.replace(f"{before}{process}:5000", f"{before}{address}")
+                text = text.replace(f"{before}{process}", f"{before}{address}")
         text = text.replace("reverse_proxy {args[0]}:5000", "reverse_proxy {args[0]}")
         config = folder / "Caddyfile"
         config.write_text(runnable(text, folder))

@@ -12,7 +12,7 @@ import pytest
 from components import credentials
 from components.render.htpasswd import htpasswd
 from components.render.registry import CONFIG_DIRECTORY, DATA_DIRECTORY, SECRETS_DIRECTORY, credential_helper
-from components.settings import OPERATIONS_USER, PROCESSES, MirrorSettings, Process
+from components.settings import OPERATIONS_USER, ROLES_OF, MirrorSettings, Process
 from tests.binaries.processes import free_port, running
 from tests.conftest import configuration, example_password, loaded
 from tests.render.cases import GOLDEN
@@ -50,13 +50,13 @@ def secrets_folder(tmp_path: Path) -> Path:
     passwords = secrets.passwords | {OPERATIONS_USER: credentials.operations_password(secrets.stack_secret)}
     hashes = credentials.hashes(passwords, secrets.stack_secret)
     (tmp_path / "secrets").mkdir()
-    for process in PROCESSES:
+    for process in ROLES_OF:
         text = htpasswd(process, settings.registry.users, hashes)
         (tmp_path / "secrets" / f"{process}.htpasswd").write_text(text)
     return tmp_path
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", ROLES_OF)
 @pytest.mark.parametrize("case", ["local", "production"])
 def test_a_process_starts_and_asks_for_a_login(
     binary: Binary, secrets_folder: Path, case: str, process: Process

@@ -105,8 +105,9 @@ def skopeo(stack: Stack, tmp_path: Path) -> Callable[[str | None], clients.Skope
 
 
 @pytest.fixture
-def docker_cli(tmp_path: Path) -> clients.DockerCli:
-    """The docker command without any login."""
+def docker_cli(tmp_path: Path, binary: Callable[[str], str]) -> clients.DockerCli:
+    """The docker command without any login, with its compose plugin."""
     folder = tmp_path / "docker-config"
-    folder.mkdir()
+    (folder / "cli-plugins").mkdir(parents=True)
+    (folder / "cli-plugins" / "docker-compose").symlink_to(binary("docker-compose"))
     return clients.DockerCli(folder)

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import ssl
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,6 +119,11 @@ class Stack:
         path.parent.mkdir(exist_ok=True)
         path.write_text(self.outputs()["ca_certificate"] + "\n")
         return path
+
+    @property
+    def trust(self) -> ssl.SSLContext:
+        """Trust in the internal authority, for HTTP clients."""
+        return ssl.create_default_context(cafile=self.certificate_file)
 
 
 def engine_address() -> str:

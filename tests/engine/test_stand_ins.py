@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import docker
 import grpc
 import pytest
 from docker.errors import NotFound
@@ -22,7 +23,6 @@ from pulumi.provider.experimental import provider as protocol
 from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
-import docker
 from local.stand_ins._plugin import InitializationError, StandInError, plain, plain_map, pulumi_value
 from local.stand_ins.docker import DockerStandIn
 
@@ -33,7 +33,7 @@ CONTRACT = json.loads(RECORDED)
 NETWORK, VOLUME, IMAGE, CONTAINER = CONTRACT["cases"]
 FAILURES = [error for error in CONTRACT["errors"] if not error["check_failures"]]
 OF_THIS_ENGINE = {"id", "hostname", "imageId", "repoDigest", "mountpoint", "entrypoints"}
-OF_THIS_NETWORK = {"gateway", "subnet", "ipAddress", "macAddress"}
+OF_THIS_NETWORK = {"gateway", "subnet", "ipAddress", "ipPrefixLength", "macAddress"}
 
 
 def urn(type_token: str) -> str:
@@ -76,7 +76,7 @@ def stand_in(clean_engine: docker.DockerClient) -> Iterator[DockerStandIn]:
     host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     run(provider.configure(protocol.ConfigureRequest({}, values({"host": host}), True, True)))
     yield provider
-    provider._engine.api.close()
+    provider._engine.close()
 
 
 @pytest.fixture
@@ -183,7 +183,7 @@ def test_a_container_stopped_outside_reads_and_differs_as_recorded(
 def test_a_container_removed_outside_reads_as_gone_and_is_deleted_without_an_error(
     stand_in: DockerStandIn, container: Any, docker_client: docker.DockerClient
 ) -> None:
-    docker_client.api.remove_container(container.resource_id, force=True)
+    docker_client.api.remove_container(container.resource_id, force=True, v=True)
     assert read(stand_in, container).resource_id == CONTAINER["removed_outside"]["read_id"]
     delete(stand_in, container.resource_id, container.properties)
 
@@ -214,28 +214,33 @@ def test_a_stopped_container_that_must_run_is_started_by_an_update(
     assert docker_client.api.inspect_container(made.resource_id)["State"]["Running"]
 
 
+def made_or_failure(make: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+    try:
+        return make(CONTAINER["type"], inputs)
+    except StandInError as error:
+        return error
+
+
 @pytest.mark.parametrize("recorded", FAILURES, ids=[error["what"] for error in FAILURES])
 def test_a_failure_has_the_recorded_words_and_leaves_the_recorded_container_behind(
     stand_in: DockerStandIn, make: Callable[..., Any], docker_client: docker.DockerClient, recorded: dict[str, Any]
 ) -> None:
-    try:
-        made = make(CONTAINER["type"], recorded["inputs"])
-    except StandInError as error:
-        words, separator, _ = recorded["create_error"].partition("Error response from daemon:")
-        assert str(error).partition(separator or "\0")[0] == words, "up to the words of the engine"
-        assert isinstance(error, InitializationError) == recorded["left_behind"]
-        if not isinstance(error, InitializationError):
-            with pytest.raises(NotFound):
-                docker_client.api.inspect_container(recorded["inputs"]["name"])
-            return
-        assert docker_client.api.inspect_container(error.resource_id)["Name"] == f"/{recorded['inputs']['name']}"
-        made = protocol.CreateResponse(error.resource_id, error.outputs)
-    else:
-        assert recorded.get("created"), "the official plugin fails here"
-    assert plain(made.properties["name"]) == recorded["inputs"]["name"]
-    delete(stand_in, made.resource_id, made.properties)
+    outcome = made_or_failure(make, recorded["inputs"])
+    if recorded.get("created"):
+        assert not isinstance(outcome, StandInError)
+        delete(stand_in, outcome.resource_id, outcome.properties)
+        return
+    assert isinstance(outcome, StandInError), "the official plugin fails here"
+    words, separator, _ = recorded["create_error"].partition("Error response from daemon:")
+    assert str(outcome).partition(separator or "\0")[0] == words, "up to the words of the engine"
+    assert isinstance(outcome, InitializationError) == recorded["left_behind"]
+    if isinstance(outcome, InitializationError):
+        left = docker_client.api.inspect_container(outcome.resource_id)
+        assert left["Name"] == f"/{recorded['inputs']['name']}"
+        assert plain(outcome.outputs["name"]) == recorded["inputs"]["name"]
+        delete(stand_in, outcome.resource_id, outcome.outputs)
     with pytest.raises(NotFound):
-        docker_client.api.inspect_container(made.resource_id)
+        docker_client.api.inspect_container(recorded["inputs"]["name"])
 
 
 def test_an_upload_lands_in_the_volume_with_its_mode(
@@ -308,3 +313,45 @@ def test_the_engine_is_told_what_exists_when_a_container_did_not_come_up(
     properties = PropertyValue.unmarshal_map(failed.properties)
     assert properties["uploads"].is_secret
     assert plain_map(properties)["name"] == f"{PREFIX}c"
+
+
+def test_over_ssh_a_few_processes_serve_all_requests_and_a_preview_starts_none(
+    clean_engine: docker.DockerClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The `ssh` program is one that notes its arguments and joins us to the engine on this machine."""
+    ssh, calls = tmp_path / "ssh", tmp_path / "calls"
+    ssh.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nexec docker system dial-stdio\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    stand_in = DockerStandIn()
+    host = values({"host": "ssh://deploy@registry.example.com:2222"})
+    run(stand_in.configure(protocol.ConfigureRequest({}, host, True, True)))
+    inputs = {"labels": [], "ipamDriver": "default", "name": f"{PREFIX}v"}
+    preview = protocol.CreateRequest(urn(VOLUME["type"]), values(inputs), timeout=0, preview=True)
+    run(stand_in.create(preview))
+    assert not calls.exists(), "a preview must need no access to the host"
+
+    async def together() -> list[Any]:
+        names = [{**inputs, "name": f"{PREFIX}{number}"} for number in range(30)]
+        requests = [protocol.CreateRequest(urn(VOLUME["type"]), values(each), 0, False) for each in names]
+        return await asyncio.gather(*map(stand_in.create, requests))
+
+    made = run(together())
+    assert len(clean_engine.volumes.list(filters={"name": PREFIX})) == len(made) == 30
+    lines = calls.read_text().splitlines()
+    assert 1 <= len(lines) <= 8, "sshd refuses some of ten that log in at once"
+    assert lines[0].endswith("-l deploy -p 2222 -- registry.example.com docker system dial-stdio")
+    stand_in._engine.close()
+
+
+def test_a_failing_ssh_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ssh").write_text("#!/bin/sh\necho 'Host key verification failed.' >&2\nexit 255\n")
+    (tmp_path / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    stand_in = DockerStandIn()
+    run(stand_in.configure(protocol.ConfigureRequest({}, values({"host": "ssh://deploy@h.example"}), True, True)))
+    with pytest.raises(StandInError) as failure:
+        run(stand_in.read(protocol.ReadRequest(urn(VOLUME["type"]), "v", {}, {})))
+    assert "ssh://deploy@h.example does not answer" in str(failure.value)
+    assert "ssh says: Host key verification failed." in str(failure.value)
+    stand_in._engine.close()

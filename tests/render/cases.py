@@ -9,7 +9,7 @@ import yaml
 
 from components.render.proxy import caddyfile
 from components.render.registry import credential_helper, mirror_config, registry_config
-from components.settings import PROCESSES, Secrets, Settings, slug
+from components.settings import Secrets, Settings, processes, slug
 from tests.certificates import certificate_pair
 from tests.conftest import configuration, example_password
 
@@ -35,7 +35,7 @@ def configuration_of(case: str) -> dict[str, Any]:
 def rendered(settings: Settings, secrets: Secrets) -> dict[str, str]:
     """Every readable file of a stack by its name."""
     files = {"Caddyfile": caddyfile(settings, tuple(secrets.certificates))}
-    files |= {f"{process}.yml": registry_config(process, settings.registry) for process in PROCESSES}
+    files |= {f"{process}.yml": registry_config(process, settings.registry) for process in processes(settings.registry)}
     for name, mirror in settings.mirrors.items():
         files |= {f"mirror-{slug(name)}.yml": mirror_config(name, mirror)}
         files |= {f"mirror-{slug(name)}-upstream-credentials": credential_helper(mirror)}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from components.config import ConfigError, load
+from components.config import ConfigError, load, notices
+from components.settings import without_expired
 from tests.conftest import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
 
 OPEN_MIRROR = {"docker.io": {"url": "https://mirror.example.com"}}
@@ -152,6 +155,10 @@ def test_a_plain_secret_is_refused_where_the_stack_file_cannot_be_read() -> None
         (configuration(upstream_passwords={"docker.io": "token"}), 'upstream_passwords["docker.io"]', "username"),
         (configuration(stack_secret="abc"), "stack_secret", "64 hexadecimal digits"),
         (configuration(name_prefix="a b"), "name_prefix", "Docker name"),
+        (with_registry(anonymous_url="https://public.example.com"), "registry.anonymous_url", "without a login"),
+        (with_registry(anonymous_url="https://registry.example.com"), "registry.anonymous_url", "of its own"),
+        (with_registry(users={"boss": {"role": "admin", "expires": "31.1.2027"}}), "registry.users.boss.expires",
+         "a date like 2027-01-31"),
         (configuration(acknowledge=["everything"]), "acknowledge[0]", "open_mirror"),
         (configuration(proxy={"certificates": {"files": {}}}), 'certificates["registry.example.com"]', "chain"),
     ],
@@ -221,7 +228,7 @@ def test_all_problems_of_different_sections_come_in_one_report() -> None:
     } <= set(found)
 
 
-@settings(deadline=None, max_examples=25)
+@hypothesis_settings(deadline=None, max_examples=25)
 @given(st.text(min_size=1, max_size=40))
 def test_no_value_of_a_secret_appears_in_a_report(secret: str) -> None:
     marked = f"<{secret}>"
@@ -237,6 +244,42 @@ def test_no_value_of_a_secret_appears_in_a_report(secret: str) -> None:
 
     assert marked not in str(caught.value)
     assert json.dumps(marked) not in str(caught.value)
+
+
+def test_an_expiry_is_announced_for_two_weeks_and_then_the_user_is_gone() -> None:
+    users = {"woodpecker": {"role": "push"}, "production": {"expires": "2027-01-31"}, "boss": {"role": "admin"}}
+    chosen, secrets = loaded(with_registry(users=users))
+
+    def at(*day: int) -> tuple[list[str], set[str]]:
+        today = datetime.date(*day)
+        return notices(chosen, secrets, today), set(without_expired(chosen, today).registry.users)
+
+    assert at(2027, 1, 16) == ([], {"woodpecker", "production", "boss"})
+    assert at(2027, 1, 17)[0] == ["user production expires on 2027-01-31, in 14 days"]
+    assert "in 0 days" in at(2027, 1, 31)[0][0]
+    assert at(2027, 1, 31)[1] == {"woodpecker", "production", "boss"}
+    assert "can no longer log in" in at(2027, 2, 1)[0][0]
+    assert at(2027, 2, 1)[1] == {"woodpecker", "boss"}
+
+
+def test_a_date_that_yaml_turned_into_a_time_is_read_as_the_day() -> None:
+    users = {user: {"expires": "2027-01-31T00:00:00Z"} for user in configuration()["passwords"]}
+
+    assert loaded(with_registry(users=users))[0].registry.users["boss"].expires == datetime.date(2027, 1, 31)
+
+
+def test_passwords_that_cost_time_at_every_request_are_announced_without_being_shown() -> None:
+    chosen, ready = "quiet Tuesday marmalade", "$2y$12$" + "a" * 53
+    passwords = configuration()["passwords"] | {"boss": chosen, "woodpecker": ready}
+    settings, secrets = loaded(configuration(passwords=passwords))
+
+    found = notices(settings, secrets, datetime.date(2026, 1, 1))
+
+    assert len(found) == 2
+    assert "woodpecker is hashed at bcrypt cost 12" in found[0]
+    assert "boss is hashed at bcrypt cost 10" in found[1]
+    assert chosen not in str(found)
+    assert ready not in str(found)
 
 
 def test_a_mirror_section_that_is_no_object_is_refused() -> None:

@@ -181,13 +181,47 @@ def test_no_secret_value_appears_in_a_plain_input_or_an_export() -> None:
 def test_the_outputs_have_their_stable_names() -> None:
     exports = production().exports
 
-    assert set(exports) == {"registry_url", "mirror_urls", "docker_host", "services"}
+    assert set(exports) == {"registry_url", "mirror_urls", "docker_host", "services", "users"}
     assert exports["registry_url"] == "https://registry.example.com"
     assert exports["mirror_urls"] == {
         "docker.io": "https://mirror.example.com",
         "ghcr.io": "https://ghcr.mirror.example.com",
     }
     assert set(exports["services"]) == {"reader", "writer", "admin", "mirror-docker-io", "mirror-ghcr-io", "proxy"}
+
+
+def test_a_preview_shows_each_user_on_a_line_that_changes_with_role_and_password_alone() -> None:
+    def users(**changes: Any) -> Any:
+        return run_program(configuration(**changes)).exports["users"]
+
+    before = users()
+    passwords = configuration()["passwords"] | {"boss": example_password("changed")}
+    after = users(passwords=passwords)
+
+    assert before["woodpecker"].startswith("push, password ")
+    assert {user for user in before if before[user] != after[user]} == {"boss"}
+
+
+def test_a_user_whose_last_day_is_past_is_in_no_file() -> None:
+    users = configuration()["registry"]["users"] | {"production": {"role": "pull", "expires": "2020-01-31"}}
+
+    recording = run_program(configuration(registry=configuration()["registry"] | {"users": users}))
+
+    uploads = json.dumps(recording.resources["registry-secrets-carrier"].inputs["uploads"])
+    assert "woodpecker:$2b$" in uploads
+    assert "production:" not in uploads
+    assert "production" not in recording.exports["users"]
+
+
+def test_anonymous_pull_is_one_more_process_without_a_login_that_cannot_write() -> None:
+    registry = configuration()["registry"] | {"anonymous_url": "https://public.example.com"}
+    recording = run_program(configuration(registry=registry, acknowledge=["anonymous_pull"]))
+
+    public = recording.resources["registry-public"].inputs
+    data = next(one for one in public["volumes"] if one["containerPath"] == "/var/lib/registry")
+    assert data["readOnly"] is True
+    assert recording.exports["anonymous_url"] == "https://public.example.com"
+    assert "public" in recording.exports["services"]
 
 
 def test_the_internal_authority_is_an_output() -> None:

