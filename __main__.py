@@ -16,8 +16,9 @@ from components import (
     credentials,
 )
 from components._docker import StackName, network
-from components.config import ConfigError, load_stack, notices
+from components.config import load_stack, notices
 from components.preflight import check_local_engine
+from components.problem import ConfigError
 from components.render.proxy import mirror_alias
 from components.settings import without_expired
 

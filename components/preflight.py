@@ -10,7 +10,7 @@ import docker
 from docker.errors import DockerException
 
 from components._docker import StackName
-from components.config import ConfigError, Problem
+from components.problem import ConfigError, Problem
 from components.render.proxy import endpoints
 from components.settings import Settings
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from components.config import ConfigError, load, notices
+from components.config import load, notices
+from components.problem import ConfigError
 from components.settings import without_expired
 from tests.conftest import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
 

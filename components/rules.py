@@ -1,0 +1,211 @@
+"""Rules that join sections of the configuration: users and passwords, mirrors and exposure, names and certificates."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from components import certificates, credentials
+from components.problem import Problem, path, remove_command, secret_command, set_command
+from components.render.proxy import HEALTH_PORT, certificate_name, hosts
+from components.settings import (
+    DANGERS,
+    KNOWN_UPSTREAMS,
+    MirrorSettings,
+    ProxySettings,
+    RegistrySettings,
+    Secrets,
+    Settings,
+    slug,
+    volume_names,
+)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What could be read so far; the rules that join sections look at it even if another section is broken."""
+
+    users: Mapping[str, object]
+    registry: RegistrySettings | None
+    proxy: ProxySettings | None
+    mirrors: Mapping[str, MirrorSettings]
+    acknowledge: frozenset[str]
+    secrets: Secrets
+
+
+def _user_problems(draft: Draft) -> Iterator[Problem]:
+    passwords = draft.secrets.passwords
+    if draft.registry is not None and not draft.users:
+        yield Problem(
+            "registry.users",
+            "nobody",
+            "at least one user, since without one nobody can push or pull",
+            set_command("registry.users.ci.role", "push"),
+        )
+    for user in draft.users:
+        if user not in passwords:
+            yield Problem(
+                path("passwords", user),
+                "nothing, although registry.users names the user",
+                "a generated password, or one of 12 characters and more that cannot be guessed, or a bcrypt hash",
+                f"openssl rand -hex 16 | {secret_command('passwords', user)}",
+            )
+        elif weakness := credentials.weakness(user, passwords[user]):
+            yield Problem(
+                path("passwords", user),
+                f"a password that {weakness}",
+                "12 characters and more that cannot be guessed, at most 72 bytes; best a generated one",
+                f"openssl rand -hex 16 | {secret_command('passwords', user)}",
+            )
+    for user in sorted(passwords.keys() - draft.users.keys()):
+        yield Problem(
+            path("passwords", user),
+            "a password of a user that registry.users does not name",
+            f"passwords of {', '.join(draft.users) or 'nobody'}",
+            f"{set_command(path('registry', 'users', user, 'role'), 'pull')}, or {remove_command('passwords', user)}",
+        )
+
+
+def _upstream_problems(draft: Draft) -> Iterator[Problem]:
+    passwords = draft.secrets.upstream_passwords
+    for name, mirror in draft.mirrors.items():
+        if mirror.upstream is None and name not in KNOWN_UPSTREAMS:
+            yield Problem(
+                path("mirrors", name, "upstream"),
+                "nothing",
+                f"the URL of its API; it is known without for {', '.join(KNOWN_UPSTREAMS)}",
+                set_command(path("mirrors", name, "upstream"), f"https://{name}"),
+            )
+        if mirror.username is not None and name not in passwords:
+            yield Problem(
+                path("upstream_passwords", name),
+                f"nothing, although {path('mirrors', name)} has a username",
+                "the password or access token of that login",
+                secret_command("upstream_passwords", name),
+            )
+        if mirror.username is not None and (mirror.upstream or "").startswith("http://"):
+            yield Problem(
+                path("mirrors", name, "upstream"),
+                f"{mirror.upstream}, with a login",
+                "an https:// URL, since the login would travel in the clear",
+                set_command(path("mirrors", name, "upstream"), f"https://{name}"),
+            )
+    for name in passwords:
+        if name not in draft.mirrors or draft.mirrors[name].username is None:
+            yield Problem(
+                path("upstream_passwords", name),
+                "a password without a mirror that has a username",
+                "passwords of mirrors with a username",
+                f"{set_command(path('mirrors', name, 'username'), 'NAME')}"
+                f", or {remove_command('upstream_passwords', name)}",
+            )
+
+
+def _exposure_problems(draft: Draft) -> Iterator[Problem]:
+    if draft.proxy is None or draft.proxy.is_loopback:
+        return
+    if draft.registry and draft.registry.anonymous_url and "anonymous_pull" not in draft.acknowledge:
+        yield Problem(
+            "registry.anonymous_url",
+            str(draft.registry.anonymous_url),
+            f"no such host, or a word that it is wanted: {DANGERS['anonymous_pull']}",
+            f"{remove_command('registry', 'anonymous_url')}, or {set_command('acknowledge[0]', 'anonymous_pull')}",
+        )
+    for name, mirror in draft.mirrors.items():
+        danger = "open_mirror" if mirror.username is None else "open_upstream_login"
+        is_open = not mirror.allow or any(network.endswith("/0") for network in mirror.allow)
+        if is_open and danger not in draft.acknowledge:
+            yield Problem(
+                path("mirrors", name, "allow"),
+                "no allow-list" if not mirror.allow else f"{', '.join(mirror.allow)}, which is every address",
+                f"the address ranges that may pull; otherwise {DANGERS[danger]}",
+                f"{set_command(path('mirrors', name, 'allow') + '[0]', '10.0.0.0/8')}"
+                f", or {set_command('acknowledge[0]', danger)} if that is wanted",
+            )
+
+
+def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
+    urls = [("registry.url", draft.registry.url)] if draft.registry else []
+    if draft.registry and draft.registry.anonymous_url:
+        urls.append(("registry.anonymous_url", draft.registry.anonymous_url))
+    urls += [(path("mirrors", name, "url"), mirror.url) for name, mirror in draft.mirrors.items()]
+    seen: dict[str, str] = {}
+    for key, url in urls:
+        if (other := seen.setdefault(url.netloc, key)) != key:
+            yield Problem(
+                key,
+                f"{url}, which is also {other}",
+                "a host or port of its own for each service",
+                set_command(key, f"https://mirror.{url.host}"),
+            )
+        if url.port == HEALTH_PORT:
+            yield Problem(
+                key,
+                str(url),
+                f"any port but {HEALTH_PORT}, where the proxy's health check listens",
+                set_command(key, f"https://{url.host}"),
+            )
+        if draft.proxy and draft.proxy.certificates.acme and not url.is_public_name:
+            yield Problem(
+                key,
+                f"{url}, with proxy.certificates.acme",
+                "a public DNS name, since no authority certifies another",
+                set_command(key, "https://registry.example.com"),
+            )
+    aliases = Counter(slug(name) for name in draft.mirrors)
+    for name in draft.mirrors:
+        if aliases[slug(name)] > 1:
+            yield Problem(
+                path("mirrors", name),
+                f"a name whose container would be called mirror-{slug(name)}, like another's",
+                "names that differ in more than punctuation",
+                remove_command("mirrors", name),
+            )
+
+
+RULES = (_user_problems, _upstream_problems, _exposure_problems, _endpoint_problems)
+
+
+def volume_problems(settings: Settings) -> list[Problem]:
+    """Data volumes that would share a name with another or with one of the stack's own."""
+    prefix, volumes = settings.name_prefix, volume_names(settings)
+    own = {f"{prefix}-registry-config", f"{prefix}-registry-secrets", f"{prefix}-proxy-data"}
+    taken = Counter([*volumes.values(), *own])
+    return [
+        Problem(f"{key}.volume", volume, "a volume that nothing else uses", set_command(f"{key}.volume", f"{volume}-2"))
+        for key, volume in volumes.items()
+        if taken[volume] > 1
+    ]
+
+
+def certificate_problems(settings: Settings, secrets: Secrets) -> Iterator[Problem]:
+    """Certificates given as files that are missing, unusable or unused."""
+    given = secrets.certificates
+    if not settings.proxy.certificates.files:
+        for name in given:
+            yield Problem(
+                path("certificates", name),
+                "a certificate that nothing uses",
+                "certificates only with proxy.certificates: {files: {}}",
+                remove_command("certificates", name),
+            )
+        return
+    for host in hosts(settings):
+        certificate = certificate_name(host, tuple(given))
+        if certificate is None:
+            yield Problem(
+                path("certificates", host),
+                "nothing",
+                "its certificate chain and private key, or those of its wildcard",
+                f"{secret_command('certificates', host, 'certificate')} < chain.pem"
+                f" and {secret_command('certificates', host, 'private_key')} < key.pem",
+            )
+        elif fault := certificates.fault(given[certificate], host):
+            yield Problem(
+                path("certificates", certificate),
+                fault,
+                "PEM text: the chain with the leaf first, in force, covering its hosts, and the key that fits it",
+                f"{secret_command('certificates', certificate, 'certificate')} < chain.pem"
+                f" and {secret_command('certificates', certificate, 'private_key')} < key.pem",
+            )

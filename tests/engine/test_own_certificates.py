@@ -1,0 +1,47 @@
+"""Certificates that the operator hands over are served, and a renewed one is taken over without a restart."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import docker
+from cryptography import x509
+
+from tests.certificates import certificate_pair
+from tests.engine import clients
+from tests.engine.conftest import PREFIX, REGISTRY_PORT, DockerHost, remove_everything, small_stack
+from tests.engine.stack import Stack
+
+
+def served() -> str:
+    """The certificate that the proxy shows, as PEM."""
+    return ssl.get_server_certificate(("localhost", REGISTRY_PORT))
+
+
+def canonical(certificate: str) -> bytes:
+    return x509.load_pem_x509_certificate(certificate.encode()).tbs_certificate_bytes
+
+
+def test_a_renewed_certificate_is_served_after_an_up_without_a_restart(
+    client: docker.DockerClient, docker_host: DockerHost, tmp_path: Path
+) -> None:
+    remove_everything(client)
+    proxy = {"address": "127.0.0.1", "certificates": {"files": {}}}
+    stack = Stack(tmp_path, docker_host.address, small_stack(proxy=proxy), path=docker_host.path)
+    first, second = certificate_pair("localhost"), certificate_pair("localhost", "renewed.example.com")
+    try:
+        for pair in (first, second):
+            for part, text in pair.items():
+                stack.set_secret(f"certificates.localhost.{part}", text)
+            stack.up()
+            if pair is first:
+                started = clients.containers(client, PREFIX)["proxy"].attrs["State"]["StartedAt"]
+            assert canonical(served()) == canonical(pair["certificate"])
+
+        assert clients.containers(client, PREFIX)["proxy"].attrs["State"]["StartedAt"] == started
+        stack.preview("--refresh", "--expect-no-changes")
+        assert "ca_certificate" not in stack.outputs()
+        assert "PRIVATE KEY" not in stack.pulumi("stack", "export", "--stack", "test").stdout
+    finally:
+        remove_everything(client)
