@@ -22,7 +22,7 @@ from docker.models.networks import Network
 from components._docker import StackName
 from components.render.proxy import ROOT_CERTIFICATE, caddyfile
 from components.render.registry import DATA_DIRECTORY, registry_config
-from components.settings import PROCESSES, Process, Settings
+from components.settings import ROLES_OF, Process, Settings
 from tests.engine import clients
 from tests.engine.conftest import remove_everything
 from tests.engine.stack import Stack, engine_address
@@ -141,7 +141,7 @@ def _declared(api: docker.DockerClient, stack: Stack, folder: Path) -> Server:
 def _without_login(api: docker.DockerClient, network: Network, folder: Path) -> Server:
     """The stack's own Caddyfile and three processes, but these ask nobody for a password."""
     settings = Settings.model_validate({"docker_host": engine_address(), **_values(OPEN_PORT)})
-    for process in PROCESSES:
+    for process in ROLES_OF:
         _registry(api, network, f"open-{process}", process, settings)
     front = _run(
         api,

@@ -152,7 +152,11 @@ def test_a_container_has_the_recorded_outputs_and_looks_as_recorded(
     assert outputs["entrypoints"] == image["Entrypoint"]
     for key, value in recorded["HostConfig"].items():
         assert (shown["HostConfig"].get(key) or None) == (value or None), key
-    of_image = {"Entrypoint": image["Entrypoint"], "Env": sorted(["A=1", *image["Env"]])}
+    of_image = {
+        "Entrypoint": image["Entrypoint"],
+        "Env": sorted(["A=1", *image["Env"]]),
+        "Labels": {**(image["Labels"] or {}), "a": "1"},
+    }
     for key, value in {**recorded["Config"], **of_image}.items():
         found = shown["Config"].get(key)
         assert (sorted(found) if key == "Env" else found or None) == (value or None), key
