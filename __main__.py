@@ -51,6 +51,7 @@ registry = PrivateRegistry(
         image_name=settings.images.registry,
         image=registry_image,
         network=backend,
+        docker_host=settings.docker_host,
         protect_data=settings.protect_data,
     ),
     inside,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -23,7 +24,7 @@ class Table:
         """With lines around it."""
         table = RichTable(title=self.heading, box=box.SIMPLE_HEAD, title_justify="left")
         for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number else "left")
+            table.add_column(column, justify="right" if number else "left", no_wrap=bool(number))
         for row in self.rows:
             table.add_row(*(escape(cell) for cell in row))
         return table
@@ -42,10 +43,28 @@ def ratio(values: Sequence[float], references: Sequence[float]) -> str:
 
 def seconds(values: Sequence[float]) -> str:
     """Their median."""
-    return f"{median(values):.2f} s"
+    middle = median(values)
+    return f"{middle:.2f} s" if middle >= 0.01 else f"{middle * 1000:.1f} ms"
 
 
 def megabytes(values: Sequence[float]) -> str:
     """The median of bytes, in millions."""
     middle = median(values) / 1e6
     return f"{middle:.1f} MB" if middle >= 10 else f"{middle:.2f} MB"
+
+
+def percent(share: float) -> str:
+    """A share of one, with two digits that count."""
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.2%}"
+
+
+def progress(words: str) -> None:
+    """A line for who waits; the tables alone go to standard output."""
+    print(words, file=sys.stderr, flush=True)
+
+
+def counted(rounds: int, what: str) -> Iterator[int]:
+    """The numbers of the rounds, each announced."""
+    for number in range(rounds):
+        progress(f"{what}: round {number + 1} of {rounds}")
+        yield number

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import docker
@@ -34,7 +35,7 @@ USER = "ci"
 
 @dataclass(frozen=True)
 class Server:
-    """A registry at ``address`` (host:port); ``front`` is the container that clients talk to.
+    """A registry at ``address`` (host:port); ``front`` is the container that clients talk to over ``network``.
 
     ``options`` of skopeo hold for the command, ``side_options`` for its source or destination.
     """
@@ -45,6 +46,8 @@ class Server:
     network: str
     options: tuple[str, ...] = ()
     side_options: tuple[str, ...] = ()
+    scheme: str = "https"
+    login: tuple[str, str] | None = None
 
     def push(self, layout: Path, repository: str) -> float:
         """Push an OCI layout, whose layers travel as they are; seconds."""
@@ -56,11 +59,23 @@ class Server:
 
     def client_bytes(self) -> int:
         """What its clients and it have sent to each other so far, by the counters of its network interface."""
-        attachment = self.front.attrs["NetworkSettings"]["Networks"][self.network]
-        listed = _output(self.front, "sh", "-c", "grep -H . /sys/class/net/*/address").decode().split()
-        interface = next(line.split("/")[4] for line in listed if line.endswith(attachment["MacAddress"]))
-        counters = _statistics(self.front)["networks"][interface]
-        return int(counters["rx_bytes"] + counters["tx_bytes"])
+        address = self.front.attrs["NetworkSettings"]["Networks"][self.network]["MacAddress"]
+        find = f"cd $(dirname $(grep -l {address} /sys/class/net/*/address))/statistics"
+        return sum(map(int, _output(self.front, "sh", "-c", f"{find} && cat rx_bytes tx_bytes").split()))
+
+    def request(self, count: int) -> float:
+        """Ask ``count`` times over one connection for a layer that is not there; the median in seconds."""
+        path, times = f"{self.scheme}://{self.address}/v2/nothing/blobs/sha256:{64 * '0'}", []
+        # The connection is set up once, so whether its certificate is verified makes no difference.
+        with httpx.Client(verify=False, auth=self.login) as client:
+            client.head(path)
+            for _ in range(count):
+                start = time.perf_counter()
+                answer = client.head(path)
+                times.append(time.perf_counter() - start)
+        if answer.status_code != 404:
+            raise RuntimeError(f"{self.name} answers {answer.status_code} to HEAD {path} instead of 404")
+        return median(times)
 
     def _copy(self, side: str, source: str, target: str) -> float:
         with tempfile.TemporaryDirectory() as home:
@@ -87,6 +102,15 @@ class Servers:
     without_login: Server
     bare: Server
 
+    def all(self) -> list[Server]:
+        """The stack first."""
+        return [self.with_login, self.without_login, self.bare]
+
+    def order(self, number: int) -> list[Server]:
+        """Their order in a round: A B C, B C A, C A B, …, so that nobody is always first."""
+        first = number % 3
+        return [*self.all()[first:], *self.all()[:first]]
+
 
 @contextmanager
 def running(api: docker.DockerClient, folder: Path) -> Iterator[Servers]:
@@ -96,10 +120,7 @@ def running(api: docker.DockerClient, folder: Path) -> Iterator[Servers]:
         (folder / "stack").mkdir()
         stack = Stack(folder / "stack", engine_address(), _values(STACK_PORT))
         stack.up()
-        network = api.networks.create(f"{NAMES.prefix}-open", labels=NAMES.labels("open"))
-        yield Servers(
-            stack, _declared(api, stack, folder), _without_login(api, network, folder), _bare(api, network, folder)
-        )
+        yield Servers(stack, _declared(api, stack, folder), _without_login(api, folder), _bare(api))
     finally:
         remove_everything(api, NAMES.prefix)
 
@@ -109,9 +130,10 @@ def memory(api: docker.DockerClient) -> dict[str, float]:
     held = {}
     for role, container in sorted(clients.containers(api, NAMES.prefix).items()):
         if container.status == "running":
-            statistics = _statistics(container)["memory_stats"]
-            detail = statistics["stats"]
-            cache = detail.get("total_inactive_file", detail.get("inactive_file", 0))
+            statistics = cast("dict[str, Any]", container.stats(stream=False, one_shot=True))["memory_stats"]
+            # cgroup v1 counts a container's children only in the totals.
+            version = "total_" if "total_active_file" in statistics["stats"] else ""
+            cache = sum(statistics["stats"][f"{version}{kind}_file"] for kind in ("active", "inactive"))
             held[role] = (statistics["usage"] - cache) / 1e6
     return held
 
@@ -135,23 +157,26 @@ def _declared(api: docker.DockerClient, stack: Stack, folder: Path) -> Server:
         f"{NAMES.prefix}-edge",
         options=(f"--authfile={credentials}",),
         side_options=(f"cert-dir={stack.certificate_file.parent}",),
+        login=(USER, stack.users[USER]),
     )
 
 
-def _without_login(api: docker.DockerClient, network: Network, folder: Path) -> Server:
+def _without_login(api: docker.DockerClient, folder: Path) -> Server:
     """The stack's own Caddyfile and three processes, but these ask nobody for a password."""
     settings = Settings.model_validate({"docker_host": engine_address(), **_values(OPEN_PORT)})
+    edge, backend = _network(api, "open-edge"), _network(api, "open-backend", internal=True)
     for process in ROLES_OF:
-        _registry(api, network, f"open-{process}", process, settings)
+        _registry(api, backend, f"open-{process}", process, settings)
     front = _run(
         api,
-        network,
+        edge,
         "open-proxy",
         settings.images.caddy,
         'printf %s "$FILE" | exec caddy run --adapter=caddyfile --config=-',
         caddyfile(settings),
         port=OPEN_PORT,
     )
+    backend.connect(front)
     _wait(f"https://localhost:{OPEN_PORT}")
     certificates = folder / "open"
     certificates.mkdir()
@@ -160,18 +185,28 @@ def _without_login(api: docker.DockerClient, network: Network, folder: Path) -> 
         "TLS without login",
         f"localhost:{OPEN_PORT}",
         front,
-        str(network.name),
+        str(edge.name),
         side_options=(f"cert-dir={certificates}",),
     )
 
 
-def _bare(api: docker.DockerClient, network: Network, folder: Path) -> Server:
+def _bare(api: docker.DockerClient) -> Server:
+    network = _network(api, "bare")
     settings = Settings.model_validate({"docker_host": engine_address(), **_values(BARE_PORT)})
     front = _registry(api, network, "bare", "writer", settings, port=BARE_PORT)
     _wait(f"http://localhost:{BARE_PORT}")
     return Server(
-        "bare registry", f"localhost:{BARE_PORT}", front, str(network.name), side_options=("tls-verify=false",)
+        "bare registry",
+        f"localhost:{BARE_PORT}",
+        front,
+        str(network.name),
+        side_options=("tls-verify=false",),
+        scheme="http",
     )
+
+
+def _network(api: docker.DockerClient, role: str, *, internal: bool = False) -> Network:
+    return api.networks.create(f"{NAMES.prefix}-{role}", internal=internal, labels=NAMES.labels(role))
 
 
 def _registry(
@@ -211,8 +246,7 @@ def _run(
 ) -> Container:
     """Start a container under the same limits as the stack's, with its configuration in the variable FILE."""
     store = f"{NAMES.prefix}-{'bare' if role == 'bare' else 'open'}-data"
-    if not api.volumes.list(filters={"name": store}):
-        api.volumes.create(store, labels=NAMES.labels(store))
+    api.volumes.create(store, labels=NAMES.labels(store))
     container = api.containers.create(
         image,
         entrypoint=["/bin/sh", "-c", command],
@@ -233,11 +267,13 @@ def _run(
 
 
 def _output(container: Container, *command: str) -> bytes:
-    return cast("bytes", container.exec_run(list(command)).output)
-
-
-def _statistics(container: Container) -> dict[str, Any]:
-    return cast("dict[str, Any]", container.stats(stream=False, one_shot=True))
+    """What a command in a container prints; it prints something."""
+    for _ in range(5):
+        # On a busy machine Engine 20.10 gives this client no output once in a hundred times.
+        code, output = container.exec_run(list(command))
+        if code == 0 and output:
+            return cast("bytes", output)
+    raise RuntimeError(f"{' '.join(command)} in {container.name} ends with {code} and prints nothing: try it by hand")
 
 
 def _wait(address: str) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pulumi
+import pulumi_command as command
 import pulumi_docker as docker
-from pulumi import ResourceOptions
+from pulumi import Output, ResourceOptions
 
 from components.settings import StorageSettings
 
@@ -17,6 +18,10 @@ from components.settings import StorageSettings
 _REPLACE_ON = ["healthcheck", "tmpfs", "init", "#initerror"]
 #: Until a started container counts as failed, in seconds.
 _HEALTHY_WITHIN = 90
+#: Moves what a carrier brought into the volume at ``$0``. Renaming replaces a file at once; copying gives it a time of
+#: modification of its own, by which distribution notices that it is another file.
+_STAGE = "/delivery"
+_SWAP = f'for file in {_STAGE}/*; do cp "$file" "$0/.new" && mv "$0/.new" "$0/${{file##*/}}" || exit; done'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,23 +125,30 @@ def carrier(
     directory: str,
     parent: pulumi.Resource,
     executable: str | None = None,
+    swapped: bool = False,
     depends_on: Sequence[pulumi.Resource] = (),
 ) -> docker.Container:
-    """A container that never runs and delivers ``files`` into a volume through the Docker API, also over ssh://.
+    """A container that delivers ``files`` into a volume through the Docker API, also over ssh://, and never runs.
 
     Uploads into the services themselves would need a writable root, and would replace them at every change.
+
+    The engine removes a file before it writes the new one, so a process that reads at that moment finds none, or half
+    of it. With ``swapped``, the files wait in the carrier until ``swap`` runs it, and it puts them into the volume.
     """
     return docker.Container(
         name,
         image=image_name,
-        entrypoints=["/bin/true"],
+        entrypoints=["/bin/sh", "-c", _SWAP, directory] if swapped else ["/bin/true"],
         start=False,
         must_run=False,
+        network_mode="none",
         labels=[docker.ContainerLabelArgs(label=key, value=value) for key, value in names.labels(name).items()],
         volumes=[docker.ContainerVolumeArgs(container_path=directory, volume_name=target.name)],
         uploads=[
             docker.ContainerUploadArgs(
-                file=f"{directory}/{file}", content=content, permissions="0755" if file == executable else "0644"
+                file=f"{_STAGE if swapped else directory}/{file}",
+                content=content,
+                permissions="0755" if file == executable else "0644",
             )
             for file, content in files.items()
         ],
@@ -146,6 +158,17 @@ def carrier(
             delete_before_replace=False,
             replace_on_changes=_REPLACE_ON,
         ),
+    )
+
+
+def swap(name: str, carrier: docker.Container, *, docker_host: str, parent: pulumi.Resource) -> command.local.Command:
+    """Let a ``swapped`` carrier replace its files in the volume, each in one step; a new carrier does it anew."""
+    return command.local.Command(
+        name,
+        create=Output.concat("docker start --attach ", carrier.id),
+        environment={"DOCKER_HOST": docker_host},
+        add_previous_output_in_env=False,
+        opts=ResourceOptions(parent=parent),
     )
 
 

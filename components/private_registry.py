@@ -9,7 +9,7 @@ import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 
 from components import credentials
-from components._docker import Attachment, Mount, Service, StackName, carrier, data_mount, digest, service, volume
+from components._docker import Attachment, Mount, Service, StackName, carrier, data_mount, digest, service, swap, volume
 from components.render.htpasswd import htpasswd
 from components.render.registry import (
     CONFIG_DIRECTORY,
@@ -36,6 +36,7 @@ class PrivateRegistryArgs:
     image_name: str
     image: docker.RemoteImage
     network: docker.Network
+    docker_host: str
     protect_data: bool
 
 
@@ -43,7 +44,8 @@ class PrivateRegistry(pulumi.ComponentResource):
     """Reader, writer and admin: processes over one store, each with the users who hold its right; public without.
 
     Declares the data volume (unless data lies in a host folder), a volume and a carrier for configuration, the same for
-    secrets, and a container for each process, known on ``network`` by the process's name. TLS is TlsProxy's job.
+    secrets, the command that swaps these in, and a container for each process, known on ``network`` by the process's
+    name. TLS is TlsProxy's job.
     """
 
     containers: dict[str, Output[str]]
@@ -90,8 +92,10 @@ class PrivateRegistry(pulumi.ComponentResource):
                 for file, text in (_htpasswd_files(args) | {HTTP_SECRET_FILE: http_secret}).items()
             },
             directory=SECRETS_DIRECTORY,
+            swapped=True,  # the password files are read at every request
             parent=self,
         )
+        secrets_swap = swap(f"{name}-secrets-swap", secrets_carrier, docker_host=args.docker_host, parent=self)
         self.containers = {}
         for process in running:
             container = service(
@@ -117,7 +121,7 @@ class PrivateRegistry(pulumi.ComponentResource):
                 ),
                 fixed_name=None,
                 parent=self,
-                depends_on=[args.image, config_carrier, secrets_carrier],
+                depends_on=[args.image, config_carrier, secrets_swap],
             )
             self.containers[process] = container.name
         self.register_outputs({"containers": self.containers})

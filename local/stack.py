@@ -104,11 +104,13 @@ def _configure() -> None:
 
 
 def _write_config() -> dict[str, Any]:
-    """Follow the committed stack file, keep the secrets of this machine, name the engine in use."""
+    """Follow the committed stack file, keep the users and secrets of this machine, name the engine in use."""
     own: dict[str, Any] = yaml.safe_load(CONFIG.read_text()) or {}
     kept = {key: value for key, value in own.get("config", {}).items() if key.rpartition(":")[2] in SECRET_KEYS}
     config: dict[str, Any] = yaml.safe_load(TEMPLATE.read_text())["config"]
     config |= {f"{PROJECT}:docker_host": engine.address()} | kept
+    if users := own.get("config", {}).get(f"{PROJECT}:registry", {}).get("users"):
+        config[f"{PROJECT}:registry"]["users"] = users  # those of `python -m operations credentials`
     if own.get("config") != config:
         _write_private(CONFIG, yaml.safe_dump(own | {"config": config}, sort_keys=False))
     return config

@@ -60,7 +60,7 @@ def binary() -> Callable[[str], str]:
 
     def find(name: str) -> str:
         path = shutil.which(name, path=f"{ROOT / '.local' / 'bin'}{os.pathsep}{os.environ['PATH']}")
-        assert path, f"{name} is not there: run `make prepare`"
+        assert path, f"{name} is not there: run `.venv/bin/python -m local prepare`"
         return path
 
     return find

@@ -86,6 +86,7 @@ def caddyfile(settings: Settings, certificate_names: tuple[str, ...] = ()) -> st
         acme=certificates.acme,
         grace_seconds=GRACE_SECONDS,
         health_port=HEALTH_PORT,
+        ports=sorted({url.port for url in endpoints(settings).values()}),
         registry=settings.registry.url,
         public=settings.registry.anonymous_url,
         tls={host: _tls(certificates, host, certificate_names) for host in hosts(settings)},

@@ -6,7 +6,10 @@ import base64
 import json
 import os
 import subprocess
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import docker
@@ -14,6 +17,9 @@ import httpx
 from docker.models.containers import Container
 
 from tests.engine.stack import Stack, engine_address
+from tests.images import random_layer, write_layout
+
+MEGABYTE = 1 << 20
 
 
 def run(*command: str, stdin: str = "", variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -119,3 +125,37 @@ def wait_until_healthy(client: docker.DockerClient, name: str) -> None:
     while client.containers.get(name).attrs["State"]["Health"]["Status"] != "healthy":
         assert time.monotonic() < deadline, f"{name} does not become healthy"
         time.sleep(0.5)
+
+
+@contextmanager
+def clients_at_work(pusher: Skopeo, puller: Skopeo, folder: Path) -> Iterator[dict[str, list[str]]]:
+    """Pushes and pulls in a loop for as long as the block runs; yields what failed, and counts under ``done``."""
+    results: dict[str, list[str]] = {"done": [], "failed": []}
+    stop = threading.Event()
+
+    def loop(work: Callable[[int], str]) -> None:
+        number = 0
+        while not stop.is_set() and number < 2000:
+            number += 1
+            error = work(number)
+            results["failed" if error else "done"].append(error or str(number))
+
+    def push(number: int) -> str:
+        layout = folder / f"push-{number}"
+        write_layout(layout, [random_layer(MEGABYTE), random_layer(1000)])
+        answer = pusher.push(layout, f"busy/push:{number}")
+        return f"push: {answer.stderr}" if answer.returncode else ""
+
+    def pull(number: int) -> str:
+        answer = puller.pull("busy/pull:1", folder / f"pull-{number}")
+        return f"pull: {answer.stderr}" if answer.returncode else ""
+
+    threads = [threading.Thread(target=loop, args=(work,)) for work in (push, pull)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield results
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()

@@ -41,6 +41,6 @@ def ssh_host(folder: Path, docker_host: str) -> Iterator[tuple[str, Path]]:
     program.chmod(0o755)
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
-    assert sshd, "sshd is not there: run `make prepare`"
+    assert sshd, "sshd is not there: run `.venv/bin/python -m local prepare`"
     with running([sshd, "-D", "-e", "-f", str(folder / "sshd_config")], port, folder / "log"):
         yield f"ssh://{getpass.getuser()}@127.0.0.1:{port}", program.parent

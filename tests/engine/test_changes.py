@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import docker
@@ -54,7 +52,7 @@ def test_a_changed_password_is_in_force_without_a_restart(stack: Stack, client: 
     before, old, new = starts(client), stack.users["ci"], "example-only-changed-zq7kx2vw9rj4hbm3"
     stack.set_secret("passwords.ci", new)
 
-    assert stack.planned() == {"registry-secrets-carrier": "replace"}
+    assert stack.planned() == {"registry-secrets-carrier": "replace", "registry-secrets-swap": "update"}
     stack.up()
     stack.users["ci"] = new
 
@@ -138,40 +136,6 @@ def test_a_stopped_container_and_a_removed_one_are_put_right(stack: Stack, clien
     assert len(identities(client)) == 5
 
 
-@contextmanager
-def clients_at_work(pusher: clients.Skopeo, puller: clients.Skopeo, folder: Path) -> Iterator[dict[str, list[str]]]:
-    """Pushes and pulls in a loop for as long as the block runs; yields what failed, and counts under ``done``."""
-    results: dict[str, list[str]] = {"done": [], "failed": []}
-    stop = threading.Event()
-
-    def loop(work: Callable[[int], str]) -> None:
-        number = 0
-        while not stop.is_set() and number < 2000:
-            number += 1
-            error = work(number)
-            results["failed" if error else "done"].append(error or str(number))
-
-    def push(number: int) -> str:
-        layout = folder / f"push-{number}"
-        write_layout(layout, [random_layer(MEGABYTE), random_layer(1000)])
-        answer = pusher.push(layout, f"busy/push:{number}")
-        return answer.stderr if answer.returncode else ""
-
-    def pull(number: int) -> str:
-        answer = puller.pull("busy/pull:1", folder / f"pull-{number}")
-        return answer.stderr if answer.returncode else ""
-
-    threads = [threading.Thread(target=loop, args=(work,)) for work in (push, pull)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield results
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-
-
 def test_no_push_and_no_pull_fails_while_reader_and_writer_are_replaced(
     stack: Stack, client: docker.DockerClient, skopeo: As, tmp_path: Path
 ) -> None:
@@ -179,7 +143,7 @@ def test_no_push_and_no_pull_fails_while_reader_and_writer_are_replaced(
     write_layout(tmp_path / "layout", [random_layer(MEGABYTE) for _ in range(3)])
     assert skopeo("ci").push(tmp_path / "layout", "busy/pull:1").returncode == 0
 
-    with clients_at_work(skopeo("ci"), skopeo("production"), tmp_path) as results:
+    with clients.clients_at_work(skopeo("ci"), skopeo("production"), tmp_path) as results:
         for level in ("debug", "warn"):
             stack.write(registry=registry | {"log_level": level})
             stack.up()

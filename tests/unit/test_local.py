@@ -48,7 +48,7 @@ def test_a_missing_program_is_a_problem_and_no_traceback() -> None:
         steps.run("no-such-program", remedy="install it")
 
 
-def test_the_machines_stack_file_follows_the_committed_one_and_keeps_its_secrets(
+def test_the_machines_stack_file_follows_the_committed_one_and_keeps_its_users_and_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, template = tmp_path / "own.yaml", tmp_path / "template.yaml"
@@ -60,11 +60,18 @@ def test_the_machines_stack_file_follows_the_committed_one_and_keeps_its_secrets
         yaml.safe_dump(
             {
                 "encryptionsalt": "v1:salt",
-                "config": {"registry-stack:passwords": secret, "registry-stack:proxy": {"address": "old"}},
+                "config": {
+                    "registry-stack:passwords": secret,
+                    "registry-stack:proxy": {"address": "old"},
+                    "registry-stack:registry": {"url": "https://old", "users": {"ci": {"role": "pull"}}},
+                },
             }
         )
     )
-    template.write_text(yaml.safe_dump({"config": {"registry-stack:proxy": {"address": "new"}}}))
+    registry = {"url": "https://new", "users": {"ci": {"role": "push"}, "admin": {"role": "admin"}}}
+    template.write_text(
+        yaml.safe_dump({"config": {"registry-stack:proxy": {"address": "new"}, "registry-stack:registry": registry}})
+    )
 
     stack._write_config()
 
@@ -72,6 +79,7 @@ def test_the_machines_stack_file_follows_the_committed_one_and_keeps_its_secrets
         "encryptionsalt": "v1:salt",
         "config": {
             "registry-stack:proxy": {"address": "new"},
+            "registry-stack:registry": {"url": "https://new", "users": {"ci": {"role": "pull"}}},
             "registry-stack:docker_host": "unix:///run/user/1000/docker.sock",
             "registry-stack:passwords": secret,
         },

@@ -74,7 +74,7 @@ def test_the_inventory_is_exactly_this() -> None:
             "registry-secrets-carrier",
             "registry-writer",
         ],
-        ":Command": ["proxy-reload", "proxy-validation"],
+        ":Command": ["proxy-reload", "proxy-validation", "registry-secrets-swap"],
         "pulumi:providers:docker": ["docker-host"],
     }
 

@@ -1,0 +1,48 @@
+"""The docker command as a benchmark uses it: logged in, timed, and with images of random content."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from benchmarks.servers import USER
+from tests.engine.clients import DockerCli
+from tests.engine.stack import Stack
+
+
+def logged_in(stack: Stack, folder: Path) -> DockerCli:
+    """The command with a login to the stack, kept in ``folder``."""
+    folder.mkdir()
+    docker = DockerCli(folder)
+    answer = docker.login(stack, USER)
+    if answer.returncode:
+        raise RuntimeError(f"docker login {stack.registry} failed: {answer.stderr.strip()}")
+    return docker
+
+
+def build(docker: DockerCli, folder: Path, image: str, layers: int, layer_size: int, last_size: int) -> None:
+    """Build an image of random files, one a layer; those that ``folder`` holds already stay, but for the last."""
+    folder.mkdir(exist_ok=True)
+    names = [f"layer-{number:02}" for number in range(layers)]
+    for name in names:
+        if not (folder / name).exists():
+            (folder / name).write_bytes(os.urandom(layer_size))
+    (folder / "release").write_bytes(os.urandom(last_size))
+    copies = "".join(f"COPY {name} /\n" for name in [*names, "release"])
+    (folder / "Dockerfile").write_text(f"FROM scratch\n{copies}")
+    run(docker, "build", "--quiet", "--tag", image, str(folder))
+
+
+def run(docker: DockerCli, *arguments: str) -> float:
+    """Seconds that a command takes.
+
+    Raises:
+        RuntimeError: with its words, if it failed.
+    """
+    start = time.perf_counter()
+    answer = docker(*arguments)
+    seconds = time.perf_counter() - start
+    if answer.returncode:
+        raise RuntimeError(f"docker {' '.join(arguments)} failed: {answer.stderr.strip()}")
+    return seconds

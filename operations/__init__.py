@@ -1,0 +1,1 @@
+"""Commands for what a declaration cannot do: `python -m operations …`."""

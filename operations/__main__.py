@@ -1,0 +1,31 @@
+"""Commands for what a declaration cannot do, on the stack that Pulumi has selected."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from operations import credentials
+from operations.stack_config import Refused
+
+app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.add_typer(credentials.app, name="credentials")
+
+
+@app.callback()
+def _group() -> None:
+    """Without a callback, Typer would leave out the only group's name."""
+
+
+def main() -> None:
+    """Run a command; a refusal ends it with its cause and what to do instead of a traceback."""
+    try:
+        app()
+    except Refused as refused:
+        credentials.say(f"{refused}\n  remedy: {refused.remedy}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

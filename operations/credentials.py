@@ -1,0 +1,372 @@
+"""The credentials of a stack: who may log in, new users, new passwords, retirement.
+
+These commands change the configuration of the stack; `pulumi up` makes the change true.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from pydantic import SecretStr, TypeAdapter, ValidationError
+from rich.console import Console
+from rich.table import Table
+
+from components.credentials import COST_OF_RANDOM, cost_of, fingerprint, is_hash, milliseconds
+from components.settings import ROLES_OF, Role, UserName, UserSettings
+from operations.docker_config import write_login
+from operations.stack_config import Change, Credentials, Refused, StackConfig, fault
+
+app = typer.Typer(help=__doc__, no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="Name of the user.", show_default=False)]
+Stack = Annotated[str | None, typer.Option("--stack", "-s", help="The stack; if not given, the selected one.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config-file", help="The stack's configuration file, if it is not beside Pulumi.yaml.")
+]
+
+_TOOL = ("python", "-m", "operations", "credentials")
+_IN_FORCE, _EXPIRED = "in force", "expired"
+#: A rotation adds `NAME.2` beside `NAME`, the next one `NAME.3` beside `NAME.2`: the names alone tell what belongs
+#: together, and nothing has to be remembered anywhere else.
+_SUCCESSOR = re.compile(r"(?P<first>.+)\.(?P<number>[2-9]|[1-9]\d+)")
+
+
+@app.command("list")
+def list_(stack: Stack = None, config_file: ConfigFile = None) -> None:
+    """Show all users and upstream logins, and which rotations wait to be finished; never a password."""
+    config = StackConfig(stack, config_file)
+    found, deployed = config.read(), config.deployed_users()
+    table = Table("User", "Role", "Accepted by", "Expires", "Password", "State", box=None, pad_edge=False)
+    for name, user in found.users.items():
+        table.add_row(
+            name,
+            user.role,
+            ", ".join(process for process, roles in ROLES_OF.items() if user.role in roles),
+            str(user.expires or "never"),
+            kind(name, found.passwords.get(name)),
+            state(name, found, deployed),
+        )
+    gone = sorted(deployed.keys() - found.users.keys())
+    for name in gone:
+        table.add_row(name, deployed[name].partition(",")[0], "", "", "", "retired")
+    screen = Console(highlight=False)
+    screen.print(f"Logins at {found.url or 'the registry, whose registry.url is not set'}\n", markup=False)
+    screen.print(table)
+    if gone or any(state(name, found, deployed) not in (_IN_FORCE, _EXPIRED) for name in found.users):
+        update = config.command("pulumi", "up")
+        screen.print(f"\nWhat is new, changed or retired waits for: {update}", markup=False, soft_wrap=True)
+    upstream = {name: mirror for name, mirror in found.mirrors.items() if mirror.username is not None}
+    if upstream:
+        table = Table("Mirror", "Login at its upstream", "Password", box=None, pad_edge=False)
+        for name, mirror in upstream.items():
+            table.add_row(name, mirror.username, "set" if name in found.upstream_passwords else "missing")
+        screen.print()
+        screen.print(table)
+    for older, newest in rotations(found.users):
+        screen.print(
+            f"\nA rotation waits to be finished: {newest} takes the place of {', '.join(older)}."
+            f" When the clients use {newest}:",
+            *(config.command(*_TOOL, "retire", name) for name in older),
+            sep="\n  ",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+@app.command()
+def add(
+    name: Name,
+    role: Annotated[Role, typer.Option(help="push holds pull, admin holds both and deletes.", show_default=False)],
+    expires: Annotated[
+        str | None, typer.Option(metavar="DATE", help="Last day of the login, like 2027-01-31.", show_default=False)
+    ] = None,
+    stack: Stack = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Add a user with a generated password, which is printed on standard output, once."""
+    config = StackConfig(stack, config_file)
+    _check_name(name)
+    if _SUCCESSOR.fullmatch(name):
+        raise Refused(
+            f"{name} ends in a dot and a number, which is how the successor of a user is called in a rotation",
+            "choose a name with another ending, or give a user a successor with `rotate`",
+        )
+    user = _user(role, expires)
+    found = config.read()
+    if name in found.users or (members := _family(name, found.users)):
+        taken = name if name in found.users else members[-1]
+        raise Refused(
+            f"there is a user {taken} already, with the role {found.users[taken].role}",
+            f"choose another name, or give it a new password: {config.command(*_TOOL, 'rotate', taken)}",
+        )
+    password = _create(config, found, name, user)
+    say(
+        f"{name} is in the configuration, with the role {role}. In force after: {config.command('pulumi', 'up')}\n"
+        f"Its password is printed this once; to hand it over later: {config.command(*_TOOL, 'show-login', name)}"
+    )
+    typer.echo(password)
+
+
+@app.command()
+def rotate(
+    name: Name,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place", help="Replace the password of the same name: its clients are refused until they have it."
+        ),
+    ] = False,
+    stack: Stack = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Give a user a successor: NAME.2 with the same right and expiry, valid beside NAME until NAME is retired.
+
+    The next rotation adds NAME.3 beside NAME.2, and so on; NAME alone means whichever of them there is. The new
+    password is printed on standard output, once.
+    """
+    config = StackConfig(stack, config_file)
+    found = config.read()
+    name = _current(name, found.users)
+    user = found.users[name]
+    if user.expires and user.expires < _today():
+        raise Refused(
+            f"{name} expired on {user.expires}, and so would its new password",
+            config.command("pulumi", "config", "set", "--path", f'registry.users["{name}"].expires', "DATE"),
+        )
+    if in_place:
+        password = secrets.token_hex(32)
+        config.change(Change(("passwords", name), found.passwords.get(name), SecretStr(password)))
+        say(
+            f"{name} has a new password in the configuration. In force after: {config.command('pulumi', 'up')}\n"
+            "From then on its clients are refused until they have it. It is printed this once; to hand it over later: "
+            + config.command(*_TOOL, "show-login", name)
+        )
+        typer.echo(password)
+        return
+    first, _ = _split(name)
+    if len(_family(first, found.users)) > 1:
+        older, newest = next(pair for pair in rotations(found.users) if pair[1] == _family(first, found.users)[-1])
+        raise Refused(
+            f"a rotation of {first} is not finished: {newest} is valid beside {', '.join(older)}",
+            "finish it first: " + " && ".join(config.command(*_TOOL, "retire", each) for each in older),
+        )
+    successor = f"{first}.{_split(name)[1] + 1}"
+    _check_name(successor)
+    password = _create(config, found, successor, user)
+    say(
+        f"{successor} is in the configuration, with the role {user.role} like {name}."
+        f" Both are valid after: {config.command('pulumi', 'up')}\n"
+        f"Hand it over to the clients of {name}: {config.command(*_TOOL, 'show-login', successor)}\n"
+        f"When they use it: {config.command(*_TOOL, 'retire', name)}\n"
+        "Its password is printed this once:"
+    )
+    typer.echo(password)
+
+
+@app.command()
+def retire(
+    name: Name,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also the last admin, and one whose successor is not in force yet.")
+    ] = False,
+    stack: Stack = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Remove a user and its password; in a rotation, the old one, or the new one to call the rotation off."""
+    config = StackConfig(stack, config_file)
+    found = config.read()
+    if name not in found.users:
+        _unknown(name, found.users)
+    user, others = found.users[name], {each: user for each, user in found.users.items() if each != name}
+    if not others:
+        raise Refused(
+            f"{name} is the only user, and without one nobody can push or pull: `pulumi up` would refuse it",
+            f"add another one first: {config.command(*_TOOL, 'add', 'NAME', '--role', user.role)}",
+        )
+    if not force:
+        _check_nobody_is_locked_out(config, found, name, others)
+    config.change(
+        Change(("registry", "users", name), _plain(user), None),
+        Change(("passwords", name), found.passwords.get(name), None),
+    )
+    remaining = _family(_split(name)[0], others)
+    end = f" {' and '.join(remaining)} stays." if remaining else ""
+    say(f"{name} is out of the configuration.{end} Refused after: {config.command('pulumi', 'up')}")
+
+
+@app.command()
+def show_login(
+    name: Name,
+    output: Annotated[
+        Path | None, typer.Option(help="Write a Docker config.json with mode 0600; in an existing one, set the entry.")
+    ] = None,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Print the password alone, for a pipe.")] = False,
+    stack: Stack = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Hand a login over: as a Docker config.json, or as the password for `docker login --password-stdin`.
+
+    Without an option, show the command that logs in, without the password in it.
+    """
+    config = StackConfig(stack, config_file)
+    found = config.read()
+    name = _current(name, found.users)
+    password = found.passwords.get(name)
+    if password is None or is_hash(password):
+        reason = "as a bcrypt hash, from which it cannot be found" if password else "nowhere"
+        raise Refused(
+            f"the password of {name} is stored {reason}",
+            f"ask the person who chose it, or give the user a new one: {config.command(*_TOOL, 'rotate', name)}",
+        )
+    if found.url is None:
+        raise Refused("registry.url is not set, so nobody can log in yet", "set it, then `pulumi preview`")
+    if output and stdout:
+        raise Refused("--output and --stdout exclude each other", "choose one of them")
+    if (now := state(name, found, config.deployed_users())) != _IN_FORCE:
+        say(f"Note: {name} is not in force as configured ({now}).")
+    login = f"docker login {found.url.netloc} --username {name} --password-stdin"
+    if output:
+        write_login(output, found.url.netloc, name, password)
+        say(f"{output} logs in as {name} at {found.url.netloc}; only you can read it.")
+    elif stdout:
+        typer.echo(password.get_secret_value())
+    else:
+        typer.echo(f"{config.command(*_TOOL, 'show-login', name, '--stdout')} | {login}")
+
+
+def say(text: str) -> None:
+    """Tell a person something, beside what goes to standard output."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+
+
+def kind(name: str, password: SecretStr | None) -> str:
+    """What sort of password it is, and what it costs on each request; never the password."""
+    if password is None:
+        return "missing"
+    cost = cost_of(name, password)
+    sort = "bcrypt hash" if is_hash(password) else "generated" if cost == COST_OF_RANDOM else "chosen"
+    return f"{sort}, cost {cost}" + (f" ({milliseconds(cost):.0f} ms a request)" if cost > COST_OF_RANDOM else "")
+
+
+def state(name: str, found: Credentials, deployed: Mapping[str, str]) -> str:
+    """Whether a user is in force as configured; ``deployed`` is the stack's output ``users``."""
+    user, password = found.users[name], found.passwords.get(name)
+    if user.expires and user.expires < _today():
+        return _EXPIRED if name not in deployed else "expired, still valid"
+    if name not in deployed or password is None:
+        return "new"
+    role, mark = deployed[name].split(",")[0], deployed[name].split()[-1]
+    changes = [
+        word
+        for word, changed in (
+            ("role", role != user.role),
+            ("password", mark != fingerprint(name, password, found.stack_secret)),
+        )
+        if changed
+    ]
+    return f"{' and '.join(changes)} changed" if changes else _IN_FORCE
+
+
+def rotations(users: Iterable[str]) -> list[tuple[list[str], str]]:
+    """The rotations that wait to be finished: the older names of each, and the newest."""
+    families: dict[str, list[str]] = {}
+    for name in users:
+        families.setdefault(_split(name)[0], []).append(name)
+    members = [sorted(names, key=lambda name: _split(name)[1]) for names in families.values() if len(names) > 1]
+    return [(names[:-1], names[-1]) for names in members]
+
+
+def _split(name: str) -> tuple[str, int]:
+    """A name as the first one of its line of successors and the place in it."""
+    match = _SUCCESSOR.fullmatch(name)
+    return (match["first"], int(match["number"])) if match else (name, 1)
+
+
+def _family(first: str, users: Iterable[str]) -> list[str]:
+    """Those who follow each other under a first name, the newest last."""
+    return sorted((name for name in users if _split(name)[0] == first), key=lambda name: _split(name)[1])
+
+
+def _current(name: str, users: Mapping[str, UserSettings]) -> str:
+    """The user of this name; for the name of a first one that was retired, its newest successor."""
+    if name in users:
+        return name
+    return members[-1] if (members := _family(name, users)) else _unknown(name, users)
+
+
+def _unknown(name: str, users: Mapping[str, UserSettings]) -> NoReturn:
+    kin = _family(_split(name)[0], users)
+    raise Refused(
+        f"there is no user {name}", f"{'did you mean' if kin else 'choose one of'} {', '.join(kin or users) or 'none'}"
+    )
+
+
+def _check_name(name: str) -> None:
+    try:
+        TypeAdapter(UserName).validate_python(name)
+    except ValidationError as error:
+        raise Refused(f"{name!r} cannot be the name of a user", f"choose {fault(error)}") from None
+
+
+def _user(role: Role, expires: str | None) -> UserSettings:
+    try:
+        user = UserSettings.model_validate({"role": role, "expires": expires} if expires else {"role": role})
+    except ValidationError as error:
+        raise Refused(f"--expires {expires} cannot be used", f"give {fault(error)}") from None
+    if user.expires and user.expires < _today():
+        raise Refused(f"--expires {expires} is past: nobody could log in", "give today's date or a later one")
+    return user
+
+
+def _create(config: StackConfig, found: Credentials, name: str, user: UserSettings) -> str:
+    """Put a new user into the configuration; its password of 256 random bits."""
+    password = secrets.token_hex(32)
+    config.change(
+        Change(("passwords", name), found.passwords.get(name), SecretStr(password)),
+        Change(("registry", "users", name), None, _plain(user)),
+    )
+    return password
+
+
+def _check_nobody_is_locked_out(
+    config: StackConfig, found: Credentials, name: str, others: Mapping[str, UserSettings]
+) -> None:
+    """What can be wanted, but more often is a mistake: --force allows it.
+
+    Raises:
+        Refused: for the last admin, and for a user in force whose successor is not.
+    """
+    admins = [each for each, user in others.items() if user.role == "admin" and not _is_past(user)]
+    if found.users[name].role == "admin" and not _is_past(found.users[name]) and not admins:
+        raise Refused(
+            f"{name} is the last admin, and without one no person can delete an image",
+            f"add another admin first, or say that it is wanted: {config.command(*_TOOL, 'retire', name, '--force')}",
+        )
+    kin = _family(_split(name)[0], others)
+    deployed = config.deployed_users() if kin else {}
+    if name in deployed and kin and all(state(each, found, deployed) != _IN_FORCE for each in kin):
+        raise Refused(
+            f"{' and '.join(kin)}, which is to take the place of {name}, is not in force yet:"
+            " both would never have been valid together",
+            f"{config.command('pulumi', 'up')}, give it to the clients, then retire {name}; --force if nobody uses it",
+        )
+
+
+def _plain(user: UserSettings) -> dict[str, str]:
+    values: dict[str, str] = user.model_dump(mode="json", exclude_none=True)
+    return values
+
+
+def _is_past(user: UserSettings) -> bool:
+    return user.expires is not None and user.expires < _today()
+
+
+def _today() -> datetime.date:
+    """The day by which `pulumi up` judges an expiry."""
+    return datetime.datetime.now(datetime.UTC).date()

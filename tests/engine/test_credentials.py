@@ -1,0 +1,254 @@
+"""The life of a login on a running stack, by the commands that operators use; nobody else notices anything of it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import docker
+import httpx
+import pytest
+
+from tests.conftest import ROOT
+from tests.engine import clients
+from tests.engine.stack import STACK, Stack
+from tests.images import random_layer, write_layout
+
+pytestmark = pytest.mark.once
+
+As = Callable[[str | None], clients.Skopeo]
+ROTATIONS, REQUESTS_A_SECOND = 20, 50
+
+
+def credentials(stack: Stack, *arguments: str) -> str:
+    """``python -m operations credentials`` on the stack; what it prints on standard output."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "operations", "credentials", *arguments, "--stack", STACK],
+        cwd=stack.folder,
+        env=stack.environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout.strip()
+
+
+def set_plain(stack: Stack, path: str, value: str | None) -> None:
+    """``pulumi config set --path``, or ``rm`` for None."""
+    command = ["rm"] if value is None else ["set"]
+    stack.pulumi("config", *command, "--stack", STACK, "--path", f"registry-stack:{path}", *([value] if value else []))
+
+
+class Registry:
+    """Plain requests to the registry, each answered by the process that its right belongs to."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+
+    def status(self, user: str, password: str, method: str = "GET", path: str = "/") -> int:
+        """What the registry answers."""
+        return self._client.request(method, path, auth=(user, password)).status_code
+
+    def may_push(self, user: str, password: str) -> bool:
+        """Whether the writer knows the user: it then misses the upload that the request asks for."""
+        return self.status(user, password, path=f"/busy/push/blobs/uploads/{'0' * 8}-0000-0000-0000-{'0' * 12}") == 404
+
+
+def test_a_login_that_was_handed_over_works(stack: Stack, tmp_path: Path, skopeo: As) -> None:
+    write_layout(tmp_path / "layout", [random_layer(1000)])
+    assert skopeo("ci").push(tmp_path / "layout", "team/handed:1").returncode == 0
+    credentials(stack, "add", "robot", "--role", "pull")
+    assert "robot" in credentials(stack, "list")
+    stack.up()
+
+    credentials(stack, "show-login", "robot", "--output", str(tmp_path / "config.json"))
+
+    pulled = clients.run(
+        "skopeo",
+        "inspect",
+        f"--authfile={tmp_path / 'config.json'}",
+        f"--cert-dir={stack.certificate_file.parent}",
+        f"docker://{stack.registry}/team/handed:1",
+    )
+    assert pulled.returncode == 0, pulled.stderr
+    states = [line.split()[-2:] for line in credentials(stack, "list").splitlines()[3:]]
+    assert states == [["in", "force"]] * 4
+    credentials(stack, "retire", "robot")
+    stack.up()
+
+
+@pytest.fixture
+def registry(stack: Stack) -> Iterator[Registry]:
+    """The stack's registry."""
+    with httpx.Client(base_url=f"https://{stack.registry}/v2", verify=stack.trust, timeout=70) as client:
+        yield Registry(client)
+
+
+class Journal:
+    """What a loop of clients did during each step, to be printed and judged."""
+
+    def __init__(self, results: dict[str, list[str]]) -> None:
+        self._results = results
+        self.failures: dict[str, list[str]] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """One change of the stack."""
+        done, failed, started = len(self._results["done"]), len(self._results["failed"]), time.monotonic()
+        yield
+        self.failures[name] = self._results["failed"][failed:]
+        took = time.monotonic() - started
+        count = len(self._results["done"]) - done
+        print(f"{name}: {took:.0f} s, {count} operations succeeded, {len(self.failures[name])} failed")
+        for failure in self.failures[name]:
+            print(f"    {failure.strip()[-300:]}")
+
+
+def test_nobody_else_fails_while_a_login_lives_and_dies(
+    stack: Stack, client: docker.DockerClient, skopeo: As, registry: Registry, tmp_path: Path
+) -> None:
+    write_layout(tmp_path / "layout", [random_layer(clients.MEGABYTE) for _ in range(3)])
+    assert skopeo("ci").push(tmp_path / "layout", "busy/pull:1").returncode == 0
+    client.images.get("registry:3.1.1").tag("localhost-test/registry", "3.1.1-test")
+
+    with clients.clients_at_work(skopeo("ci"), skopeo("production"), tmp_path) as results:
+        journal = Journal(results)
+        with journal.step("user added"):
+            first = credentials(stack, "add", "robot", "--role", "pull")
+            stack.up()
+            assert registry.status("robot", first) == 200
+
+        with journal.step("password rotated with overlap"):
+            second = credentials(stack, "rotate", "robot")
+            assert "retire robot" in credentials(stack, "list")
+            stack.up()
+            assert registry.status("robot", first) == 200
+            assert registry.status("robot.2", second) == 200
+
+        with journal.step("rotation finished"):
+            credentials(stack, "retire", "robot")
+            stack.up()
+            assert registry.status("robot", first) == 401
+            assert registry.status("robot.2", second) == 200
+
+        with journal.step("role changed"):
+            assert not registry.may_push("robot.2", second)
+            set_plain(stack, 'registry.users["robot.2"].role', "push")
+            stack.up()
+            assert registry.may_push("robot.2", second)
+
+        with journal.step("user retired"):
+            credentials(stack, "retire", "robot.2")
+            stack.up()
+            assert registry.status("robot.2", second) == 401
+
+        with journal.step("registry image changed"):
+            set_plain(stack, "images.registry", "localhost-test/registry:3.1.1-test")
+            stack.up()
+
+        with journal.step("registry image changed back"):
+            set_plain(stack, "images.registry", None)
+            stack.up()
+
+        with journal.step("stack_secret rotated"):
+            stack.set_secret("stack_secret", secrets.token_hex(32))
+            stack.up()
+
+    pulls = [one for one in journal.failures["stack_secret rotated"] if one.startswith("pull")]
+    assert pulls == [], "for pulls it is like any replacement"
+    # Old and new writer answer side by side for some seconds, and neither continues what the other began.
+    del journal.failures["stack_secret rotated"]
+    assert {step: failed for step, failed in journal.failures.items() if failed} == {}
+    assert len(results["done"]) > 40
+    stack.preview("--expect-no-changes")
+    client.images.remove("localhost-test/registry:3.1.1-test")
+
+
+def session(answer: httpx.Response) -> httpx.URL:
+    """Where an upload goes on."""
+    return answer.url.join(answer.headers["Location"])
+
+
+def test_an_upload_in_flight_starts_again_after_a_new_stack_secret(stack: Stack) -> None:
+    login, chunk = ("ci", stack.users["ci"]), b"x" * 1000
+    with httpx.Client(verify=stack.trust, auth=login, timeout=70) as http:
+        url = f"https://{stack.registry}/v2/busy/flight/blobs/uploads/"
+        started = http.post(url)
+        begun = http.patch(session(started), content=chunk)
+        assert begun.status_code == 202
+        stack.set_secret("stack_secret", secrets.token_hex(32))
+        stack.up()
+
+        continued = http.patch(session(begun), content=chunk)
+        again = http.post(url)
+        restarted = http.patch(session(again), content=chunk)
+
+    error = json.loads(continued.text)["errors"][0]["code"] if continued.text else ""
+    print(f"the upload in flight got {continued.status_code} {error}; a new one {restarted.status_code}")
+    assert continued.status_code == 404
+    assert restarted.status_code == 202
+
+
+def test_twenty_rotations_refuse_no_request_that_should_pass(stack: Stack, registry: Registry) -> None:
+    """Reader, writer and admin are asked in turn by users whose passwords stay."""
+    credentials(stack, "add", "rotated", "--role", "admin")
+    stack.up()
+    upload = f"/busy/push/blobs/uploads/{'0' * 8}-0000-0000-0000-{'0' * 12}"
+    asked = itertools.cycle(
+        [
+            ("production", "GET", "/", 200),
+            ("ci", "GET", upload, 404),
+            ("boss", "DELETE", f"/busy/none/manifests/sha256:{'0' * 64}", 404),
+        ]
+    )
+    answers, stop = Counter[str](), threading.Event()
+    slowest = 0.0
+
+    def ask(user: str, method: str, path: str, expected: int) -> None:
+        nonlocal slowest
+        began = time.monotonic()
+        status = registry.status(user, stack.users[user], method, path)
+        slowest = max(slowest, time.monotonic() - began)
+        answers["passed" if status == expected else f"{user}: {method} {status}"] += 1
+
+    def load() -> None:
+        with ThreadPoolExecutor(16) as pool:
+            began = time.monotonic()
+            for number in itertools.count():
+                if stop.wait(max(0.0, began + number / REQUESTS_A_SECOND - time.monotonic())):
+                    return
+                pool.submit(ask, *next(asked))
+
+    thread, started = threading.Thread(target=load), time.monotonic()
+    thread.start()
+    try:
+        for _ in range(ROTATIONS):
+            password = credentials(stack, "rotate", "--in-place", "rotated")
+            stack.up()
+            assert registry.status("rotated", password) == 200
+    finally:
+        stop.set()
+        thread.join()
+    seconds = time.monotonic() - started
+
+    count = sum(answers.values())
+    print(
+        f"{ROTATIONS} rotations in {seconds:.0f} s under {count} requests, {count / seconds:.0f} a second:"
+        f" {dict(answers)}, the slowest took {slowest:.2f} s"
+    )
+    assert set(answers) == {"passed"}
+    assert count / seconds > 0.9 * REQUESTS_A_SECOND
+    credentials(stack, "retire", "rotated")
+    stack.up()

@@ -1,0 +1,211 @@
+"""From the logs a person sees who did what, and fail2ban sees who guesses; nobody sees a password."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import httpx
+import pytest
+
+from tests.conftest import ROOT
+from tests.engine import clients
+from tests.engine.attacks import basic, exchange, http1, log_lines, statuses
+from tests.engine.conftest import PREFIX, REGISTRY_PORT
+from tests.engine.stack import Stack
+from tests.images import random_layer, write_layout
+
+pytestmark = pytest.mark.once
+
+#: Of the addresses that a network has for documentation: no line may come from it.
+CLAIMED = "192.0.2.66"
+
+
+@pytest.fixture(scope="module")
+def since() -> float:
+    """When the tests began."""
+    return time.time()
+
+
+@pytest.fixture(scope="module")
+def pushed(stack: Stack, since: float, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The layout of team/app:1, which ci pushed, production pulled and boss deleted."""
+    folder = tmp_path_factory.mktemp("logs")
+    layout = folder / "layout"
+    write_layout(layout, [random_layer(100_000)])
+    for answer in (
+        clients.Skopeo(stack, folder, "ci").push(layout, "team/app:1"),
+        clients.Skopeo(stack, folder, "production").pull("team/app:1", folder / "pulled"),
+        clients.Skopeo(stack, folder, "boss").delete("team/app:1"),
+    ):
+        assert answer.returncode == 0, answer.stderr
+    time.sleep(1)
+    return layout
+
+
+def test_the_processes_say_who_did_what(client: docker.DockerClient, pushed: Path, since: float) -> None:
+    done = {
+        (
+            role,
+            line["auth.user.name"],
+            line["http.request.method"],
+            line["vars.name"],
+            line["http.response.status"],
+            line.get("vars.reference") or line.get("vars.digest"),
+            line["http.response.written"],
+        )
+        for role, line in log_lines(client, since)
+        if line.get("msg") == "response completed" and "vars.name" in line
+    }
+    index = json.loads((pushed / "index.json").read_text())
+    manifest = index["manifests"][0]
+    layer = json.loads((pushed / "blobs/sha256" / manifest["digest"][7:]).read_text())["layers"][0]
+
+    assert ("writer", "ci", "PUT", "team/app", 201, "1", 0) in done
+    assert ("reader", "production", "GET", "team/app", 200, "1", manifest["size"]) in done
+    assert ("reader", "production", "GET", "team/app", 200, layer["digest"], layer["size"]) in done
+    assert ("admin", "boss", "DELETE", "team/app", 202, manifest["digest"], 0) in done
+
+
+def test_the_proxy_says_how_much_was_received_and_who_answered(
+    client: docker.DockerClient, pushed: Path, since: float
+) -> None:
+    lines = list(log_lines(client, since))
+    by_uri = {line["request"]["uri"]: line for role, line in lines if role == "proxy" and "request" in line}
+    uploads = [line for role, line in lines if role == "writer" and line.get("http.request.method") == "PATCH"]
+    layer = max((path.stat().st_size for path in (pushed / "blobs/sha256").iterdir()), default=0)
+
+    received = {by_uri[line["http.request.uri"]]["bytes_read"] for line in uploads}
+    assert layer in received
+    assert {by_uri[line["http.request.uri"]]["upstream"] for line in uploads} == {"writer:5000"}
+
+
+@pytest.fixture
+def elsewhere(client: docker.DockerClient) -> Iterator[str]:
+    """An address of the host on a network of its own; the engine does not translate it where a network is internal."""
+    network = client.networks.create(f"{PREFIX}-elsewhere", internal=True, labels={"registry-stack.prefix": PREFIX})
+    network.reload()
+    yield network.attrs["IPAM"]["Config"][0]["Gateway"]
+    network.remove()
+
+
+def test_the_address_is_that_of_the_connection_whatever_a_client_claims(
+    stack: Stack, client: docker.DockerClient, elsewhere: str
+) -> None:
+    """Straight to the proxy's container: through the published port each client on this host has the same address."""
+    networks = clients.containers(client, PREFIX)["proxy"].attrs["NetworkSettings"]["Networks"]
+    since = time.time()
+    claims = [f"X-Forwarded-For: {CLAIMED}", f"X-Real-IP: {CLAIMED}", f"Forwarded: for={CLAIMED}"]
+    request = http1("GET", "/v2/", *claims, basic("ci", "wrong")).replace(b"{mark}", b"from-elsewhere")
+    target = (networks[f"{PREFIX}-edge"]["IPAddress"], REGISTRY_PORT)
+
+    with (
+        socket.create_connection(target, timeout=10, source_address=(elsewhere, 0)) as plain,
+        stack.trust.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        assert statuses(exchange(connection, request)) == ["401"]
+    time.sleep(1)
+
+    lines = list(log_lines(client, since))
+    processes = [line for _, line in lines if line.get("http.request.useragent") == "from-elsewhere"]
+    proxied = [line["request"] for role, line in lines if role == "proxy" and "from-elsewhere" in json.dumps(line)]
+    assert {line["http.request.remoteaddr"] for line in processes} == {elsewhere}
+    assert {(request["remote_ip"], request["client_ip"]) for request in proxied} == {(elsewhere, elsewhere)}
+
+
+def test_no_log_holds_a_credential(stack: Stack, client: docker.DockerClient, pushed: Path) -> None:
+    secrets = []
+    for user, password in stack.users.items():
+        pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+        secrets += [password, pair]
+        for headers in (
+            {"Authorization": f"Basic {pair}"},
+            {"Authorization": f"Bearer {pair}"},
+            {"Proxy-Authorization": f"Basic {pair}"},
+            {"Cookie": f"token={pair}"},
+        ):
+            for method in ("GET", "PUT", "DELETE"):
+                url = f"https://{stack.registry}/v2/team/app/manifests/none"
+                httpx.request(method, url, headers=headers, verify=stack.trust)
+    time.sleep(1)
+    running = [one for one in clients.containers(client, PREFIX).values() if one.status == "running"]
+    logs = "".join(container.logs().decode(errors="replace") for container in running)
+
+    assert "REDACTED" in logs
+    assert [secret for secret in secrets if secret in logs] == []
+
+
+def test_logs_are_rotated(stack: Stack, client: docker.DockerClient) -> None:
+    configs = [
+        container.attrs["HostConfig"]["LogConfig"]
+        for container in clients.containers(client, PREFIX).values()
+        if container.status == "running"
+    ]
+
+    assert configs
+    for config in configs:
+        assert config == {"Type": "json-file", "Config": {"max-size": "20m", "max-file": "5"}}
+
+
+def documented_filter() -> list[re.Pattern[str]]:
+    """The failregex lines of docs/logs.md, with what fail2ban puts in place of <HOST>."""
+    text = (ROOT / "docs" / "logs.md").read_text()
+    block = text.partition("failregex = ")[2].partition("datepattern")[0]
+    return [re.compile(line.strip().replace("<HOST>", r"(?P<host>[0-9a-fA-F.:]+)")) for line in block.splitlines()]
+
+
+def log_file(client: docker.DockerClient, role: str) -> str:
+    """What the engine's log file of a process holds, as fail2ban reads it on the host."""
+    path = Path(clients.containers(client, PREFIX)[role].attrs["LogPath"])
+    volumes = {str(path.parent): {"bind": "/log", "mode": "ro"}}
+    content = client.containers.run(
+        "registry:3.1.1", entrypoint=["cat"], command=[f"/log/{path.name}"], volumes=volumes, remove=True
+    )
+    return content.decode()
+
+
+def test_the_documented_filter_counts_each_guess_once_and_nothing_else(
+    stack: Stack, client: docker.DockerClient, pushed: Path
+) -> None:
+    def matches() -> list[str]:
+        lines = "".join(log_file(client, role) for role in ("reader", "writer", "admin")).splitlines()
+        found = (pattern.search(line) for line in lines for pattern in documented_filter())
+        return [match["host"] for match in found if match]
+
+    url = f"https://{stack.registry}/v2"
+    before = len(matches())
+    with httpx.Client(verify=stack.trust) as session:
+        # What a user agent, a name or a path claims stands in the same line.
+        address = f'"http.request.method":"GET","http.request.remoteaddr":"{CLAIMED}"'
+        claim = f'x",{address},"msg":"user failed to authenticate","'
+        session.headers["User-Agent"] = claim
+        guesses = [
+            ("GET", "/", ("ci", "wrong")),
+            ("HEAD", "/app/manifests/1", ("boss", claim)),
+            ("GET", "/_catalog", ("root", "root")),
+            ("GET", "/_catalog", (claim.replace(":", " "), "x")),
+            ("POST", "/app/blobs/uploads/", ("ci", "wrong")),
+            ("PUT", "/app/manifests/1", ("boss", "wrong")),
+            ("DELETE", "/app/manifests/1", ("boss", "wrong")),
+        ]
+        harmless = [
+            ("GET", "/", None),
+            ("POST", "/app/blobs/uploads/", None),
+            ("GET", "/", ("ci", stack.users["ci"])),
+            ("POST", "/app/blobs/uploads/", ("production", stack.users["production"])),
+            ("DELETE", "/app/manifests/1", ("ci", stack.users["ci"])),
+            ("GET", f"/app/manifests/{claim}", ("ci", stack.users["ci"])),
+        ]
+        for method, path, login in [*guesses, *harmless]:
+            session.request(method, url + path, auth=login)
+    time.sleep(1)
+
+    found = matches()
+    assert len(found) - before == len(guesses)
+    assert CLAIMED not in found
