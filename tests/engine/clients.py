@@ -35,6 +35,13 @@ def run(*command: str, stdin: str = "", variables: dict[str, str] | None = None)
     )
 
 
+def execute(container: Container, *command: str) -> str:
+    """What a command in a container prints; through the docker command, since the SDK loses output on a busy engine."""
+    answer = run("docker", "exec", str(container.id), *command, variables={"DOCKER_HOST": engine_address()})
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout
+
+
 class DockerCli:
     """The docker command with a configuration folder of its own."""
 

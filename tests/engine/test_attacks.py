@@ -107,9 +107,8 @@ def digests(stack: Stack, tmp_path_factory: pytest.TempPathFactory, trust: ssl.S
 def stored(client: docker.DockerClient, *, sessions: bool) -> dict[str, str]:
     """Hash of every file in the registry's store, those of uploads that are under way only if wanted."""
     listing = "find /var/lib/registry/docker -type f -exec sha256sum {} +"
-    code, output = clients.containers(client, PREFIX)["reader"].exec_run(["sh", "-c", listing])
-    assert code == 0, output
-    lines = (line.split(maxsplit=1) for line in output.decode().splitlines())
+    output = clients.execute(clients.containers(client, PREFIX)["reader"], "sh", "-c", listing)
+    lines = (line.split(maxsplit=1) for line in output.splitlines())
     files = {path: digest for digest, path in lines if sessions or "/_uploads/" not in path}
     assert any("/tags/1/" in path for path in files), "a store without a tag proves nothing"
     return files
@@ -925,8 +924,7 @@ def answers_from(container: Container, targets: Iterable[str]) -> int:
         " nc -w 3 $target 5000 < $request > /answers/$target-${request##*/} 2>/dev/null & done; done; wait;"
         " grep -l ^HTTP/1.1 /answers/* | wc -l"
     )
-    _, output = container.exec_run(["sh", "-c", script, *targets])
-    return int(output.split()[-1])
+    return int(clients.execute(container, "sh", "-c", script, *targets).split()[-1])
 
 
 @pytest.mark.usefixtures("nothing_written")
