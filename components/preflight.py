@@ -10,7 +10,7 @@ import docker
 from docker.errors import DockerException
 
 from components._docker import StackName
-from components.problem import ConfigError, Problem
+from components.problem import ConfigError, Problem, set_command
 from components.render.proxy import endpoints
 from components.settings import Settings
 
@@ -57,7 +57,7 @@ def _taken_ports(settings: Settings, names: StackName, client: docker.DockerClie
                 key,
                 f"port {port}, which {holder} holds",
                 "a port that is free on the Docker host",
-                f"stop it, or pulumi config set --path 'registry-stack:{key}' https://HOST:PORT",
+                f"stop it, or {set_command(key, 'https://HOST:PORT')}",
             )
 
 

@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
+from components.problem import path
+
 FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 Role = Literal["pull", "push", "admin"]
@@ -377,7 +379,7 @@ def volume_names(settings: Settings) -> dict[str, str]:
     """Docker volume of each data store by its configuration key; data in host folders is not in it."""
     prefix = settings.name_prefix
     stores = {"registry.storage": (settings.registry.storage, f"{prefix}-registry-data")} | {
-        f"mirrors[{name!r}].storage": (mirror.storage, f"{prefix}-mirror-{slug(name)}-cache")
+        path("mirrors", name, "storage"): (mirror.storage, f"{prefix}-mirror-{slug(name)}-cache")
         for name, mirror in settings.mirrors.items()
     }
     return {key: storage.volume or default for key, (storage, default) in stores.items() if not storage.host_path}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from components.problem import path
 from components.settings import CertificateSettings, Endpoint, MirrorSettings, Settings, slug
 
 CONFIG_DIRECTORY = "/etc/caddy"
@@ -59,7 +60,7 @@ def endpoints(settings: Settings) -> dict[str, Endpoint]:
     found = {"registry.url": registry.url}
     if registry.anonymous_url:
         found["registry.anonymous_url"] = registry.anonymous_url
-    return found | {f'mirrors["{name}"].url': mirror.url for name, mirror in settings.mirrors.items()}
+    return found | {path("mirrors", name, "url"): mirror.url for name, mirror in settings.mirrors.items()}
 
 
 def hosts(settings: Settings) -> tuple[str, ...]:
