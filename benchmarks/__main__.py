@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: what TLS and passwords cost, and what the registry saves against tarballs.
+"""``python -m benchmarks``: what TLS, passwords and their guessing cost, and what the registry saves against tarballs.
 
 Nothing is asserted about times; the aims stand beside the numbers. Runs on the engine of DOCKER_HOST and removes all
 that it started.
@@ -18,6 +18,7 @@ from rich.console import Console
 
 from benchmarks.deliveries import deliveries
 from benchmarks.docker_client import logged_in
+from benchmarks.guessing import guessing
 from benchmarks.report import Table, progress
 from benchmarks.servers import memory, running
 from benchmarks.transfers import transfers
@@ -36,6 +37,7 @@ def main(rounds: Annotated[int, typer.Option(min=1, help="How often everything i
             tables = [
                 transfers(servers, command, folder, rounds),
                 deliveries(servers, command, folder, rounds),
+                guessing(servers, folder, rounds),
                 _memory(at_rest, memory(api)),
             ]
     conditions = _conditions(api, rounds)

@@ -21,7 +21,7 @@ from docker.models.containers import Container
 from docker.models.networks import Network
 
 from components._docker import StackName
-from components.render.proxy import ROOT_CERTIFICATE, caddyfile
+from components.render.proxy import ROOT_CERTIFICATE, RUN_DIRECTORY, caddyfile
 from components.render.registry import DATA_DIRECTORY, registry_config
 from components.settings import ROLES_OF, Process, Settings
 from tests.engine import clients
@@ -257,7 +257,7 @@ def _run(
         networking_config={str(network.name): api.api.create_endpoint_config(aliases=[alias] if alias else None)},
         ports={f"{port}/tcp": ("127.0.0.1", port)} if port else None,
         volumes=[f"{store}:{DATA_DIRECTORY}"] if alias else None,
-        tmpfs={"/run/caddy": "size=1m", "/tmp": "size=1m"},
+        tmpfs={RUN_DIRECTORY: "size=1m", "/tmp": "size=1m"},
         mem_limit="256m",
         memswap_limit="256m",
     )
