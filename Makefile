@@ -9,6 +9,7 @@ up down purge: .venv/installed
 test: .venv/installed
 	$(VENV) -m local prepare
 	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests
+	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine --proxy nginx -m "not caddy"
 	$(VENV) -m local with-engine modules -- $(VENV) -m pytest tests/engine -m "not once"
 	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine -m "not once" --over-ssh
 

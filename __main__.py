@@ -21,13 +21,14 @@ from components.preflight import check_local_engine
 from components.problem import ConfigError
 from components.render.proxy import mirror_alias
 from components.settings import without_expired
+from components.tls_proxy import proxy_image
 
 try:
-    configured, secrets = load_stack()
-    today = datetime.datetime.now(datetime.UTC).date()
-    for notice in notices(configured, secrets, today):
+    now = datetime.datetime.now(datetime.UTC)
+    configured, secrets = load_stack(now)
+    for notice in notices(configured, secrets, now):
         pulumi.log.warn(notice)
-    settings = without_expired(configured, today)
+    settings = without_expired(configured, now.date())
     names = StackName(prefix=settings.name_prefix, stack=pulumi.get_stack())
     check_local_engine(settings, names)
 except ConfigError as error:
@@ -38,7 +39,9 @@ on_host = ResourceOptions(provider=host)
 inside = ResourceOptions(providers=[host])
 
 registry_image = docker.RemoteImage("registry-image", name=settings.images.registry, keep_locally=True, opts=on_host)
-caddy_image = docker.RemoteImage("caddy-image", name=settings.images.caddy, keep_locally=True, opts=on_host)
+proxy_engine = docker.RemoteImage(
+    f"{settings.proxy.engine}-image", name=proxy_image(settings), keep_locally=True, opts=on_host
+)
 backend = network("backend", names, internal=True, opts=on_host)
 edge = network("edge", names, internal=False, opts=on_host)
 
@@ -75,7 +78,7 @@ mirrors = {
 }
 proxy = TlsProxy(
     "proxy",
-    TlsProxyArgs(names=names, settings=settings, secrets=secrets, image=caddy_image, networks=[backend, edge]),
+    TlsProxyArgs(names=names, settings=settings, secrets=secrets, image=proxy_engine, networks=[backend, edge]),
     inside,
 )
 

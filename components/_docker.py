@@ -72,6 +72,8 @@ class Service:
     ports: Sequence[docker.ContainerPortArgs] = ()
     tmpfs: Mapping[str, str] = field(default_factory=dict)
     capabilities: Sequence[str] = ()
+    user: str | None = None
+    stop_signal: str | None = None
 
 
 def network(name: str, names: StackName, *, internal: bool, opts: ResourceOptions) -> docker.Network:
@@ -210,6 +212,7 @@ def service(
         ],
         ports=list(spec.ports) or None,
         tmpfs=dict(spec.tmpfs) or None,
+        user=spec.user,
         read_only=True,
         capabilities=docker.ContainerCapabilitiesArgs(adds=list(spec.capabilities), drops=["ALL"]),
         security_opts=["no-new-privileges:true"],
@@ -228,6 +231,7 @@ def service(
         ),
         wait=True,
         wait_timeout=_HEALTHY_WITHIN,
+        stop_signal=spec.stop_signal,
         stop_timeout=spec.stop_seconds + 10,
         # Unset, the provider kills without a grace, whatever the stop timeout says.
         destroy_grace_seconds=spec.stop_seconds + 20,

@@ -1,41 +1,129 @@
-"""Checks of certificates that the operator hands over as PEM text."""
+"""Checks of certificates and keys that the operator hands over as text."""
 
 from __future__ import annotations
 
+import datetime
 from itertools import pairwise
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from components.settings import CertificatePair
+from components.settings import AcmeCertificates, CertificatePair, Secrets
+
+#: How long before the end of a certificate every preview says so.
+NOTICE_DAYS = 21
+
+#: Files for ACME beside the certificates: the root of the server's own certificate, and the MAC key of the account.
+ACME_ROOT_FILE = "acme-root.crt"
+ACME_MAC_KEY_FILE = "acme-eab-mac-key"
+
+_CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 
-def fault(pair: CertificatePair, host: str) -> str | None:  # noqa: PLR0911 - one return for each fault
-    """What is wrong with a certificate for ``host``, or None; dates are not looked at, so that no clock decides."""
+def fault(pair: CertificatePair, host: str, now: datetime.datetime) -> str | None:
+    """What is wrong with a certificate for ``host`` at ``now``, or None."""
     try:
-        chain = x509.load_pem_x509_certificates(pair.certificate.get_secret_value().encode())
-    except ValueError:
+        chain = _chain(pair)
+    except (ValueError, x509.InvalidVersion):
         return "a certificate that is not PEM text"
     try:
         key = load_pem_private_key(pair.private_key.get_secret_value().encode(), password=None)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, UnsupportedAlgorithm):
         return "a private key that is not PEM text, or that is protected by a passphrase"
-    leaf = chain[0]
-    if _public_bytes(leaf.public_key()) != _public_bytes(key.public_key()):
+    if refused := _refused_key(chain[0]):
+        return refused
+    if _public_bytes(chain[0]) != _public_bytes(key):
         return "a private key that does not fit the certificate"
+    return _uncovered(chain[0], host) or _broken_chain(chain) or _out_of_force(chain, now)
+
+
+def days_left(pair: CertificatePair, now: datetime.datetime) -> int:
+    """Whole days until the first certificate of a chain without fault ends."""
+    return (min(certificate.not_valid_after_utc for certificate in _chain(pair)) - now).days
+
+
+def root_fault(text: str) -> str | None:
+    """What is wrong with the PEM text of a certificate authority, or None; a text with a private key is never shown."""
+    if "PRIVATE KEY" in text:
+        return "a private key, which is now known to all who can read the stack file"
     try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return "a certificate without subject alternative names, which clients refuse"
-    covered = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
-    covered += [str(address) for address in names.get_values_for_type(x509.IPAddress)]
-    if host not in covered and "*." + host.partition(".")[2] not in covered:
-        return f"a certificate for {', '.join(covered)}, which does not cover {host}"
-    for issued, issuer in pairwise(chain):
-        if issued.issuer != issuer.subject:
-            return "a chain out of order: each certificate must be followed by its issuer"
+        x509.load_pem_x509_certificates(text.encode())
+    except (ValueError, x509.InvalidVersion):
+        return "no certificate in PEM"
     return None
 
 
-def _public_bytes(key: object) -> bytes:
-    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)  # type: ignore[attr-defined, no-any-return]
+def acme_files(acme: AcmeCertificates | None, secrets: Secrets) -> dict[str, str]:
+    """What the proxy needs for ACME besides its configuration, by file name."""
+    files = {}
+    if acme and acme.root:
+        files[ACME_ROOT_FILE] = acme.root
+    if acme and acme.eab:
+        files[ACME_MAC_KEY_FILE] = secrets.acme_eab_mac_key.get_secret_value()
+    return files
+
+
+def _chain(pair: CertificatePair) -> list[x509.Certificate]:
+    return x509.load_pem_x509_certificates(pair.certificate.get_secret_value().encode())
+
+
+def _refused_key(leaf: x509.Certificate) -> str | None:
+    try:
+        key = leaf.public_key()
+    except (ValueError, UnsupportedAlgorithm):
+        return "a key of a kind that clients refuse"
+    match key:
+        case rsa.RSAPublicKey(key_size=size):
+            return f"an RSA key of {size} bits, which clients refuse" if size < 2048 else None
+        case ec.EllipticCurvePublicKey(curve=curve):
+            return None if curve.name in _CURVES else f"a key on the curve {curve.name}, which clients refuse"
+        case ed25519.Ed25519PublicKey():
+            return None
+    return "a key of a kind that clients refuse"
+
+
+def _uncovered(leaf: x509.Certificate, host: str) -> str | None:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
+        return "a certificate without subject alternative names, which clients refuse"
+    covered = [name.lower() for name in names.get_values_for_type(x509.DNSName)]
+    covered += [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+    if host in covered or "*." + host.partition(".")[2] in covered:
+        return None
+    return f"a certificate for {', '.join(covered)}, which does not cover {host}"
+
+
+def _broken_chain(chain: list[x509.Certificate]) -> str | None:
+    for issued, issuer in pairwise(chain):
+        if issued.issuer != issuer.subject:
+            return "a chain out of order: each certificate must be followed by its issuer"
+        try:
+            issued.verify_directly_issued_by(issuer)
+        except (InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
+            return (
+                f"a chain whose certificate of {_name(issued)} was not signed by the one that follows it,"
+                f" though that has the name of its issuer, {_name(issuer)}"
+            )
+    return None
+
+
+def _out_of_force(chain: list[x509.Certificate], now: datetime.datetime) -> str | None:
+    for certificate in chain:
+        which = "a certificate" if certificate is chain[0] else f"an issuer in the chain, {_name(certificate)},"
+        if now < certificate.not_valid_before_utc:
+            return f"{which} that is not in force before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+        if now > certificate.not_valid_after_utc:
+            return f"{which} that ended on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    return None
+
+
+def _name(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string()
+
+
+def _public_bytes(holder: x509.Certificate | PrivateKeyTypes) -> bytes:
+    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

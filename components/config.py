@@ -14,16 +14,27 @@ import yaml
 from pydantic import SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from components import credentials
-from components.problem import PROJECT, ConfigError, Problem, missing, path, remove_command, secret_command, set_command
+from components import certificates, credentials
+from components.problem import (
+    PROJECT,
+    ConfigError,
+    Problem,
+    certificate_command,
+    missing,
+    path,
+    remove_command,
+    secret_command,
+    set_command,
+)
+from components.render.proxy import certificate_name, hosts
 from components.rules import RULES, Draft, certificate_problems, volume_problems
 from components.settings import MirrorSettings, Secrets, Settings
 
 _EXPIRY_NOTICE_DAYS = 14
 
 
-def load_stack() -> tuple[Settings, Secrets]:
-    """Read the configuration of the stack that Pulumi runs.
+def load_stack(now: datetime.datetime) -> tuple[Settings, Secrets]:
+    """Read the configuration of the stack that Pulumi runs, as it is to be judged at ``now``.
 
     Raises:
         ConfigError: with every problem of the configuration and of the environment.
@@ -40,6 +51,7 @@ def load_stack() -> tuple[Settings, Secrets]:
             if key.startswith(f"{PROJECT}:")
         },
         environment=os.environ,
+        now=now,
     )
 
 
@@ -48,6 +60,7 @@ def load(
     encrypted: frozenset[str],
     written: Mapping[str, Any],
     environment: Mapping[str, str],
+    now: datetime.datetime,
 ) -> tuple[Settings, Secrets]:
     """Check a configuration as a whole.
 
@@ -56,6 +69,7 @@ def load(
         encrypted: the keys with an encrypted value somewhere inside.
         written: the same keys as they stand in the stack file, where ``{"secure": …}`` marks an encrypted value.
         environment: the environment of the Pulumi process.
+        now: when certificates given as files must be in force.
 
     Raises:
         ConfigError: with every problem.
@@ -97,6 +111,7 @@ def load(
         frozenset(parsed.get("acknowledge", ())),
         Secrets.model_construct(
             stack_secret=parsed.get("stack_secret", SecretStr("")),
+            acme_eab_mac_key=parsed.get("acme_eab_mac_key", SecretStr("")),
             **{key: parsed.get(key, {}) for key in ("passwords", "upstream_passwords", "certificates")},
         ),
     )
@@ -106,15 +121,15 @@ def load(
         settings = Settings(
             mirrors=mirrors, **{key: value for key, value in parsed.items() if key in Settings.model_fields}
         )
-        problems += volume_problems(settings) + list(certificate_problems(settings, draft.secrets))
+        problems += volume_problems(settings) + list(certificate_problems(settings, draft.secrets, now))
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: problem.key))
     return settings, Secrets(**{key: value for key, value in parsed.items() if key in Secrets.model_fields})
 
 
-def notices(settings: Settings, secrets: Secrets, today: datetime.date) -> list[str]:
-    """What an operator should know although nothing is wrong: logins that end, and passwords that cost time."""
-    found = []
+def notices(settings: Settings, secrets: Secrets, now: datetime.datetime) -> list[str]:
+    """What an operator should know although nothing is wrong: what ends soon, and passwords that cost time."""
+    found, today = [], now.date()
     for name, user in settings.registry.users.items():
         if user.expires and user.expires < today:
             found.append(f"user {name} expired on {user.expires} and can no longer log in; remove or renew it")
@@ -127,6 +142,10 @@ def notices(settings: Settings, secrets: Secrets, today: datetime.date) -> list[
                 f" {credentials.milliseconds(cost)} ms of CPU, a push of 20 layers makes more than 100;"
                 f" a generated one is free: openssl rand -hex 16 | {secret_command('passwords', name)}"
             )
+    used = {certificate_name(host, tuple(secrets.certificates)) for host in hosts(settings)}
+    for name, pair in secrets.certificates.items():
+        if name in used and (days := certificates.days_left(pair, now)) <= certificates.NOTICE_DAYS:
+            found.append(f"the certificate {name} ends in {days} days; replace it: {certificate_command(name)}")
     return found
 
 

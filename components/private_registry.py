@@ -15,6 +15,7 @@ from components.render.registry import (
     CONFIG_DIRECTORY,
     DATA_DIRECTORY,
     HTTP_SECRET_FILE,
+    PORTS,
     READ_ONLY,
     SECRETS_DIRECTORY,
     registry_config,
@@ -107,7 +108,7 @@ class PrivateRegistry(pulumi.ComponentResource):
                     entrypoint=["/bin/sh", "-c", _START],
                     command=[f"{CONFIG_DIRECTORY}/{process}.yml"],
                     environment=["OTEL_TRACES_EXPORTER=none"],
-                    health_url="http://127.0.0.1:5000/",
+                    health_url=f"http://127.0.0.1:{PORTS[process]}/",
                     # A changed http.secret needs a restart, a changed htpasswd does not.
                     config=configs[process] + digest(http_secret),
                     mounts=[

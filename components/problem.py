@@ -51,6 +51,14 @@ def secret_command(*parts: str | int) -> str:
     return f"pulumi config set --secret --path '{PROJECT}:{path(*parts)}'"
 
 
+def certificate_command(name: str) -> str:
+    """The commands that set or replace a certificate given as files."""
+    return (
+        f"{secret_command('certificates', name, 'certificate')} < chain.pem"
+        f" and {secret_command('certificates', name, 'private_key')} < key.pem"
+    )
+
+
 def remove_command(*parts: str | int) -> str:
     """The command that removes a key."""
     return f"pulumi config rm --path '{PROJECT}:{path(*parts)}'"

@@ -21,6 +21,7 @@ from components.render.registry import (
     credential_helper,
     credentials_file,
     mirror_config,
+    mirror_port,
 )
 from components.settings import MirrorSettings
 
@@ -112,7 +113,7 @@ class PullThroughMirror(pulumi.ComponentResource):
                 entrypoint=["registry", "serve"],
                 command=[f"{CONFIG_DIRECTORY}/config.yml"],
                 environment=["OTEL_TRACES_EXPORTER=none"],
-                health_url="http://127.0.0.1:5000/",
+                health_url=f"http://127.0.0.1:{mirror_port(args.upstream)}/",
                 config=text + helper,
                 mounts=mounts,
                 attachments=[Attachment(network=args.network, aliases=[mirror_alias(args.upstream)])],

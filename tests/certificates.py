@@ -5,37 +5,78 @@ from __future__ import annotations
 import datetime
 import functools
 import ipaddress
+from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import NameOID
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A certificate with the key that belongs to it."""
+
+    certificate: x509.Certificate
+    key: CertificateIssuerPrivateKeyTypes
+
+    def pair(self, *issuers: Issued) -> dict[str, str]:
+        """The chain and the key as the configuration key ``certificates`` holds them."""
+        chain = (self, *issuers)
+        return {
+            "certificate": "".join(
+                link.certificate.public_bytes(serialization.Encoding.PEM).decode() for link in chain
+            ),
+            "private_key": self.key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ).decode(),
+        }
+
+
+def issue(
+    *hosts: str,
+    start: datetime.datetime,
+    days: int = 2,
+    name: str = "registry-stack test",
+    key: CertificateIssuerPrivateKeyTypes | None = None,
+    issuer: Issued | None = None,
+) -> Issued:
+    """A certificate for ``hosts``, signed by ``issuer`` or by itself."""
+    own = ec.generate_private_key(ec.SECP256R1()) if key is None else key
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(own.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=days))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    )
+    if hosts:
+        builder = builder.add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), critical=False)
+    signer = issuer.key if issuer else own
+    # The Edwards curves hash by themselves.
+    digest = None if isinstance(signer, ed448.Ed448PrivateKey | ed25519.Ed25519PrivateKey) else hashes.SHA256()
+    return Issued(builder.sign(signer, digest), own)
+
+
+@functools.cache
+def authority() -> Issued:
+    """Whom clients of the tests trust."""
+    return issue(start=_an_hour_ago(), name="registry-stack test authority")
 
 
 @functools.cache
 def certificate_pair(*hosts: str) -> dict[str, str]:
-    """A self-signed certificate for ``hosts`` and its key, as the configuration key ``certificates`` holds them."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "registry-stack test")])
-    start = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=2))
-        .add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    return {
-        "certificate": certificate.public_bytes(serialization.Encoding.PEM).decode(),
-        "private_key": key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ).decode(),
-    }
+    """A certificate for ``hosts`` that is in force and signed by ``authority``, and its key."""
+    return issue(*hosts, start=_an_hour_ago(), issuer=authority()).pair()
+
+
+def _an_hour_ago() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
 
 
 def _name(host: str) -> x509.GeneralName:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ SECRET_KEYS = frozenset(Secrets.model_fields)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--over-ssh", action="store_true", help="deploy the engine tier's stacks over ssh://")
+    parser.addoption("--proxy", default="caddy", help="engine of the proxy in the engine tier's stacks: caddy or nginx")
     parser.addoption("--rewrite-golden", action="store_true", help="write golden files instead of comparing them")
 
 
@@ -49,9 +51,14 @@ def as_pulumi_hands_over(values: Mapping[str, Any]) -> dict[str, str]:
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 
-def loaded(values: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> tuple[Settings, Secrets]:
+def loaded(
+    values: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    now: datetime.datetime | None = None,
+) -> tuple[Settings, Secrets]:
     """Settings and secrets of a configuration whose secrets are all encrypted."""
-    return load(as_pulumi_hands_over(values), SECRET_KEYS, {}, environment or {})
+    moment = now or datetime.datetime.now(datetime.UTC)
+    return load(as_pulumi_hands_over(values), SECRET_KEYS, {}, environment or {}, moment)
 
 
 @pytest.fixture(scope="session")

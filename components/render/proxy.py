@@ -1,21 +1,20 @@
-"""The proxy's configuration: routes made from the settings, rendered for Caddy.
-
-Another engine is another template over the same routes.
-"""
+"""The proxy's configuration: routes made from the settings, rendered for Caddy or for nginx from the same values."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from components.problem import path
-from components.settings import CertificateSettings, Endpoint, MirrorSettings, Settings, slug
+from components.render.registry import PORTS, mirror_port
+from components.settings import Endpoint, Process, Settings, processes, slug
 
-CONFIG_DIRECTORY = "/etc/caddy"
-CERTIFICATES_DIRECTORY = "/etc/caddy-certificates"
+CERTIFICATES_DIRECTORY = "/etc/proxy-certificates"
 DATA_DIRECTORY = "/data"
-ADMIN_SOCKET = "unix//run/caddy/admin.sock"
+#: Sockets, process numbers and buffers of the running proxy, on a tmpfs.
+RUN_DIRECTORY = "/run/proxy"
 #: Root certificate of Caddy's own authority, inside the proxy container.
 ROOT_CERTIFICATE = f"{DATA_DIRECTORY}/caddy/pki/authorities/local/root.crt"
 #: Port of the health check inside the container; no service may use it.
@@ -35,11 +34,12 @@ _TEMPLATES = Environment(  # noqa: S701
 
 @dataclass(frozen=True)
 class MirrorRoute:
-    """How clients reach one mirror: ``allow`` is empty where any address may; ``alias`` is its name on the network."""
+    """How clients reach the mirror ``name``, and ``address``, its host:port; ``allow`` is empty where anybody may."""
 
     upstream: str
+    name: str
     endpoint: Endpoint
-    alias: str
+    address: str
     allow: tuple[str, ...]
     official_images: bool
 
@@ -47,11 +47,6 @@ class MirrorRoute:
 def mirror_alias(name: str) -> str:
     """Network name of the mirror of ``name``."""
     return f"mirror-{slug(name)}"
-
-
-def mirror_route(name: str, mirror: MirrorSettings) -> MirrorRoute:
-    """Route to the mirror of ``name``; Docker Hub alone has official images, under ``library/``."""
-    return MirrorRoute(name, mirror.url, mirror_alias(name), mirror.allow, official_images=name == "docker.io")
 
 
 def endpoints(settings: Settings) -> dict[str, Endpoint]:
@@ -82,24 +77,75 @@ def certificate_files(name: str) -> tuple[str, str]:
 
 def caddyfile(settings: Settings, certificate_names: tuple[str, ...] = ()) -> str:
     """The Caddyfile; ``certificate_names`` are the keys of the secret ``certificates``, used with ``files``."""
-    certificates = settings.proxy.certificates
-    return _TEMPLATES.get_template("Caddyfile.j2").render(
-        acme=certificates.acme,
-        grace_seconds=GRACE_SECONDS,
-        health_port=HEALTH_PORT,
-        ports=sorted({url.port for url in endpoints(settings).values()}),
+    return _rendered("Caddyfile.j2", settings, certificate_names)
+
+
+def nginx_conf(settings: Settings, certificate_names: tuple[str, ...]) -> str:
+    """nginx.conf for the same routes; arguments as for ``caddyfile``."""
+    return _rendered("nginx.conf.j2", settings, certificate_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routes:
+    """What either engine serves.
+
+    ``processes`` are those of the private registry, with their host:port behind the proxy; ``certificates`` are the
+    files of chain and key for each host, None where the engine gets them by itself.
+    """
+
+    registry: Endpoint
+    public: Endpoint | None
+    processes: Mapping[Process, str]
+    mirrors: tuple[MirrorRoute, ...]
+    certificates: Mapping[str, tuple[str, str] | None]
+
+    @property
+    def sites(self) -> tuple[Endpoint, ...]:
+        """Every endpoint, each once."""
+        found = (self.registry, self.public, *(mirror.endpoint for mirror in self.mirrors))
+        return tuple(site for site in found if site)
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Every port that clients use."""
+        return tuple(sorted({site.port for site in self.sites}))
+
+
+def routes(settings: Settings, certificate_names: tuple[str, ...]) -> Routes:
+    """The routes that the settings ask for."""
+    certificates: dict[str, tuple[str, str] | None] = dict.fromkeys(hosts(settings))
+    if settings.proxy.certificates.files:
+        for host in certificates:
+            name = certificate_name(host, certificate_names)
+            assert name is not None, "the configuration was checked"
+            certificates[host] = certificate_files(name)
+    return Routes(
         registry=settings.registry.url,
         public=settings.registry.anonymous_url,
-        tls={host: _tls(certificates, host, certificate_names) for host in hosts(settings)},
-        mirrors=[mirror_route(name, mirror) for name, mirror in sorted(settings.mirrors.items())],
+        processes={process: f"{process}:{PORTS[process]}" for process in processes(settings.registry)},
+        mirrors=tuple(
+            MirrorRoute(
+                upstream=name,
+                name=mirror_alias(name),
+                endpoint=mirror.url,
+                address=f"{mirror_alias(name)}:{mirror_port(name)}",
+                allow=mirror.allow,
+                # Docker Hub alone has official images, under library/.
+                official_images=name == "docker.io",
+            )
+            for name, mirror in sorted(settings.mirrors.items())
+        ),
+        certificates=certificates,
     )
 
 
-def _tls(certificates: CertificateSettings, host: str, available: tuple[str, ...]) -> list[str]:
-    if certificates.internal:
-        return ["tls internal"]
-    if certificates.files:
-        name = certificate_name(host, available)
-        assert name is not None, "the configuration was checked"
-        return ["tls {} {}".format(*certificate_files(name))]
-    return []
+def _rendered(template: str, settings: Settings, certificate_names: tuple[str, ...]) -> str:
+    return _TEMPLATES.get_template(template).render(
+        routes=routes(settings, certificate_names),
+        acme=settings.proxy.certificates.acme,
+        internal=settings.proxy.certificates.internal,
+        grace_seconds=GRACE_SECONDS,
+        health_port=HEALTH_PORT,
+        run_directory=RUN_DIRECTORY,
+        certificates_directory=CERTIFICATES_DIRECTORY,
+    )

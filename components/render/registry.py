@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from typing import Any
 
 import yaml
@@ -16,10 +17,19 @@ DATA_DIRECTORY = "/var/lib/registry"
 CREDENTIAL_HELPER = "upstream-credentials"
 CREDENTIALS_FILE = "upstream.json"
 HTTP_SECRET_FILE = "http-secret"  # noqa: S105 - a file name
+#: Where each process listens. Every one has a port of its own, and so has every mirror: the address of a container that
+#: is gone is given to a new one, and a proxy that still holds it (nginx does for a second) must find nothing there, not
+#: another process: by such an address a closed registry is on record as having answered as an open mirror.
+PORTS: dict[Process, int] = {"reader": 5000, "writer": 5001, "admin": 5002, "public": 5003}
 #: The processes that cannot write: by their configuration, and because their data is mounted so.
 READ_ONLY: tuple[Process, ...] = ("reader", "public")
 #: A mirror's downloads that a restart lets finish, in seconds; its successor cannot start before.
 MIRROR_DRAIN_SECONDS = 30
+
+
+def mirror_port(name: str) -> int:
+    """Port of the mirror of ``name``: the same whatever other mirrors there are."""
+    return 10_000 + zlib.crc32(name.encode()) % 50_000
 
 
 def registry_config(process: Process, registry: RegistrySettings) -> str:
@@ -27,7 +37,7 @@ def registry_config(process: Process, registry: RegistrySettings) -> str:
 
     ``http.secret`` is not in it, so that a preview can show the file; the container's start reads it from its own file.
     """
-    config = _common(registry.log_level, registry.drain_timeout)
+    config = _common(PORTS[process], registry.log_level, registry.drain_timeout)
     config["storage"]["delete"] = {"enabled": process == "admin"}
     config["storage"]["maintenance"] = {
         # One process purges; the four keys belong together, distribution panics without one of them.
@@ -47,7 +57,7 @@ def registry_config(process: Process, registry: RegistrySettings) -> str:
 
 def mirror_config(name: str, mirror: MirrorSettings) -> str:
     """Configuration of a pull-through cache."""
-    config = _common(mirror.log_level, f"{MIRROR_DRAIN_SECONDS}s")
+    config = _common(mirror_port(name), mirror.log_level, f"{MIRROR_DRAIN_SECONDS}s")
     # Without deletes the TTL frees nothing: distribution logs "operation unsupported" and forgets the entry (#4957).
     config["storage"]["delete"] = {"enabled": True}
     config["storage"]["maintenance"] = {
@@ -81,7 +91,7 @@ def _credentials(username: str, password: str) -> str:
     return json.dumps({"ServerURL": "", "Username": username, "Secret": password})
 
 
-def _common(log_level: str, drain_timeout: str) -> dict[str, Any]:
+def _common(port: int, log_level: str, drain_timeout: str) -> dict[str, Any]:
     return {
         "version": 0.1,
         "log": {"level": log_level, "formatter": "json", "accesslog": {"disabled": True}},
@@ -89,7 +99,7 @@ def _common(log_level: str, drain_timeout: str) -> dict[str, Any]:
         # collection succeeds without its layers (#4868).
         "storage": {"filesystem": {"rootdirectory": DATA_DIRECTORY}},
         "http": {
-            "addr": ":5000",
+            "addr": f":{port}",
             # Location headers are paths: no client can influence where the next request goes, and it works on any port.
             "relativeurls": True,
             # Without it SIGTERM cuts uploads, and a mirror forgets the expiry of its last blobs.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,10 @@ from tests.engine.stack import Stack, engine_address
 PREFIX = "rs-test"
 REGISTRY_PORT, MIRROR_PORT = 25443, 25444
 UPSTREAM = "upstream.test"
+PROXIES = {
+    "caddy": {"engine": "caddy", "address": "127.0.0.1", "certificates": {"internal": {}}},
+    "nginx": {"engine": "nginx", "address": "127.0.0.1", "certificates": {"files": {}}},
+}
 
 
 def small_stack(**changes: Any) -> dict[str, Any]:
@@ -32,7 +36,7 @@ def small_stack(**changes: Any) -> dict[str, Any]:
         "mirrors": {
             UPSTREAM: {"url": f"https://localhost:{MIRROR_PORT}", "upstream": f"http://{UPSTREAM}:5000"},
         },
-        "proxy": {"address": "127.0.0.1", "certificates": {"internal": {}}},
+        "proxy": PROXIES["caddy"],
     } | changes
 
 
@@ -58,34 +62,41 @@ def remove_everything(api: docker.DockerClient, prefix: str = PREFIX) -> None:
 
 @dataclass(frozen=True)
 class DockerHost:
-    """How stacks reach the engine: its socket or, with ``--over-ssh``, an sshd; ``path`` comes first in PATH."""
+    """How stacks reach the engine: its socket or, with ``--over-ssh``, an sshd; ``path`` comes first in PATH.
+
+    ``proxy`` is what they are configured with; by ``--proxy`` it is the one engine or the other.
+    """
 
     address: str
+    proxy: Mapping[str, Any]
     path: str = ""
 
 
 @pytest.fixture(scope="session")
 def docker_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHost]:
     """The Docker host that stacks are deployed to."""
+    proxy = PROXIES[request.config.getoption("--proxy")]
     if not request.config.getoption("--over-ssh"):
-        yield DockerHost(engine_address())
+        yield DockerHost(engine_address(), proxy)
         return
     with ssh_host(tmp_path_factory.mktemp("ssh"), engine_address()) as (address, folder):
-        yield DockerHost(address, f"{folder}:")
+        yield DockerHost(address, proxy, f"{folder}:")
 
 
 @contextlib.contextmanager
 def running_stack(api: docker.DockerClient, host: DockerHost, folder: Path, **changes: Any) -> Iterator[Stack]:
     """A stack that is up; at the end its logs are printed (pytest shows them for a failed test) and it is removed."""
     remove_everything(api)
-    stack = Stack(folder, host.address, small_stack(**changes), path=host.path)
+    stack = Stack(folder, host.address, small_stack(**{"proxy": host.proxy} | changes), path=host.path)
     try:
         stack.up()
         yield stack
     finally:
         for role, container in clients.containers(api, PREFIX).items():
             if container.status != "created":
-                print(f"--- {role} ({container.status})\n{container.logs(tail=40).decode()}")
+                # Apart, since errors would drown in lines about requests.
+                requests, errors = (container.logs(tail=30, stdout=out, stderr=not out) for out in (True, False))
+                print(f"--- {role} ({container.status})\n{requests.decode()}{errors.decode()}")
         remove_everything(api)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from local.toolchain import environment
+from tests.certificates import authority, certificate_pair
 from tests.conftest import ROOT
 
 STACK = "test"
@@ -43,6 +44,13 @@ class Stack:
         self.users = {name: secrets.token_urlsafe(32) for name in self.values["registry"]["users"]}
         for name, password in self.users.items():
             self.set_secret(f"passwords.{name}", password)
+        if self._has_files:
+            for part, text in certificate_pair("localhost").items():
+                self.set_secret(f"certificates.localhost.{part}", text)
+
+    @property
+    def _has_files(self) -> bool:
+        return "files" in self.values["proxy"]["certificates"]
 
     @property
     def file(self) -> Path:
@@ -114,15 +122,16 @@ class Stack:
 
     @property
     def certificate_file(self) -> Path:
-        """The root of the internal authority, as a file."""
+        """What clients must trust, as a file: the root of the internal authority, or that of the tests."""
         path = self.folder / "ca" / "ca.crt"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(self.outputs()["ca_certificate"] + "\n")
+        trusted = authority().pair()["certificate"] if self._has_files else self.outputs()["ca_certificate"]
+        path.write_text(trusted + "\n")
         return path
 
     @property
     def trust(self) -> ssl.SSLContext:
-        """Trust in the internal authority, for HTTP clients."""
+        """The same trust, for HTTP clients."""
         return ssl.create_default_context(cafile=self.certificate_file)
 
 

@@ -64,7 +64,12 @@ def test_its_images_and_its_password_go_on_working(
     data, hashed = old_registry
     registry = small_stack()["registry"] | {"users": {USER: {"role": "push"}}, "storage": {"host_path": str(data)}}
     (tmp_path / "stack").mkdir()
-    stack = Stack(tmp_path / "stack", docker_host.address, small_stack(registry=registry), path=docker_host.path)
+    stack = Stack(
+        tmp_path / "stack",
+        docker_host.address,
+        small_stack(registry=registry, proxy=docker_host.proxy),
+        path=docker_host.path,
+    )
     stack.set_secret(f"passwords.{USER}", hashed)
     stack.users[USER] = PASSWORD
     try:

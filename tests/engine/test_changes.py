@@ -160,16 +160,20 @@ def test_no_push_and_no_pull_fails_while_reader_and_writer_are_replaced(
 def test_a_bad_proxy_configuration_fails_the_up_and_the_old_one_serves_on(
     stack: Stack, client: docker.DockerClient
 ) -> None:
-    template = stack.folder / "components/render/templates/Caddyfile.j2"
+    template, right, wrong, complaint = {
+        "caddy": ("Caddyfile.j2", "respond /healthz", "respnd /healthz", "unrecognized directive: respnd"),
+        "nginx": ("nginx.conf.j2", "access_log off;", "acces_log off;", 'unknown directive "acces_log"'),
+    }[stack.values["proxy"]["engine"]]
+    template = stack.folder / "components/render/templates" / template
     good = template.read_text()
-    template.write_text(good.replace("respond /healthz 200", "respnd /healthz 200"))
+    template.write_text(good.replace(right, wrong))
     try:
         failed = stack.up(check=False)
     finally:
         template.write_text(good)
 
     assert failed.returncode != 0
-    assert "unrecognized directive: respnd" in failed.stdout + failed.stderr
+    assert complaint in failed.stdout + failed.stderr
     clients.containers(client, PREFIX)["proxy"].restart(timeout=1)
     clients.wait_until_healthy(client, stack.outputs()["services"]["proxy"])
     assert status(stack, "ci", stack.users["ci"]) == 200, "a restarted proxy reads the old file"

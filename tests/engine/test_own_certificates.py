@@ -27,7 +27,7 @@ def test_a_renewed_certificate_is_served_after_an_up_without_a_restart(
     client: docker.DockerClient, docker_host: DockerHost, tmp_path: Path
 ) -> None:
     remove_everything(client)
-    proxy = {"address": "127.0.0.1", "certificates": {"files": {}}}
+    proxy = {**docker_host.proxy, "certificates": {"files": {}}}
     stack = Stack(tmp_path, docker_host.address, small_stack(proxy=proxy), path=docker_host.path)
     first, second = certificate_pair("localhost"), certificate_pair("localhost", "renewed.example.com")
     try:

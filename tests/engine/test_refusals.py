@@ -14,6 +14,8 @@ from tests.engine import clients
 from tests.engine.conftest import MIRROR_PORT, PREFIX, REGISTRY_PORT, remove_everything, small_stack
 from tests.engine.stack import Stack, engine_address
 
+pytestmark = pytest.mark.caddy
+
 
 @pytest.fixture(scope="module")
 def stack(client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from components.render.proxy import caddyfile
+from components.render.proxy import caddyfile, nginx_conf
 from components.render.registry import credential_helper, mirror_config, registry_config
 from components.settings import Secrets, Settings, processes, slug
 from tests.certificates import certificate_pair
@@ -21,9 +21,9 @@ def configuration_of(case: str) -> dict[str, Any]:
     """The case's ``stack.yaml`` with the secrets that it needs."""
     values = configuration() | {"mirrors": {}} | yaml.safe_load((GOLDEN / case / "stack.yaml").read_text())
     if "files" in values["proxy"]["certificates"]:
-        hosts = [
-            service["url"].removeprefix("https://") for service in (values["registry"], *values["mirrors"].values())
-        ]
+        urls = [service["url"] for service in (values["registry"], *values["mirrors"].values())]
+        urls += filter(None, [values["registry"].get("anonymous_url")])
+        hosts = [url.removeprefix("https://").partition(":")[0] for url in urls]
         values["certificates"] = {host: certificate_pair(host) for host in hosts}
     logins = [name for name, mirror in values["mirrors"].items() if "username" in mirror]
     return values | {
@@ -34,7 +34,10 @@ def configuration_of(case: str) -> dict[str, Any]:
 
 def rendered(settings: Settings, secrets: Secrets) -> dict[str, str]:
     """Every readable file of a stack by its name."""
-    files = {"Caddyfile": caddyfile(settings, tuple(secrets.certificates))}
+    if settings.proxy.engine == "nginx":
+        files = {"nginx.conf": nginx_conf(settings, tuple(secrets.certificates))}
+    else:
+        files = {"Caddyfile": caddyfile(settings, tuple(secrets.certificates))}
     files |= {f"{process}.yml": registry_config(process, settings.registry) for process in processes(settings.registry)}
     for name, mirror in settings.mirrors.items():
         files |= {f"mirror-{slug(name)}.yml": mirror_config(name, mirror)}

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from components.config import load, notices
 from components.problem import ConfigError
 from components.settings import without_expired
+from tests.certificates import certificate_pair, issue
 from tests.conftest import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
 
+NOW = datetime.datetime(2026, 6, 1, 12, 0, tzinfo=datetime.UTC)
 OPEN_MIRROR = {"docker.io": {"url": "https://mirror.example.com"}}
 
 
@@ -28,6 +30,15 @@ def problems(values: dict[str, Any], **keywords: Any) -> dict[str, str]:
 
 def with_registry(**changes: Any) -> dict[str, Any]:
     return configuration(registry=configuration()["registry"] | changes)
+
+
+def with_acme(**acme: Any) -> dict[str, Any]:
+    return configuration(proxy={"certificates": {"acme": {"email": "ops@example.com"} | acme}})
+
+
+def with_files(start: datetime.datetime, days: int) -> dict[str, Any]:
+    pair = issue("*.example.com", start=start, days=days).pair()
+    return configuration(proxy={"certificates": {"files": {}}}, certificates={"*.example.com": pair})
 
 
 def test_a_complete_configuration_is_accepted_with_its_defaults() -> None:
@@ -95,7 +106,7 @@ def test_a_plain_password_beside_encrypted_ones_in_the_stack_file_is_refused() -
     written = {"passwords": {"woodpecker": {"secure": "v1:x"}, "production": "in-plain-sight", "boss": {"secure": "y"}}}
 
     with pytest.raises(ConfigError) as caught:
-        load(as_pulumi_hands_over(configuration()), SECRET_KEYS, written, {})
+        load(as_pulumi_hands_over(configuration()), SECRET_KEYS, written, {}, NOW)
 
     (problem,) = caught.value.problems
     assert problem.key == "passwords.production"
@@ -104,7 +115,7 @@ def test_a_plain_password_beside_encrypted_ones_in_the_stack_file_is_refused() -
 
 def test_a_plain_secret_is_refused_where_the_stack_file_cannot_be_read() -> None:
     with pytest.raises(ConfigError) as caught:
-        load(as_pulumi_hands_over(configuration()), frozenset({"passwords"}), {}, {})
+        load(as_pulumi_hands_over(configuration()), frozenset({"passwords"}), {}, {}, NOW)
 
     assert [problem.key for problem in caught.value.problems] == ["stack_secret"]
 
@@ -138,6 +149,13 @@ def test_a_plain_secret_is_refused_where_the_stack_file_cannot_be_read() -> None
         (configuration(images={"registry": "registry:3.1.0"}), "images.registry", "3.1.1 or newer"),
         (configuration(images={"caddy": "caddy"}), "images.caddy", "exact tag"),
         (configuration(proxy={"engine": "apache"}), "proxy.engine", "'caddy'"),
+        (configuration(images={"nginx": "nginx:mainline"}), "images.nginx", "exact tag"),
+        (configuration(proxy={"engine": "nginx", "certificates": {"internal": {}}}), "proxy.certificates.internal",
+         "no authority of its own"),
+        (configuration(proxy={"engine": "nginx", "certificates": {"acme": {"email": "ops@example.com"}}}),
+         "proxy.certificates.acme", "'registry-stack:proxy.engine' caddy"),
+        (with_registry(url="https://192.0.2.1") | {"proxy": {"engine": "nginx", "certificates": {"files": {}}}},
+         "registry.url", "name no host in TLS"),
         (configuration(proxy={"certificates": {}}), "proxy.certificates", "exactly one"),
         (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.1/8"]}}),
          'mirrors["docker.io"].allow[0]', "CIDR"),
@@ -165,6 +183,19 @@ def test_a_plain_secret_is_refused_where_the_stack_file_cannot_be_read() -> None
          "a date like 2027-01-31"),
         (configuration(acknowledge=["everything"]), "acknowledge[0]", "open_mirror"),
         (configuration(proxy={"certificates": {"files": {}}}), 'certificates["registry.example.com"]', "chain"),
+        (with_acme(directory="https://ca.example.com/dir", staging=True), "proxy.certificates.acme",
+         "either directory"),
+        (with_acme(root="no PEM"), "proxy.certificates.acme", "root with a directory alone"),
+        (with_acme(directory="https://ca.example.com", root="no PEM"),
+         "proxy.certificates.acme.root", "no certificate in PEM"),
+        (with_acme(directory="https://ca.example.com", root=certificate_pair("a.example.com")["private_key"]),
+         "proxy.certificates.acme.root", "now known"),
+        (with_acme(eab={}), "proxy.certificates.acme.eab.key_id", "nothing"),
+        (with_acme(eab={"key_id": "a {b}"}), "proxy.certificates.acme.eab.key_id", "match pattern"),
+        (with_acme(eab={"key_id": "kid-1"}), "acme_eab_mac_key", "nothing, although"),
+        (with_acme(eab={"key_id": "kid-1"}) | {"acme_eab_mac_key": "c2hvcnQ="}, "acme_eab_mac_key", "base64url"),
+        (with_acme(eab={"key_id": "kid-1"}) | {"acme_eab_mac_key": "a" * 65}, "acme_eab_mac_key", "base64url"),
+        (with_acme() | {"acme_eab_mac_key": "c2VjcmV0c2VjcmV0c2VjcmV0"}, "acme_eab_mac_key", "nothing uses"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_refused_with_its_key_and_what_is_allowed(values: dict[str, Any], key: str, words: str) -> None:
@@ -241,6 +272,7 @@ def test_no_value_of_a_secret_appears_in_a_report(secret: str) -> None:
         stack_secret=marked,
         upstream_passwords={"docker.io": {"nested": marked}},
         certificates={"registry.example.com": {"certificate": marked, "private_key": marked, "extra": marked}},
+        acme_eab_mac_key=marked,
     )
 
     with pytest.raises(ConfigError) as caught:
@@ -255,8 +287,8 @@ def test_an_expiry_is_announced_for_two_weeks_and_then_the_user_is_gone() -> Non
     chosen, secrets = loaded(with_registry(users=users))
 
     def at(*day: int) -> tuple[list[str], set[str]]:
-        today = datetime.date(*day)
-        return notices(chosen, secrets, today), set(without_expired(chosen, today).registry.users)
+        now = datetime.datetime(*day, tzinfo=datetime.UTC)  # type: ignore[arg-type, misc]
+        return notices(chosen, secrets, now), set(without_expired(chosen, now.date()).registry.users)
 
     assert at(2027, 1, 16) == ([], {"woodpecker", "production", "boss"})
     assert at(2027, 1, 17)[0] == ["user production expires on 2027-01-31, in 14 days"]
@@ -277,13 +309,47 @@ def test_passwords_that_cost_time_at_every_request_are_announced_without_being_s
     passwords = configuration()["passwords"] | {"boss": chosen, "woodpecker": ready}
     settings, secrets = loaded(configuration(passwords=passwords))
 
-    found = notices(settings, secrets, datetime.date(2026, 1, 1))
+    found = notices(settings, secrets, NOW)
 
     assert len(found) == 2
     assert "woodpecker is hashed at bcrypt cost 12" in found[0]
     assert "boss is hashed at bcrypt cost 10" in found[1]
     assert chosen not in str(found)
     assert ready not in str(found)
+
+
+@pytest.mark.parametrize("days", [21, 1, 0])
+def test_the_end_of_a_certificate_is_announced_three_weeks_before_with_the_command_that_replaces_it(days: int) -> None:
+    values = with_files(NOW - datetime.timedelta(hours=1), days + 1)
+
+    (found,) = notices(*loaded(values, now=NOW), NOW)
+
+    assert found.startswith(
+        f"the certificate *.example.com ends in {days} days; replace it: pulumi config set --secret"
+    )
+    assert 'certificates["*.example.com"].private_key' in found
+
+
+def test_a_certificate_with_more_than_three_weeks_left_is_not_mentioned() -> None:
+    assert notices(*loaded(with_files(NOW, 22), now=NOW), NOW) == []
+
+
+def test_a_certificate_that_ended_stops_the_preview_with_the_command_that_replaces_it() -> None:
+    found = problems(with_files(NOW - datetime.timedelta(days=22), 21), now=NOW)
+
+    assert "a certificate that ended on 2026-05-31 12:00 UTC" in found['certificates["*.example.com"]']
+    assert 'certificates["*.example.com"].certificate' in found['certificates["*.example.com"]']
+
+
+def test_acme_asks_the_directory_that_was_chosen() -> None:
+    def directory(**acme: Any) -> str:
+        chosen = loaded(with_acme(**acme))[0].proxy.certificates.acme
+        assert chosen
+        return chosen.directory_url
+
+    assert directory() == "https://acme-v02.api.letsencrypt.org/directory"
+    assert directory(staging=True) == "https://acme-staging-v02.api.letsencrypt.org/directory"
+    assert directory(staging=False, directory="https://ca.example.com/dir") == "https://ca.example.com/dir"
 
 
 def test_a_mirror_section_that_is_no_object_is_refused() -> None:

