@@ -101,10 +101,11 @@ def seconds(duration: str) -> int:
 
 def _network(value: str) -> str:
     try:
-        return str(ipaddress.ip_network(value))
+        return str(ipaddress.IPv4Network(value))
     except ValueError:
         raise ValueError(
-            "an address range in CIDR notation without host bits, like 10.0.0.0/8 or 2001:db8::/32"
+            "an IPv4 address range in CIDR notation without host bits, like 10.0.0.0/8; IPv6 is not listened on, since"
+            " its clients would all have the address of Docker's bridge and the list would allow everybody or nobody"
         ) from None
 
 

@@ -22,7 +22,7 @@ CLI = "github.com/pulumi/pulumi/pkg/v3"
 SDK = "github.com/pulumi/pulumi/sdk/v3"
 SITE = "https://get.pulumi.com"
 PLUGINS = ("docker", "command")
-TEST_PACKAGES = ("iproute2", "openssh-client", "openssh-server", "skopeo")
+TEST_PACKAGES = ("iproute2", "openssh-client", "openssh-server", "skopeo", "testssl.sh")
 
 
 def environment() -> dict[str, str]:
@@ -233,5 +233,5 @@ def _wanted(name: str) -> str:
 
 def _present(package: str) -> bool:
     """Whether the program of a test package is there, whoever installed it."""
-    programs = {"iproute2": "ip", "openssh-client": "ssh", "openssh-server": "sshd"}
+    programs = {"iproute2": "ip", "openssh-client": "ssh", "openssh-server": "sshd", "testssl.sh": "testssl"}
     return path_of(programs.get(package, package)) is not None

@@ -57,6 +57,10 @@ def issue(
     )
     if hosts:
         builder = builder.add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), critical=False)
+        # As public authorities do, or testssl.sh complains; nobody fetches it.
+        revoked = x509.UniformResourceIdentifier("http://crl.example.com/revoked.crl")
+        point = x509.DistributionPoint([revoked], relative_name=None, reasons=None, crl_issuer=None)
+        builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
     signer = issuer.key if issuer else own
     # The Edwards curves hash by themselves.
     digest = None if isinstance(signer, ed448.Ed448PrivateKey | ed25519.Ed25519PrivateKey) else hashes.SHA256()
@@ -66,13 +70,13 @@ def issue(
 @functools.cache
 def authority() -> Issued:
     """Whom clients of the tests trust."""
-    return issue(start=_an_hour_ago(), name="registry-stack test authority")
+    return issue(start=_an_hour_ago(), days=90, name="registry-stack test authority")
 
 
 @functools.cache
 def certificate_pair(*hosts: str) -> dict[str, str]:
     """A certificate for ``hosts`` that is in force and signed by ``authority``, and its key."""
-    return issue(*hosts, start=_an_hour_ago(), issuer=authority()).pair()
+    return issue(*hosts, start=_an_hour_ago(), days=90, issuer=authority()).pair()
 
 
 def _an_hour_ago() -> datetime.datetime:

@@ -159,6 +159,8 @@ def test_a_plain_secret_is_refused_where_the_stack_file_cannot_be_read() -> None
         (configuration(proxy={"certificates": {}}), "proxy.certificates", "exactly one"),
         (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.1/8"]}}),
          'mirrors["docker.io"].allow[0]', "CIDR"),
+        (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["2001:db8::/32"]}}),
+         'mirrors["docker.io"].allow[0]', "IPv6 is not listened on"),
         (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"], "ttl": "week"}}),
          'mirrors["docker.io"].ttl', "Go duration"),
         (configuration(mirrors={"docker.io": {"url": "https://registry.example.com", "allow": ["10.0.0.0/8"]}}),

@@ -1,0 +1,86 @@
+"""The proxy as an attacker finds it from outside: by testssl.sh, and by what its container may do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import httpx
+import pytest
+
+from tests.certificates import authority
+from tests.engine import clients
+from tests.engine.conftest import PREFIX, REGISTRY_PORT, DockerHost, running_stack
+from tests.engine.stack import Stack
+
+pytestmark = pytest.mark.once
+
+#: What testssl.sh may say: also LOW, as of a name without a CAA record.
+HARMLESS = {"OK", "INFO", "LOW", "DEBUG"}
+#: Its own program does not manage this handshake; WARN is what it says of a check that it could not make.
+NOT_CHECKED = {("secure_renego", "WARN")}
+
+
+@pytest.fixture(scope="module")
+def stack(
+    client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """A stack whose certificate is like those of public authorities."""
+    proxy = {**docker_host.proxy, "certificates": {"files": {}}}
+    with running_stack(client, docker_host, tmp_path_factory.mktemp("stack"), proxy=proxy) as running:
+        yield running
+
+
+def test_testssl_finds_nothing_above_low(stack: Stack, tmp_path: Path) -> None:
+    trusted, report = tmp_path / "authority.pem", tmp_path / "report.json"
+    trusted.write_text(authority().pair()["certificate"])
+    options = (
+        "--quiet",
+        "--color=0",
+        "--warnings=off",
+        "--ip=127.0.0.1",
+        f"--add-ca={trusted}",
+        f"--jsonfile={report}",
+    )
+
+    answer = clients.run("testssl", *options, stack.registry)
+
+    findings = json.loads(report.read_text())
+    print(clients.run("testssl", "--version").stdout.strip())
+    print(*(f"{one['id']}: {one['finding']}" for one in findings if one["id"].startswith("overall")), sep="\n")
+    assert len(findings) > 100, answer.stdout
+    bad = [(one["id"], one["severity"], one["finding"]) for one in findings if one["severity"] not in HARMLESS]
+    assert [one for one in bad if one[:2] not in NOT_CHECKED] == []
+
+
+def test_the_container_can_do_nothing_but_serve(stack: Stack, client: docker.DockerClient) -> None:
+    engine = stack.values["proxy"]["engine"]
+    proxy = clients.containers(client, PREFIX)["proxy"].attrs
+    host = proxy["HostConfig"]
+
+    assert host["ReadonlyRootfs"] is True
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    assert host["CapDrop"] == ["ALL"]
+    assert (host["CapAdd"] or []) == {"caddy": ["CAP_NET_BIND_SERVICE"], "nginx": []}[engine]
+    assert proxy["Config"]["User"] == {"caddy": "", "nginx": "101"}[engine]
+    assert {port for port, bound in proxy["NetworkSettings"]["Ports"].items() if bound} == {
+        f"{port}/tcp" for port in (REGISTRY_PORT, REGISTRY_PORT + 1)
+    }
+
+
+def test_nothing_listens_on_a_network_but_the_ports_that_clients_use(stack: Stack, client: docker.DockerClient) -> None:
+    proxy = clients.containers(client, PREFIX)["proxy"]
+    listening = clients.execute(proxy, "cat", "/proc/net/tcp", "/proc/net/tcp6").splitlines()
+    rows = [line.split() for line in listening if ":" in line and line.split()[3] == "0A"]
+    anywhere = {int(row[1].partition(":")[2], 16) for row in rows if set(row[1].partition(":")[0]) == {"0"}}
+
+    assert anywhere == {REGISTRY_PORT, REGISTRY_PORT + 1}
+
+
+def test_no_answer_names_a_version(stack: Stack) -> None:
+    for path in ("/", "/v2/", "/v2/_catalog", "/%00", "/v2/" + "x" * 100_000):
+        answer = httpx.get(f"https://{stack.registry}{path}", verify=stack.trust)
+        said = f"{answer.headers} {answer.text}".lower()
+        assert not any(name in said for name in ("nginx/", "caddy", "go-http", "openssl")), (path, said)
