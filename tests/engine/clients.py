@@ -134,6 +134,13 @@ def wait_until_healthy(client: docker.DockerClient, name: str) -> None:
         time.sleep(0.5)
 
 
+#: Client operations that may fail during one `up` which replaces processes of the registry, or which reloads the proxy,
+#: by its engine. nginx gives up on a layer that it sends to a container which is gone while it looks up the name anew;
+#: Caddy closes idle connections when it is reloaded, and a client may be about to use one.
+LOST_BY_REPLACEMENT = {"caddy": 0, "nginx": 2}
+LOST_BY_RELOAD = {"caddy": 2, "nginx": 0}
+
+
 @contextmanager
 def clients_at_work(pusher: Skopeo, puller: Skopeo, folder: Path) -> Iterator[dict[str, list[str]]]:
     """Pushes and pulls in a loop for as long as the block runs; yields what failed, and counts under ``done``."""

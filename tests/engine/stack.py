@@ -116,6 +116,11 @@ class Stack:
         self.pulumi("destroy", "--stack", STACK, "--yes", "--skip-preview", "--color=never")
 
     @property
+    def proxy(self) -> str:
+        """The engine of the proxy."""
+        return str(self.values["proxy"]["engine"])
+
+    @property
     def registry(self) -> str:
         """What stands before a repository in an image name."""
         return str(self.values["registry"]["url"]).removeprefix("https://")

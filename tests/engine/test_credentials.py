@@ -170,7 +170,8 @@ def test_nobody_else_fails_while_a_login_lives_and_dies(
     assert pulls == [], "for pulls it is like any replacement"
     # Old and new writer answer side by side for some seconds, and neither continues what the other began.
     del journal.failures["stack_secret rotated"]
-    assert {step: failed for step, failed in journal.failures.items() if failed} == {}
+    for step, failed in journal.failures.items():
+        assert len(failed) <= ("image" in step) * clients.LOST_BY_REPLACEMENT[stack.proxy], step
     assert len(results["done"]) > 40
     stack.preview("--expect-no-changes")
     client.images.remove("localhost-test/registry:3.1.1-test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,15 +49,14 @@ def test_testssl_finds_nothing_above_low(stack: Stack, tmp_path: Path) -> None:
     answer = clients.run("testssl", *options, stack.registry)
 
     findings = json.loads(report.read_text())
-    print(clients.run("testssl", "--version").stdout.strip())
-    print(*(f"{one['id']}: {one['finding']}" for one in findings if one["id"].startswith("overall")), sep="\n")
+    print(f"testssl.sh: {dict(Counter(one['severity'] for one in findings))}")
     assert len(findings) > 100, answer.stdout
     bad = [(one["id"], one["severity"], one["finding"]) for one in findings if one["severity"] not in HARMLESS]
     assert [one for one in bad if one[:2] not in NOT_CHECKED] == []
 
 
 def test_the_container_can_do_nothing_but_serve(stack: Stack, client: docker.DockerClient) -> None:
-    engine = stack.values["proxy"]["engine"]
+    engine = stack.proxy
     proxy = clients.containers(client, PREFIX)["proxy"].attrs
     host = proxy["HostConfig"]
 
@@ -80,7 +80,7 @@ def test_nothing_listens_on_a_network_but_the_ports_that_clients_use(stack: Stac
 
 
 def test_no_answer_names_a_version(stack: Stack) -> None:
-    for path in ("/", "/v2/", "/v2/_catalog", "/%00", "/v2/" + "x" * 100_000):
+    for path in ("/", "/v2/", "/v2/_catalog", "/%00", "/v2/" + "x" * 60_000):
         answer = httpx.get(f"https://{stack.registry}{path}", verify=stack.trust)
         said = f"{answer.headers} {answer.text}".lower()
         assert not any(name in said for name in ("nginx/", "caddy", "go-http", "openssl")), (path, said)

@@ -23,7 +23,7 @@ def canonical(certificate: str) -> bytes:
     return x509.load_pem_x509_certificate(certificate.encode()).tbs_certificate_bytes
 
 
-def test_a_renewed_certificate_is_served_after_an_up_without_a_restart(
+def test_a_renewed_certificate_is_served_without_a_restart_and_by_either_engine(
     client: docker.DockerClient, docker_host: DockerHost, tmp_path: Path
 ) -> None:
     remove_everything(client)
@@ -43,5 +43,15 @@ def test_a_renewed_certificate_is_served_after_an_up_without_a_restart(
         stack.preview("--refresh", "--expect-no-changes")
         assert "ca_certificate" not in stack.outputs()
         assert "PRIVATE KEY" not in stack.pulumi("stack", "export", "--stack", "test").stdout
+
+        other = {"caddy": "nginx", "nginx": "caddy"}[proxy["engine"]]
+        stack.write(proxy=proxy | {"engine": other})
+        planned = stack.planned()
+        assert planned["proxy-container"] == "replace"
+        assert not any("data" in name for name in planned), "certificates and accounts stay for the way back"
+        stack.up()
+        assert other in clients.containers(client, PREFIX)["proxy"].attrs["Config"]["Image"]
+        assert canonical(served()) == canonical(second["certificate"])
+        stack.preview("--refresh", "--expect-no-changes")
     finally:
         remove_everything(client)
