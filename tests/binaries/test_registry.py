@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def registry(
 ) -> Iterator[httpx.Client]:
     """A client of the registry that runs a golden file, with the container's paths mapped into ``folder``."""
     port = free_port()
-    text = golden.read_text().replace(":5000", f"127.0.0.1:{port}")
+    text = re.sub(r"addr: :\d+", f"addr: 127.0.0.1:{port}", golden.read_text())
     for path, name in ((SECRETS_DIRECTORY, "secrets"), (CONFIG_DIRECTORY, "config"), (DATA_DIRECTORY, "data")):
         (folder / name).mkdir(exist_ok=True)
         text = text.replace(path, str(folder / name))
