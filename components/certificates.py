@@ -11,14 +11,10 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from components.settings import AcmeCertificates, CertificatePair, Secrets
+from components.settings import CertificatePair
 
 #: How long before the end of a certificate every preview says so.
 NOTICE_DAYS = 21
-
-#: Files for ACME beside the certificates: the root of the server's own certificate, and the MAC key of the account.
-ACME_ROOT_FILE = "acme-root.crt"
-ACME_MAC_KEY_FILE = "acme-eab-mac-key"
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
@@ -54,16 +50,6 @@ def root_fault(text: str) -> str | None:
     except (ValueError, x509.InvalidVersion):
         return "no certificate in PEM"
     return None
-
-
-def acme_files(acme: AcmeCertificates | None, secrets: Secrets) -> dict[str, str]:
-    """What the proxy needs for ACME besides its configuration, by file name."""
-    files = {}
-    if acme and acme.root:
-        files[ACME_ROOT_FILE] = acme.root
-    if acme and acme.eab:
-        files[ACME_MAC_KEY_FILE] = secrets.acme_eab_mac_key.get_secret_value()
-    return files
 
 
 def _chain(pair: CertificatePair) -> list[x509.Certificate]:

@@ -48,7 +48,7 @@ def _taken_ports(settings: Settings, names: StackName, client: docker.DockerClie
         for port in container.get("Ports") or []:
             if port.get("PublicPort"):
                 held[port["PublicPort"]] = "" if ours <= labels else container["Names"][0].lstrip("/")
-    for port, key in {url.port: key for key, url in endpoints(settings).items()}.items():
+    for port, key in {url.port: key for key, url in endpoints(settings.registry, settings.mirrors).items()}.items():
         holder = held.get(port)
         if holder is None and settings.docker_host.startswith("unix://") and _is_bound(settings.proxy.address, port):
             holder = "a process of this machine"

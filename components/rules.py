@@ -10,18 +10,16 @@ from dataclasses import dataclass
 
 from components import certificates, credentials
 from components.problem import Problem, certificate_command, path, remove_command, secret_command, set_command
-from components.render.proxy import HEALTH_PORT, certificate_name, hosts
+from components.render.proxy import HEALTH_PORT, certificate_name, endpoints, hosts, mirror_alias
 from components.render.registry import mirror_port
 from components.settings import (
     DANGERS,
     KNOWN_UPSTREAMS,
-    Endpoint,
     MirrorSettings,
     ProxySettings,
     RegistrySettings,
     Secrets,
     Settings,
-    slug,
     volume_names,
 )
 
@@ -142,8 +140,8 @@ def _nginx_problems(draft: Draft) -> Iterator[Problem]:
             "files: {}, since nginx has no authority of its own and gets no certificates here",
             f"{to_caddy}, or write proxy.certificates: {{files: {{}}}} and give the certificates",
         )
-    for key, url in _urls(draft):
-        if re.fullmatch(r"[\d.]+", url.host):
+    for key, url in endpoints(draft.registry, draft.mirrors).items():
+        if url.is_address:
             yield Problem(
                 key,
                 f"{url}, with proxy.engine nginx",
@@ -152,16 +150,9 @@ def _nginx_problems(draft: Draft) -> Iterator[Problem]:
             )
 
 
-def _urls(draft: Draft) -> list[tuple[str, Endpoint]]:
-    urls = [("registry.url", draft.registry.url)] if draft.registry else []
-    if draft.registry and draft.registry.anonymous_url:
-        urls.append(("registry.anonymous_url", draft.registry.anonymous_url))
-    return urls + [(path("mirrors", name, "url"), mirror.url) for name, mirror in draft.mirrors.items()]
-
-
 def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
     seen: dict[str, str] = {}
-    for key, url in _urls(draft):
+    for key, url in endpoints(draft.registry, draft.mirrors).items():
         if (other := seen.setdefault(url.netloc, key)) != key:
             yield Problem(
                 key,
@@ -183,24 +174,16 @@ def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
                 "a public DNS name, since no authority certifies another",
                 set_command(key, "https://registry.example.com"),
             )
-    ports = Counter(mirror_port(name) for name in draft.mirrors)
-    for name in draft.mirrors:
-        if ports[mirror_port(name)] > 1:
-            yield Problem(
-                path("mirrors", name),
-                f"a name from which the same port {mirror_port(name)} is made as from another's",
-                "names that differ in this",
-                remove_command("mirrors", name),
-            )
-    aliases = Counter(slug(name) for name in draft.mirrors)
-    for name in draft.mirrors:
-        if aliases[slug(name)] > 1:
-            yield Problem(
-                path("mirrors", name),
-                f"a name whose container would be called mirror-{slug(name)}, like another's",
-                "names that differ in more than punctuation",
-                remove_command("mirrors", name),
-            )
+    for made, of_it in (("container would be called", mirror_alias), ("port would be", mirror_port)):
+        times = Counter(of_it(name) for name in draft.mirrors)
+        for name in draft.mirrors:
+            if times[of_it(name)] > 1:
+                yield Problem(
+                    path("mirrors", name),
+                    f"a name whose {made} {of_it(name)}, like another's",
+                    "names that give each mirror one of its own",
+                    remove_command("mirrors", name),
+                )
 
 
 def _acme_problems(draft: Draft) -> Iterator[Problem]:

@@ -72,7 +72,12 @@ class Endpoint:
     @property
     def is_public_name(self) -> bool:
         """Whether a public authority could certify the host: a DNS name with a dot, not an address."""
-        return "." in self.host and not re.fullmatch(r"[\d.]+", self.host)
+        return "." in self.host and not self.is_address
+
+    @property
+    def is_address(self) -> bool:
+        """Whether the host is an IPv4 address; IPv6 is not accepted."""
+        return re.fullmatch(r"[\d.]+", self.host) is not None
 
 
 def _endpoint(value: object) -> Endpoint:

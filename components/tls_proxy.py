@@ -12,7 +12,6 @@ import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 
 from components._docker import Attachment, Mount, Service, StackName, carrier, digest, service, volume
-from components.certificates import acme_files
 from components.render.proxy import (
     CERTIFICATES_DIRECTORY,
     DATA_DIRECTORY,
@@ -21,9 +20,9 @@ from components.render.proxy import (
     ROOT_CERTIFICATE,
     RUN_DIRECTORY,
     caddyfile,
-    certificate_files,
-    endpoints,
+    certificate_contents,
     nginx_conf,
+    ports,
 )
 from components.settings import Secrets, Settings
 
@@ -125,7 +124,7 @@ class TlsProxy(pulumi.ComponentResource):
         ]
         if engine.user:
             validate.append(f"--user={engine.user}")
-        certificates = _certificate_contents(args.secrets) | acme_files(acme, args.secrets)
+        certificates = certificate_contents(settings, args.secrets)
         if certificates:
             store = volume(
                 f"{name}-certificates",
@@ -142,7 +141,10 @@ class TlsProxy(pulumi.ComponentResource):
                     image=args.image,
                     image_name=image_name,
                     target=store,
-                    files={file: Output.secret(content) for file, content in certificates.items()},
+                    files={
+                        path.removeprefix(f"{CERTIFICATES_DIRECTORY}/"): Output.secret(content)
+                        for path, content in certificates.items()
+                    },
                     directory=CERTIFICATES_DIRECTORY,
                     parent=self,
                 )
@@ -226,20 +228,10 @@ def proxy_image(settings: Settings) -> str:
     return {"caddy": settings.images.caddy, "nginx": settings.images.nginx}[settings.proxy.engine]
 
 
-def _certificate_contents(secrets: Secrets) -> dict[str, str]:
-    contents = {}
-    for name, pair in sorted(secrets.certificates.items()):
-        for path, content in zip(certificate_files(name), (pair.certificate, pair.private_key), strict=True):
-            contents[path.rpartition("/")[2]] = content.get_secret_value()
-    return contents
-
-
 def _ports(settings: Settings) -> list[docker.ContainerPortArgs]:
     """The services' ports, and port 80 for HTTP-01 and redirects where certificates come by ACME."""
-    ports = {url.port for url in endpoints(settings).values()}
-    if settings.proxy.certificates.acme:
-        ports.add(80)
+    published = {*ports(settings), 80} if settings.proxy.certificates.acme else {*ports(settings)}
     return [
         docker.ContainerPortArgs(internal=port, external=port, ip=settings.proxy.address, protocol="tcp")
-        for port in sorted(ports)
+        for port in sorted(published)
     ]

@@ -9,9 +9,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from components.problem import path
 from components.render.registry import PORTS, mirror_port
-from components.settings import Endpoint, Process, Settings, processes, slug
+from components.settings import Endpoint, MirrorSettings, Process, RegistrySettings, Secrets, Settings, processes, slug
 
 CERTIFICATES_DIRECTORY = "/etc/proxy-certificates"
+#: For ACME: the root of the server's own certificate, and the MAC key of the account.
+ACME_ROOT_FILE = f"{CERTIFICATES_DIRECTORY}/acme-root.crt"
+ACME_MAC_KEY_FILE = f"{CERTIFICATES_DIRECTORY}/acme-eab-mac-key"
 DATA_DIRECTORY = "/data"
 #: Sockets, process numbers and buffers of the running proxy, on a tmpfs.
 RUN_DIRECTORY = "/run/proxy"
@@ -49,18 +52,22 @@ def mirror_alias(name: str) -> str:
     return f"mirror-{slug(name)}"
 
 
-def endpoints(settings: Settings) -> dict[str, Endpoint]:
-    """Every URL under which clients reach something, by its configuration key."""
-    registry = settings.registry
-    found = {"registry.url": registry.url}
-    if registry.anonymous_url:
+def endpoints(registry: RegistrySettings | None, mirrors: Mapping[str, MirrorSettings]) -> dict[str, Endpoint]:
+    """Every URL under which clients reach something, by its configuration key; None is a registry yet to be read."""
+    found = {"registry.url": registry.url} if registry else {}
+    if registry and registry.anonymous_url:
         found["registry.anonymous_url"] = registry.anonymous_url
-    return found | {path("mirrors", name, "url"): mirror.url for name, mirror in settings.mirrors.items()}
+    return found | {path("mirrors", name, "url"): mirror.url for name, mirror in mirrors.items()}
 
 
 def hosts(settings: Settings) -> tuple[str, ...]:
     """Names that certificates must cover, each once."""
-    return tuple(dict.fromkeys(url.host for url in endpoints(settings).values()))
+    return tuple(dict.fromkeys(url.host for url in endpoints(settings.registry, settings.mirrors).values()))
+
+
+def ports(settings: Settings) -> tuple[int, ...]:
+    """Ports that clients use, each once."""
+    return tuple(sorted({url.port for url in endpoints(settings.registry, settings.mirrors).values()}))
 
 
 def certificate_name(host: str, available: tuple[str, ...]) -> str | None:
@@ -73,6 +80,20 @@ def certificate_files(name: str) -> tuple[str, str]:
     """Paths of a certificate chain and its private key in the proxy container."""
     stem = f"{CERTIFICATES_DIRECTORY}/{name.replace('*', '_')}"
     return f"{stem}.crt", f"{stem}.key"
+
+
+def certificate_contents(settings: Settings, secrets: Secrets) -> dict[str, str]:
+    """Every file of ``CERTIFICATES_DIRECTORY`` by its path: certificates given as files, and what ACME needs."""
+    contents = {}
+    for name, pair in sorted(secrets.certificates.items()):
+        for file, content in zip(certificate_files(name), (pair.certificate, pair.private_key), strict=True):
+            contents[file] = content.get_secret_value()
+    acme = settings.proxy.certificates.acme
+    if acme and acme.root:
+        contents[ACME_ROOT_FILE] = acme.root
+    if acme and acme.eab:
+        contents[ACME_MAC_KEY_FILE] = secrets.acme_eab_mac_key.get_secret_value()
+    return contents
 
 
 def caddyfile(settings: Settings, certificate_names: tuple[str, ...] = ()) -> str:
@@ -98,17 +119,7 @@ class Routes:
     processes: Mapping[Process, str]
     mirrors: tuple[MirrorRoute, ...]
     certificates: Mapping[str, tuple[str, str] | None]
-
-    @property
-    def sites(self) -> tuple[Endpoint, ...]:
-        """Every endpoint, each once."""
-        found = (self.registry, self.public, *(mirror.endpoint for mirror in self.mirrors))
-        return tuple(site for site in found if site)
-
-    @property
-    def ports(self) -> tuple[int, ...]:
-        """Every port that clients use."""
-        return tuple(sorted({site.port for site in self.sites}))
+    ports: tuple[int, ...]
 
 
 def routes(settings: Settings, certificate_names: tuple[str, ...]) -> Routes:
@@ -136,6 +147,7 @@ def routes(settings: Settings, certificate_names: tuple[str, ...]) -> Routes:
             for name, mirror in sorted(settings.mirrors.items())
         ),
         certificates=certificates,
+        ports=ports(settings),
     )
 
 
@@ -147,5 +159,6 @@ def _rendered(template: str, settings: Settings, certificate_names: tuple[str, .
         grace_seconds=GRACE_SECONDS,
         health_port=HEALTH_PORT,
         run_directory=RUN_DIRECTORY,
-        certificates_directory=CERTIFICATES_DIRECTORY,
+        acme_root_file=ACME_ROOT_FILE,
+        acme_mac_key_file=ACME_MAC_KEY_FILE,
     )
