@@ -142,8 +142,8 @@ def judged(api: docker.DockerClient, since: float, attacks: Iterable[Attack], se
     for attack in attacks:
         status, process = seen[attack.mark], processes.of(attack.mark)
         answer = f"{status} {process}"
-        own = [answer for pattern, answer in other.items() if re.fullmatch(pattern, attack.what)]
-        expected = own[0] if own else attack.expected
+        of_nginx = (said for pattern, said in other.items() if re.fullmatch(pattern, attack.what))
+        expected = next(of_nginx, attack.expected)
         possible, expected_process = expected.split()
         fits = status in possible.split("/") and process == expected_process
         differs = "" if fits else f"   expected: {expected}"

@@ -44,12 +44,12 @@ class Stack:
         self.users = {name: secrets.token_urlsafe(32) for name in self.values["registry"]["users"]}
         for name, password in self.users.items():
             self.set_secret(f"passwords.{name}", password)
-        if self._has_files:
-            for part, text in certificate_pair("localhost").items():
-                self.set_secret(f"certificates.localhost.{part}", text)
+        if self.has_files:
+            self.set_certificate("localhost")
 
     @property
-    def _has_files(self) -> bool:
+    def has_files(self) -> bool:
+        """Whether its certificates are given as files."""
         return "files" in self.values["proxy"]["certificates"]
 
     @property
@@ -87,6 +87,19 @@ class Stack:
     def set_secret(self, path: str, value: str) -> None:
         """``pulumi config set --secret``, with the value on standard input."""
         self.pulumi("config", "set", "--stack", STACK, "--secret", "--path", f"registry-stack:{path}", stdin=value)
+
+    def set_certificate(self, host: str, *others: str) -> None:
+        """Give ``host`` a certificate as files, which covers ``others``, too."""
+        for part, text in certificate_pair(host, *others).items():
+            self.set_secret(f'certificates["{host}"].{part}', text)
+
+    def set_plain(self, path: str, value: str) -> None:
+        """``pulumi config set --path``."""
+        self.pulumi("config", "set", "--stack", STACK, "--path", f"registry-stack:{path}", value)
+
+    def remove(self, path: str) -> None:
+        """``pulumi config rm --path``."""
+        self.pulumi("config", "rm", "--stack", STACK, "--path", f"registry-stack:{path}")
 
     def up(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """``pulumi up`` without questions."""
@@ -130,7 +143,7 @@ class Stack:
         """What clients must trust, as a file: the root of the internal authority, or that of the tests."""
         path = self.folder / "ca" / "ca.crt"
         path.parent.mkdir(exist_ok=True)
-        trusted = authority().pair()["certificate"] if self._has_files else self.outputs()["ca_certificate"]
+        trusted = authority().pair()["certificate"] if self.has_files else self.outputs()["ca_certificate"]
         path.write_text(trusted + "\n")
         return path
 

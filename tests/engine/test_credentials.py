@@ -45,12 +45,6 @@ def credentials(stack: Stack, *arguments: str) -> str:
     return answer.stdout.strip()
 
 
-def set_plain(stack: Stack, path: str, value: str | None) -> None:
-    """``pulumi config set --path``, or ``rm`` for None."""
-    command = ["rm"] if value is None else ["set"]
-    stack.pulumi("config", *command, "--stack", STACK, "--path", f"registry-stack:{path}", *([value] if value else []))
-
-
 class Registry:
     """Plain requests to the registry, each answered by the process that its right belongs to."""
 
@@ -145,7 +139,7 @@ def test_nobody_else_fails_while_a_login_lives_and_dies(
 
         with journal.step("role changed"):
             assert not registry.may_push("robot.2", second)
-            set_plain(stack, 'registry.users["robot.2"].role', "push")
+            stack.set_plain('registry.users["robot.2"].role', "push")
             stack.up()
             assert registry.may_push("robot.2", second)
 
@@ -155,11 +149,11 @@ def test_nobody_else_fails_while_a_login_lives_and_dies(
             assert registry.status("robot.2", second) == 401
 
         with journal.step("registry image changed"):
-            set_plain(stack, "images.registry", "localhost-test/registry:3.1.1-test")
+            stack.set_plain("images.registry", "localhost-test/registry:3.1.1-test")
             stack.up()
 
         with journal.step("registry image changed back"):
-            set_plain(stack, "images.registry", None)
+            stack.remove("images.registry")
             stack.up()
 
         with journal.step("stack_secret rotated"):

@@ -29,16 +29,17 @@ def test_a_renewed_certificate_is_served_without_a_restart_and_by_either_engine(
     remove_everything(client)
     proxy = {**docker_host.proxy, "certificates": {"files": {}}}
     stack = Stack(tmp_path, docker_host.address, small_stack(proxy=proxy), path=docker_host.path)
-    first, second = certificate_pair("localhost"), certificate_pair("localhost", "renewed.example.com")
+    names, more_names = ("localhost",), ("localhost", "renewed.example.com")
+    renewed = canonical(certificate_pair(*more_names)["certificate"])
     try:
-        for pair in (first, second):
-            for part, text in pair.items():
-                stack.set_secret(f"certificates.localhost.{part}", text)
-            stack.up()
-            if pair is first:
-                started = clients.containers(client, PREFIX)["proxy"].attrs["State"]["StartedAt"]
-            assert canonical(served()) == canonical(pair["certificate"])
+        stack.set_certificate(*names)
+        stack.up()
+        started = clients.containers(client, PREFIX)["proxy"].attrs["State"]["StartedAt"]
+        assert canonical(served()) == canonical(certificate_pair(*names)["certificate"])
 
+        stack.set_certificate(*more_names)
+        stack.up()
+        assert canonical(served()) == renewed
         assert clients.containers(client, PREFIX)["proxy"].attrs["State"]["StartedAt"] == started
         stack.preview("--refresh", "--expect-no-changes")
         assert "ca_certificate" not in stack.outputs()
@@ -51,7 +52,7 @@ def test_a_renewed_certificate_is_served_without_a_restart_and_by_either_engine(
         assert not any("data" in name for name in planned), "certificates and accounts stay for the way back"
         stack.up()
         assert other in clients.containers(client, PREFIX)["proxy"].attrs["Config"]["Image"]
-        assert canonical(served()) == canonical(second["certificate"])
+        assert canonical(served()) == renewed
         stack.preview("--refresh", "--expect-no-changes")
     finally:
         remove_everything(client)
