@@ -21,7 +21,7 @@ from components.preflight import check_local_engine
 from components.problem import ConfigError
 from components.render.proxy import mirror_alias
 from components.settings import without_expired
-from components.tls_proxy import proxy_image
+from components.tls_proxy import proxy_images
 
 try:
     now = datetime.datetime.now(datetime.UTC)
@@ -39,9 +39,10 @@ on_host = ResourceOptions(provider=host)
 inside = ResourceOptions(providers=[host])
 
 registry_image = docker.RemoteImage("registry-image", name=settings.images.registry, keep_locally=True, opts=on_host)
-proxy_engine = docker.RemoteImage(
-    f"{settings.proxy.engine}-image", name=proxy_image(settings), keep_locally=True, opts=on_host
-)
+images = {
+    name: docker.RemoteImage(f"{name}-image", name=image, keep_locally=True, opts=on_host)
+    for name, image in proxy_images(settings).items()
+}
 backend = network("backend", names, internal=True, opts=on_host)
 edge = network("edge", names, internal=False, opts=on_host)
 
@@ -78,7 +79,7 @@ mirrors = {
 }
 proxy = TlsProxy(
     "proxy",
-    TlsProxyArgs(names=names, settings=settings, secrets=secrets, image=proxy_engine, networks=[backend, edge]),
+    TlsProxyArgs(names=names, settings=settings, secrets=secrets, images=images, backend=backend, edge=edge),
     inside,
 )
 
@@ -100,7 +101,7 @@ pulumi.export(
     {
         **registry.containers,
         **{mirror_alias(upstream): mirror.container for upstream, mirror in mirrors.items()},
-        "proxy": proxy.container,
+        **proxy.containers,
     },
 )
 if proxy.ca_certificate is not None:

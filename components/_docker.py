@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -160,6 +161,37 @@ def carrier(
             delete_before_replace=False,
             replace_on_changes=_REPLACE_ON,
         ),
+    )
+
+
+def trial(
+    name: str,
+    *,
+    image: docker.RemoteImage,
+    image_name: str,
+    program: Sequence[str],
+    text: str,
+    user: str,
+    tmpfs: Mapping[str, str],
+    volumes: Mapping[str, str],
+    docker_host: str,
+    parent: pulumi.Resource,
+    depends_on: Sequence[pulumi.Resource],
+) -> command.local.Command:
+    """Let ``program`` read ``text`` on standard input in a throwaway container; where it fails, the ``up`` does.
+
+    ``volumes`` leads from their names to their folders, which cannot be written.
+    """
+    options = ["--rm", "--interactive", "--network=none", "--entrypoint=", f"--user={user}"]
+    options += [f"--tmpfs={folder}:{option}" for folder, option in tmpfs.items()]
+    options += [f"--volume={volume}:{folder}:ro" for volume, folder in volumes.items()]
+    return command.local.Command(
+        name,
+        create=shlex.join(["docker", "run", *options, image_name, *program]),
+        stdin=text,
+        environment={"DOCKER_HOST": docker_host},
+        add_previous_output_in_env=False,
+        opts=ResourceOptions(parent=parent, depends_on=[image, *depends_on], hide_diffs=["stdin"]),
     )
 
 

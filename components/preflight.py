@@ -48,7 +48,9 @@ def _taken_ports(settings: Settings, names: StackName, client: docker.DockerClie
         for port in container.get("Ports") or []:
             if port.get("PublicPort"):
                 held[port["PublicPort"]] = "" if ours <= labels else container["Names"][0].lstrip("/")
-    for port, key in {url.port: key for key, url in endpoints(settings.registry, settings.mirrors).items()}.items():
+    keys = {80: "proxy.certificates.acme"} if settings.proxy.certificates.acme else {}
+    keys |= {url.port: key for key, url in endpoints(settings.registry, settings.mirrors).items()}
+    for port, key in keys.items():
         holder = held.get(port)
         if holder is None and settings.docker_host.startswith("unix://") and _is_bound(settings.proxy.address, port):
             holder = "a process of this machine"
@@ -57,7 +59,7 @@ def _taken_ports(settings: Settings, names: StackName, client: docker.DockerClie
                 key,
                 f"port {port}, which {holder} holds",
                 "a port that is free on the Docker host",
-                f"stop it, or {set_command(key, 'https://HOST:PORT')}",
+                f"stop it, or {set_command(key, 'https://HOST:PORT')}" if port != 80 else "stop it",
             )
 
 

@@ -131,22 +131,13 @@ def _nginx_problems(draft: Draft) -> Iterator[Problem]:
     """What Caddy does and nginx does not."""
     if draft.proxy is None or draft.proxy.engine != "nginx":
         return
-    to_caddy = set_command("proxy.engine", "caddy")
-    if not draft.proxy.certificates.files:
-        source = "internal" if draft.proxy.certificates.internal else "acme"
-        yield Problem(
-            f"proxy.certificates.{source}",
-            "a certificate that the proxy gets by itself, with proxy.engine nginx",
-            "files: {}, since nginx has no authority of its own and gets no certificates here",
-            f"{to_caddy}, or write proxy.certificates: {{files: {{}}}} and give the certificates",
-        )
     for key, url in endpoints(draft.registry, draft.mirrors).items():
         if url.is_address:
             yield Problem(
                 key,
                 f"{url}, with proxy.engine nginx",
                 "a name, since clients of an address name no host in TLS, and nginx tells hosts apart by it",
-                f"{set_command(key, 'https://registry.example.com')}, or {to_caddy}",
+                f"{set_command(key, 'https://registry.example.com')}, or {set_command('proxy.engine', 'caddy')}",
             )
 
 

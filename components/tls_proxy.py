@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -11,7 +11,17 @@ import pulumi_command as command
 import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 
-from components._docker import Attachment, Mount, Service, StackName, carrier, digest, service, volume
+from components._docker import Attachment, Mount, Service, StackName, carrier, digest, service, trial, volume
+from components.certificate_issuer import (
+    CADDY_CAPABILITIES,
+    CADDY_TMPFS,
+    CADDY_VALIDATE,
+    DATA_TMPFS,
+    RUN_TMPFS,
+    USER,
+    CertificateIssuer,
+    CertificateIssuerArgs,
+)
 from components.render.proxy import (
     CERTIFICATES_DIRECTORY,
     DATA_DIRECTORY,
@@ -21,6 +31,7 @@ from components.render.proxy import (
     RUN_DIRECTORY,
     caddyfile,
     certificate_contents,
+    needs_issuer,
     nginx_conf,
     ports,
 )
@@ -36,31 +47,27 @@ class _Engine:
     validate: Sequence[str]
     run: Sequence[str]
     reload: Sequence[str]
-    user: str | None
     stop_signal: str | None
     capabilities: Sequence[str]
-    tmpfs: dict[str, str]
+    tmpfs: Mapping[str, str]
 
 
 _CADDYFILE = "/etc/caddy/Caddyfile"
 _NGINX_CONF = "/etc/nginx-config/nginx.conf"
-#: The user of the official image; no root is needed, since containers may bind low ports without it.
-_NGINX_USER = "101"
 _ENGINES = {
     "caddy": _Engine(
         config=_CADDYFILE,
         render=caddyfile,
-        validate=["caddy", "validate", "--adapter=caddyfile", "--config=-"],
+        validate=CADDY_VALIDATE,
         run=["caddy", "run", "--adapter=caddyfile", f"--config={_CADDYFILE}"],
         # Without --force, certificates that changed alone would not be read anew.
         reload=[
             *["caddy", "reload", "--force", "--adapter=caddyfile", f"--config={_CADDYFILE}"],
             f"--address=unix/{RUN_DIRECTORY}/admin.sock",
         ],
-        user=None,
         stop_signal=None,
-        capabilities=["CAP_NET_BIND_SERVICE"],  # the program's file asks for it, and does not start without
-        tmpfs={"/config": "size=1m", RUN_DIRECTORY: "size=1m"},
+        capabilities=CADDY_CAPABILITIES,
+        tmpfs=CADDY_TMPFS,
     ),
     "nginx": _Engine(
         config=_NGINX_CONF,
@@ -68,43 +75,44 @@ _ENGINES = {
         validate=["sh", "-c", f"cat > {RUN_DIRECTORY}/nginx.conf && exec nginx -t -q -c {RUN_DIRECTORY}/nginx.conf"],
         run=["nginx", "-e", "stderr", "-c", _NGINX_CONF, "-g", "daemon off;"],
         reload=["nginx", "-e", "stderr", "-c", _NGINX_CONF, "-s", "reload"],
-        user=_NGINX_USER,
         stop_signal="SIGQUIT",  # SIGTERM cuts what is under way
         capabilities=[],
-        tmpfs={RUN_DIRECTORY: f"size=16m,uid={_NGINX_USER},gid={_NGINX_USER},mode=0700"},
+        tmpfs=RUN_TMPFS,
     ),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TlsProxyArgs:
-    """``networks`` are those of the services behind it; ``image`` is pulled before anything is replaced."""
+    """``images`` are those of ``proxy_images``, pulled before anything is replaced; ``edge`` has a way out."""
 
     names: StackName
     settings: Settings
     secrets: Secrets
-    image: docker.RemoteImage
-    networks: Sequence[docker.Network]
+    images: Mapping[str, docker.RemoteImage]
+    backend: docker.Network
+    edge: docker.Network
 
 
 class TlsProxy(pulumi.ComponentResource):
     """Caddy or nginx with TLS in front of the registry and the mirrors; publishes their ports.
 
     Declares a volume for certificates and accounts, a volume and a carrier for the configuration, with certificates
-    given as files the same for them, and the container. A changed configuration is validated in a throwaway container
-    before it is delivered, since a bad one would keep a restarted proxy from coming up, and then reloaded without a
-    restart. Another engine replaces the container and leaves the volume for certificates as it is.
+    given as files the same for them, the container and, for nginx, a CertificateIssuer. A changed configuration is
+    validated in a throwaway container before it is delivered, since a bad one would keep a restarted proxy from coming
+    up, and then reloaded without a restart. Another engine replaces the container and finds the certificates.
     """
 
-    container: Output[str]
-    """Name of the container."""
+    containers: dict[str, Output[str]]
+    """Name of each container by its role."""
     ca_certificate: Output[str] | None
     """Root of Caddy's own authority as PEM; None where certificates come from elsewhere."""
 
     def __init__(self, name: str, args: TlsProxyArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:TlsProxy", name, {}, opts)
         names, settings, acme = args.names, args.settings, args.settings.proxy.certificates.acme
-        engine, image_name = _ENGINES[settings.proxy.engine], proxy_image(settings)
+        engine, image_name = _ENGINES[settings.proxy.engine], proxy_images(settings)[settings.proxy.engine]
+        image = args.images[settings.proxy.engine]
         text = engine.render(settings, tuple(args.secrets.certificates))
         config_directory, _, config_file = engine.config.rpartition("/")
         data = volume(
@@ -113,17 +121,8 @@ class TlsProxy(pulumi.ComponentResource):
         config = volume(
             f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
         )
-        mounts = [
-            Mount(path=config_directory, volume=config.name),
-            Mount(path=DATA_DIRECTORY, volume=data.name, read_only=False),
-        ]
+        mounts: list[Mount] = []
         carriers: list[docker.Container] = []
-        validate = ["docker", "run", "--rm", "--interactive", "--network=none"]
-        validate += [
-            f"--tmpfs={folder}:{options}" for folder, options in (engine.tmpfs | {DATA_DIRECTORY: "size=1m"}).items()
-        ]
-        if engine.user:
-            validate.append(f"--user={engine.user}")
         certificates = certificate_contents(settings, args.secrets)
         if certificates:
             store = volume(
@@ -138,7 +137,7 @@ class TlsProxy(pulumi.ComponentResource):
                 carrier(
                     f"{name}-certificates-carrier",
                     names,
-                    image=args.image,
+                    image=image,
                     image_name=image_name,
                     target=store,
                     files={
@@ -150,22 +149,25 @@ class TlsProxy(pulumi.ComponentResource):
                 )
             )
             mounts.append(Mount(path=CERTIFICATES_DIRECTORY, volume=store.name))
-            validate.append(f"--volume={names.prefix}-{name}-certificates:{CERTIFICATES_DIRECTORY}:ro")
-        validate += ["--entrypoint=", image_name, *engine.validate]
-        host = {"DOCKER_HOST": settings.docker_host}
-        validation = command.local.Command(
+        given = {f"{names.prefix}-{name}-certificates": CERTIFICATES_DIRECTORY} if certificates else {}
+        validation = trial(
             f"{name}-validation",
-            create=shlex.join(validate),
-            stdin=text,
-            environment=host,
-            add_previous_output_in_env=False,
-            opts=ResourceOptions(parent=self, depends_on=[args.image, *carriers], hide_diffs=["stdin"]),
+            image=image,
+            image_name=image_name,
+            program=engine.validate,
+            text=text,
+            user=USER,
+            tmpfs={**DATA_TMPFS, **engine.tmpfs},
+            volumes=given,
+            docker_host=settings.docker_host,
+            parent=self,
+            depends_on=carriers,
         )
         carriers.append(
             carrier(
                 f"{name}-config-carrier",
                 names,
-                image=args.image,
+                image=image,
                 image_name=image_name,
                 target=config,
                 files={config_file: text},
@@ -173,6 +175,21 @@ class TlsProxy(pulumi.ComponentResource):
                 parent=self,
                 depends_on=[validation],
             )
+        )
+        host = {"DOCKER_HOST": settings.docker_host}
+        owner = command.local.Command(
+            f"{name}-data-owner",
+            create=shlex.join(
+                [
+                    *["docker", "run", "--rm", "--network=none", "--user=0", "--entrypoint=", "--cap-drop=ALL"],
+                    *["--cap-add=CHOWN", "--cap-add=DAC_READ_SEARCH"],
+                    *[f"--volume={names.prefix}-{name}-data:{DATA_DIRECTORY}", image_name],
+                    *["chown", "-R", f"{USER}:{USER}", DATA_DIRECTORY],
+                ]
+            ),
+            environment=host,
+            add_previous_output_in_env=False,
+            opts=ResourceOptions(parent=self, depends_on=[image, data]),
         )
         container = service(
             f"{name}-container",
@@ -184,20 +201,24 @@ class TlsProxy(pulumi.ComponentResource):
                 command=engine.run[2:],
                 health_url=f"http://127.0.0.1:{HEALTH_PORT}/healthz",
                 # After a reload alone, Caddy would go on with what the authority before has issued (staging, say).
-                config=acme.directory_url if acme else "",
-                mounts=mounts,
-                attachments=[Attachment(network=network) for network in args.networks],
+                config=acme.directory_url if acme and not needs_issuer(settings) else "",
+                mounts=[
+                    Mount(path=config_directory, volume=config.name),
+                    Mount(path=DATA_DIRECTORY, volume=data.name, read_only=settings.proxy.engine == "nginx"),
+                    *mounts,
+                ],
+                attachments=[Attachment(network=network) for network in (args.backend, args.edge)],
                 memory_mb=settings.proxy.memory_mb,
                 stop_seconds=GRACE_SECONDS,
                 ports=_ports(settings),
-                user=engine.user,
+                user=USER,
                 stop_signal=engine.stop_signal,
                 tmpfs=engine.tmpfs,
                 capabilities=engine.capabilities,
             ),
             fixed_name=f"{names.prefix}-{name}",
             parent=self,
-            depends_on=[args.image, *carriers],
+            depends_on=[image, owner, *carriers],
         )
         inside = ["docker", "exec", f"{names.prefix}-{name}"]
         command.local.Command(
@@ -208,7 +229,25 @@ class TlsProxy(pulumi.ComponentResource):
             add_previous_output_in_env=False,
             opts=ResourceOptions(parent=self, depends_on=[container]),
         )
-        self.container = container.name
+        self.containers = {name: container.name}
+        issuers: list[pulumi.Resource] = []
+        if needs_issuer(settings):
+            # After the proxy, which leads the authority's questions to it: a failed first try is repeated much later.
+            issuer = CertificateIssuer(
+                f"{name}-issuer",
+                CertificateIssuerArgs(
+                    names=names,
+                    settings=settings,
+                    image=args.images["caddy"],
+                    data=data,
+                    mounts=mounts,
+                    given=given,
+                    network=args.edge,
+                ),
+                ResourceOptions(parent=self, depends_on=[container, *carriers]),
+            )
+            self.containers[f"{name}-issuer"] = issuer.container.name
+            issuers.append(issuer.container)
         self.ca_certificate = None
         if settings.proxy.certificates.internal:
             self.ca_certificate = command.local.Command(
@@ -218,14 +257,15 @@ class TlsProxy(pulumi.ComponentResource):
                 environment=host,
                 add_previous_output_in_env=False,
                 logging=command.local.Logging.NONE,
-                opts=ResourceOptions(parent=self),
+                opts=ResourceOptions(parent=self, depends_on=issuers),
             ).stdout
-        self.register_outputs({"container": self.container, "ca_certificate": self.ca_certificate})
+        self.register_outputs({"containers": self.containers, "ca_certificate": self.ca_certificate})
 
 
-def proxy_image(settings: Settings) -> str:
-    """The image of the engine that the settings choose."""
-    return {"caddy": settings.images.caddy, "nginx": settings.images.nginx}[settings.proxy.engine]
+def proxy_images(settings: Settings) -> dict[str, str]:
+    """The images of the engine that the settings choose, and of Caddy where it gets certificates for nginx."""
+    names = {settings.proxy.engine, "caddy"} if needs_issuer(settings) else {settings.proxy.engine}
+    return {name: image for name, image in settings.images if name in names}
 
 
 def _ports(settings: Settings) -> list[docker.ContainerPortArgs]:

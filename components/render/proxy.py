@@ -22,6 +22,8 @@ RUN_DIRECTORY = "/run/proxy"
 ROOT_CERTIFICATE = f"{DATA_DIRECTORY}/caddy/pki/authorities/local/root.crt"
 #: Port of the health check inside the container; no service may use it.
 HEALTH_PORT = 2015
+#: Network name of the container that gets certificates for nginx.
+ISSUER = "issuer"
 #: How long a stopping proxy lets requests finish.
 GRACE_SECONDS = 30
 
@@ -106,6 +108,16 @@ def nginx_conf(settings: Settings, certificate_names: tuple[str, ...]) -> str:
     return _rendered("nginx.conf.j2", settings, certificate_names)
 
 
+def needs_issuer(settings: Settings) -> bool:
+    """Whether certificates are got by a Caddy beside the proxy, since nginx gets none."""
+    return settings.proxy.engine == "nginx" and not settings.proxy.certificates.files
+
+
+def issuer_caddyfile(settings: Settings) -> str:
+    """The Caddyfile of that Caddy, which keeps certificates and accounts as one in nginx's place would."""
+    return _rendered("issuer.Caddyfile.j2", settings, ())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Routes:
     """What either engine serves.
@@ -119,6 +131,7 @@ class Routes:
     processes: Mapping[Process, str]
     mirrors: tuple[MirrorRoute, ...]
     certificates: Mapping[str, tuple[str, str] | None]
+    endpoints: tuple[Endpoint, ...]
     ports: tuple[int, ...]
 
 
@@ -130,6 +143,9 @@ def routes(settings: Settings, certificate_names: tuple[str, ...]) -> Routes:
             name = certificate_name(host, certificate_names)
             assert name is not None, "the configuration was checked"
             certificates[host] = certificate_files(name)
+    elif settings.proxy.engine == "nginx":
+        for host in certificates:
+            certificates[host] = f"$issued/{host}/{host}.crt", f"$issued/{host}/{host}.key"
     return Routes(
         registry=settings.registry.url,
         public=settings.registry.anonymous_url,
@@ -147,6 +163,7 @@ def routes(settings: Settings, certificate_names: tuple[str, ...]) -> Routes:
             for name, mirror in sorted(settings.mirrors.items())
         ),
         certificates=certificates,
+        endpoints=tuple(endpoints(settings.registry, settings.mirrors).values()),
         ports=ports(settings),
     )
 
@@ -156,9 +173,21 @@ def _rendered(template: str, settings: Settings, certificate_names: tuple[str, .
         routes=routes(settings, certificate_names),
         acme=settings.proxy.certificates.acme,
         internal=settings.proxy.certificates.internal,
+        issuer=ISSUER,
+        issued_directory=_issued_directory(settings) if needs_issuer(settings) else "",
         grace_seconds=GRACE_SECONDS,
         health_port=HEALTH_PORT,
         run_directory=RUN_DIRECTORY,
         acme_root_file=ACME_ROOT_FILE,
         acme_mac_key_file=ACME_MAC_KEY_FILE,
     )
+
+
+def _issued_directory(settings: Settings) -> str:
+    """Where Caddy keeps the certificates of an authority (certmagic, ``ACMEIssuer.issuerKey`` and ``KeyBuilder``)."""
+    acme = settings.proxy.certificates.acme
+    authority = "local"
+    if acme:
+        host, _, folder = acme.directory_url.lower().removeprefix("https://").partition("/")
+        authority = "-".join(part for part in (host, folder.replace("/", "-").strip("-")) if part)
+    return f"{DATA_DIRECTORY}/caddy/certificates/{authority.replace(':', '-')}"

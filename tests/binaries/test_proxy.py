@@ -20,7 +20,7 @@ from components.render.proxy import CERTIFICATES_DIRECTORY, RUN_DIRECTORY, certi
 from tests.binaries.processes import free_port, running
 from tests.certificates import authority, certificate_pair
 from tests.conftest import loaded
-from tests.render.cases import CASES, GOLDEN, configuration_of, rendered
+from tests.render.cases import GOLDEN, configuration_of, rendered
 
 Binary = Callable[[str], str]
 #: The golden case on loopback that each engine runs.
@@ -56,10 +56,14 @@ def validate(binary: Binary, folder: Path, engine: str, text: str) -> subprocess
     )
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_golden_configuration_is_accepted(binary: Binary, tmp_path: Path, case: str) -> None:
-    engine = "nginx" if case == "nginx" else "caddy"
-    text = (GOLDEN / case / FILE[engine]).read_text()
+@pytest.mark.parametrize(
+    "golden",
+    [path for name in ("Caddyfile", "issuer.Caddyfile", "nginx.conf") for path in sorted(GOLDEN.glob(f"*/{name}"))],
+    ids=lambda path: f"{path.parent.name}-{path.name}",
+)
+def test_a_golden_configuration_is_accepted(binary: Binary, tmp_path: Path, golden: Path) -> None:
+    engine = "nginx" if golden.name == "nginx.conf" else "caddy"
+    text = golden.read_text()
 
     answer = validate(binary, tmp_path, engine, runnable(text, tmp_path))
 

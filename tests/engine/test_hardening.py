@@ -64,7 +64,7 @@ def test_the_container_can_do_nothing_but_serve(stack: Stack, client: docker.Doc
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
     assert host["CapDrop"] == ["ALL"]
     assert (host["CapAdd"] or []) == {"caddy": ["CAP_NET_BIND_SERVICE"], "nginx": []}[engine]
-    assert proxy["Config"]["User"] == {"caddy": "", "nginx": "101"}[engine]
+    assert proxy["Config"]["User"] == "101"
     assert {port for port, bound in proxy["NetworkSettings"]["Ports"].items() if bound} == {
         f"{port}/tcp" for port in (REGISTRY_PORT, REGISTRY_PORT + 1)
     }

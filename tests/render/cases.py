@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from components.render.proxy import caddyfile, nginx_conf
+from components.render.proxy import caddyfile, issuer_caddyfile, needs_issuer, nginx_conf
 from components.render.registry import credential_helper, mirror_config, registry_config
 from components.settings import Secrets, Settings, processes, slug
 from tests.certificates import certificate_pair
@@ -38,6 +38,8 @@ def rendered(settings: Settings, secrets: Secrets) -> dict[str, str]:
         files = {"nginx.conf": nginx_conf(settings, tuple(secrets.certificates))}
     else:
         files = {"Caddyfile": caddyfile(settings, tuple(secrets.certificates))}
+    if needs_issuer(settings):
+        files["issuer.Caddyfile"] = issuer_caddyfile(settings)
     files |= {f"{process}.yml": registry_config(process, settings.registry) for process in processes(settings.registry)}
     for name, mirror in settings.mirrors.items():
         files |= {f"mirror-{slug(name)}.yml": mirror_config(name, mirror)}

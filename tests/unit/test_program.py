@@ -75,7 +75,7 @@ def test_the_inventory_is_exactly_this() -> None:
             "registry-secrets-carrier",
             "registry-writer",
         ],
-        ":Command": ["proxy-reload", "proxy-validation", "registry-secrets-swap"],
+        ":Command": ["proxy-data-owner", "proxy-reload", "proxy-validation", "registry-secrets-swap"],
         "pulumi:providers:docker": ["docker-host"],
     }
 
@@ -246,6 +246,21 @@ def test_what_acme_needs_lies_where_the_configuration_looks_for_it_and_the_mac_k
         assert upload["file"] in configured
     others = {name: one.inputs for name, one in recording.resources.items() if one is not carrier}
     assert mac_key not in json.dumps(others)
+
+
+@pytest.mark.parametrize("source", [{"internal": {}}, {"acme": {"email": "ops@example.com"}}])
+def test_beside_nginx_an_issuer_writes_the_certificates_that_nginx_alone_may_read(source: dict[str, Any]) -> None:
+    recording = run_program(configuration(proxy={"engine": "nginx", "certificates": source}))
+
+    def data(role: str) -> Any:
+        mounted = recording.resources[f"{role}-container"].inputs["volumes"]
+        return next(one for one in mounted if one["containerPath"] == "/data")
+
+    assert data("proxy")["volumeName"] == data("proxy-issuer")["volumeName"] == "registry-stack-proxy-data"
+    assert (data("proxy")["readOnly"], data("proxy-issuer")["readOnly"]) == (True, False)
+    assert set(recording.of_type(":RemoteImage")) == {"caddy-image", "nginx-image", "registry-image"}
+    assert {"proxy", "proxy-issuer"} < set(recording.exports["services"])
+    assert ("ca_certificate" in recording.exports) is ("internal" in source)
 
 
 def test_the_internal_authority_is_an_output() -> None:

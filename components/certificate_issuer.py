@@ -1,0 +1,108 @@
+"""``CertificateIssuer``: certificates for a proxy that gets none by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_docker as docker
+from pulumi import ResourceOptions
+
+from components._docker import Attachment, Mount, Service, StackName, carrier, service, trial, volume
+from components.render.proxy import DATA_DIRECTORY, HEALTH_PORT, ISSUER, RUN_DIRECTORY, issuer_caddyfile
+from components.settings import Settings
+
+#: The user of the official nginx image. Nothing here needs root, since containers may bind low ports without it.
+USER = "101"
+_OWN = f"uid={USER},gid={USER},mode=0700"
+RUN_TMPFS = {RUN_DIRECTORY: f"size=16m,{_OWN}"}
+CADDY_TMPFS = {"/config": f"size=1m,{_OWN}", **RUN_TMPFS}
+#: In a trial, where nothing may reach the volume.
+DATA_TMPFS = {DATA_DIRECTORY: f"size=1m,{_OWN}"}
+#: Its file asks for it, and it does not start without; it never has it, since it may gain no privileges.
+CADDY_CAPABILITIES = ("CAP_NET_BIND_SERVICE",)
+CADDY_VALIDATE = ("caddy", "validate", "--adapter=caddyfile", "--config=-")
+_CONFIG_DIRECTORY, _CONFIG_FILE = "/etc/caddy", "Caddyfile"
+_MEMORY_MB = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateIssuerArgs:
+    """``data`` is where the proxy reads certificates; ``mounts`` and ``given`` (volumes) hold what ACME needs."""
+
+    names: StackName
+    settings: Settings
+    image: docker.RemoteImage
+    data: docker.Volume
+    mounts: Sequence[Mount]
+    given: Mapping[str, str]
+    network: docker.Network
+
+
+class CertificateIssuer(pulumi.ComponentResource):
+    """A Caddy that serves nothing and keeps certificates in a volume, by ACME or from its own authority.
+
+    Declares a volume and a carrier for its configuration, which is validated first, and the container. It is replaced
+    where the proxy is reloaded: no client asks it.
+    """
+
+    container: docker.Container
+
+    def __init__(self, name: str, args: CertificateIssuerArgs, opts: ResourceOptions | None = None) -> None:
+        super().__init__("registry-stack:components:CertificateIssuer", name, {}, opts)
+        names, image_name, text = args.names, args.settings.images.caddy, issuer_caddyfile(args.settings)
+        config = volume(
+            f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
+        )
+        validation = trial(
+            f"{name}-validation",
+            image=args.image,
+            image_name=image_name,
+            program=CADDY_VALIDATE,
+            text=text,
+            user=USER,
+            tmpfs={**DATA_TMPFS, **CADDY_TMPFS},
+            volumes=args.given,
+            docker_host=args.settings.docker_host,
+            parent=self,
+            depends_on=[],
+        )
+        config_carrier = carrier(
+            f"{name}-config-carrier",
+            names,
+            image=args.image,
+            image_name=image_name,
+            target=config,
+            files={_CONFIG_FILE: text},
+            directory=_CONFIG_DIRECTORY,
+            parent=self,
+            depends_on=[validation],
+        )
+        self.container = service(
+            f"{name}-container",
+            names,
+            Service(
+                role=name,
+                image=image_name,
+                entrypoint=["caddy", "run"],
+                command=["--adapter=caddyfile", f"--config={_CONFIG_DIRECTORY}/{_CONFIG_FILE}"],
+                health_url=f"http://127.0.0.1:{HEALTH_PORT}/healthz",
+                config=text,
+                mounts=[
+                    Mount(path=_CONFIG_DIRECTORY, volume=config.name),
+                    Mount(path=DATA_DIRECTORY, volume=args.data.name, read_only=False),
+                    *args.mounts,
+                ],
+                attachments=[Attachment(network=args.network, aliases=[ISSUER])],
+                memory_mb=_MEMORY_MB,
+                stop_seconds=0,
+                user=USER,
+                tmpfs=CADDY_TMPFS,
+                capabilities=CADDY_CAPABILITIES,
+            ),
+            fixed_name=None,
+            parent=self,
+            depends_on=[args.image, config_carrier],
+        )
+        self.register_outputs({"container": self.container.name})
