@@ -19,7 +19,7 @@ from components._docker import StackName, network
 from components.config import load_stack, notices
 from components.preflight import check_local_engine
 from components.problem import ConfigError
-from components.render.proxy import mirror_alias
+from components.render.proxy import mirror_alias, snippets
 from components.settings import without_expired
 from components.tls_proxy import proxy_images
 
@@ -43,8 +43,12 @@ images = {
     name: docker.RemoteImage(f"{name}-image", name=image, keep_locally=True, opts=on_host)
     for name, image in proxy_images(settings).items()
 }
-backend = network("backend", names, internal=True, opts=on_host)
 edge = network("edge", names, internal=False, opts=on_host)
+address = settings.proxy.services_address
+if address:
+    backend = network("loopback", names, internal=False, masquerade=False, opts=on_host)
+else:
+    backend = network("backend", names, internal=True, opts=on_host)
 
 registry = PrivateRegistry(
     "registry",
@@ -55,6 +59,7 @@ registry = PrivateRegistry(
         image_name=settings.images.registry,
         image=registry_image,
         network=backend,
+        address=address,
         docker_host=settings.docker_host,
         protect_data=settings.protect_data,
     ),
@@ -71,17 +76,27 @@ mirrors = {
             image_name=settings.images.registry,
             image=registry_image,
             network=edge,
+            address=address,
             protect_data=settings.protect_data,
         ),
         inside,
     )
     for upstream, mirror in settings.mirrors.items()
 }
-proxy = TlsProxy(
-    "proxy",
-    TlsProxyArgs(names=names, settings=settings, secrets=secrets, images=images, backend=backend, edge=edge),
-    inside,
-)
+services = {**registry.containers, **{mirror_alias(name): mirror.container for name, mirror in mirrors.items()}}
+if address:
+    # For the operator's own proxy; a preview shows what changes in them, line by line.
+    for engine, text in snippets(settings).items():
+        pulumi.export(f"{engine}_snippet", text)
+else:
+    proxy = TlsProxy(
+        "proxy",
+        TlsProxyArgs(names=names, settings=settings, secrets=secrets, images=images, backend=backend, edge=edge),
+        inside,
+    )
+    services |= proxy.containers
+    if proxy.ca_certificate is not None:
+        pulumi.export("ca_certificate", proxy.ca_certificate)
 
 pulumi.export("registry_url", str(settings.registry.url))
 pulumi.export("mirror_urls", {upstream: str(mirror.url) for upstream, mirror in settings.mirrors.items()})
@@ -96,13 +111,4 @@ pulumi.export(
 if settings.registry.anonymous_url:
     pulumi.export("anonymous_url", str(settings.registry.anonymous_url))
 pulumi.export("docker_host", settings.docker_host)
-pulumi.export(
-    "services",
-    {
-        **registry.containers,
-        **{mirror_alias(upstream): mirror.container for upstream, mirror in mirrors.items()},
-        **proxy.containers,
-    },
-)
-if proxy.ca_certificate is not None:
-    pulumi.export("ca_certificate", proxy.ca_certificate)
+pulumi.export("services", services)

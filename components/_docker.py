@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pulumi
@@ -77,13 +77,19 @@ class Service:
     stop_signal: str | None = None
 
 
-def network(name: str, names: StackName, *, internal: bool, opts: ResourceOptions) -> docker.Network:
-    """A bridge network of the stack; an internal one has no way out."""
+def network(
+    name: str, names: StackName, *, internal: bool, opts: ResourceOptions, masquerade: bool = True
+) -> docker.Network:
+    """A bridge network of the stack; an internal one has no way out and publishes nothing.
+
+    Without ``masquerade`` it publishes, but what leaves has an address to which nothing comes back.
+    """
     return docker.Network(
         name,
         name=f"{names.prefix}-{name}",
         driver="bridge",
         internal=internal,
+        options=None if masquerade else {"com.docker.network.bridge.enable_ip_masquerade": "false"},
         labels=[docker.NetworkLabelArgs(label=key, value=value) for key, value in names.labels(name).items()],
         opts=opts,
     )
@@ -204,6 +210,13 @@ def swap(name: str, carrier: docker.Container, *, docker_host: str, parent: pulu
         add_previous_output_in_env=False,
         opts=ResourceOptions(parent=parent),
     )
+
+
+def published(address: str, ports: Iterable[int]) -> list[docker.ContainerPortArgs]:
+    """The same ports of the Docker host at ``address``."""
+    return [
+        docker.ContainerPortArgs(internal=port, external=port, ip=address, protocol="tcp") for port in sorted(ports)
+    ]
 
 
 def service(

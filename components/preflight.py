@@ -11,8 +11,8 @@ from docker.errors import DockerException
 
 from components._docker import StackName
 from components.problem import ConfigError, Problem, set_command
-from components.render.proxy import endpoints
-from components.settings import Settings
+from components.render.proxy import endpoints, service_ports
+from components.settings import ANY_ADDRESS, Settings
 
 
 def check_local_engine(settings: Settings, names: StackName) -> None:
@@ -46,11 +46,10 @@ def _taken_ports(settings: Settings, names: StackName, client: docker.DockerClie
     for container in client.api.containers():
         labels = {f"{key}={value}" for key, value in (container.get("Labels") or {}).items()}
         for port in container.get("Ports") or []:
-            if port.get("PublicPort"):
+            meets = settings.proxy.address in (ANY_ADDRESS, port.get("IP")) or port.get("IP") in (ANY_ADDRESS, "::")
+            if meets and port.get("PublicPort"):
                 held[port["PublicPort"]] = "" if ours <= labels else container["Names"][0].lstrip("/")
-    keys = {80: "proxy.certificates.acme"} if settings.proxy.certificates.acme else {}
-    keys |= {url.port: key for key, url in endpoints(settings.registry, settings.mirrors).items()}
-    for port, key in keys.items():
+    for port, (key, other) in _published(settings).items():
         holder = held.get(port)
         if holder is None and settings.docker_host.startswith("unix://") and _is_bound(settings.proxy.address, port):
             holder = "a process of this machine"
@@ -59,8 +58,17 @@ def _taken_ports(settings: Settings, names: StackName, client: docker.DockerClie
                 key,
                 f"port {port}, which {holder} holds",
                 "a port that is free on the Docker host",
-                f"stop it, or {set_command(key, 'https://HOST:PORT')}" if port != 80 else "stop it",
+                f"stop it, or {set_command(key, other)}" if other else "stop it",
             )
+
+
+def _published(settings: Settings) -> dict[int, tuple[str, str]]:
+    """Ports that the stack publishes, each with its key and, if another place will do, an example for that key."""
+    if settings.proxy.services_address:
+        return dict.fromkeys(service_ports(settings).values(), ("proxy.address", "127.0.0.2"))
+    challenges = {80: ("proxy.certificates.acme", "")} if settings.proxy.certificates.acme else {}
+    urls = endpoints(settings.registry, settings.mirrors)
+    return challenges | {url.port: (key, "https://HOST:PORT") for key, url in urls.items()}
 
 
 def _is_bound(address: str, port: int) -> bool:

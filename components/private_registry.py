@@ -9,7 +9,19 @@ import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 
 from components import credentials
-from components._docker import Attachment, Mount, Service, StackName, carrier, data_mount, digest, service, swap, volume
+from components._docker import (
+    Attachment,
+    Mount,
+    Service,
+    StackName,
+    carrier,
+    data_mount,
+    digest,
+    published,
+    service,
+    swap,
+    volume,
+)
 from components.render.htpasswd import htpasswd
 from components.render.registry import (
     CONFIG_DIRECTORY,
@@ -29,7 +41,10 @@ _START = f'REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})" 
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateRegistryArgs:
-    """The operator's choices, the image both by its literal name and as the resource that pulls it, and the network."""
+    """The operator's choices, the image both by its literal name and as the resource that pulls it, and the network.
+
+    ``address`` is where on the Docker host the processes publish their ports, for a proxy that is not the stack's own.
+    """
 
     names: StackName
     settings: RegistrySettings
@@ -37,6 +52,7 @@ class PrivateRegistryArgs:
     image_name: str
     image: docker.RemoteImage
     network: docker.Network
+    address: str | None
     docker_host: str
     protect_data: bool
 
@@ -46,7 +62,7 @@ class PrivateRegistry(pulumi.ComponentResource):
 
     Declares the data volume (unless data lies in a host folder), a volume and a carrier for configuration, the same for
     secrets, the command that swaps these in, and a container for each process, known on ``network`` by the process's
-    name. TLS is TlsProxy's job.
+    name. TLS is TlsProxy's job. A process that publishes a port is replaced delete-first.
     """
 
     containers: dict[str, Output[str]]
@@ -119,8 +135,9 @@ class PrivateRegistry(pulumi.ComponentResource):
                     attachments=[Attachment(network=args.network, aliases=[process])],
                     memory_mb=settings.memory_mb,
                     stop_seconds=seconds(settings.drain_timeout),
+                    ports=published(args.address, [PORTS[process]]) if args.address else [],
                 ),
-                fixed_name=None,
+                fixed_name=f"{names.prefix}-{name}-{process}" if args.address else None,
                 parent=self,
                 depends_on=[args.image, config_carrier, secrets_swap],
             )

@@ -9,7 +9,7 @@ import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 from pydantic import SecretStr
 
-from components._docker import Attachment, Mount, Service, StackName, carrier, data_mount, service, volume
+from components._docker import Attachment, Mount, Service, StackName, carrier, data_mount, published, service, volume
 from components.render.proxy import mirror_alias
 from components.render.registry import (
     CONFIG_DIRECTORY,
@@ -28,7 +28,10 @@ from components.settings import MirrorSettings
 
 @dataclass(frozen=True, kw_only=True)
 class PullThroughMirrorArgs:
-    """``upstream`` is the registry's name (``docker.io``); ``password`` belongs to ``settings.username``."""
+    """``upstream`` is the registry's name (``docker.io``); ``password`` belongs to ``settings.username``.
+
+    ``address`` is where on the Docker host its port is published, for a proxy that is not the stack's own.
+    """
 
     names: StackName
     upstream: str
@@ -37,6 +40,7 @@ class PullThroughMirrorArgs:
     image_name: str
     image: docker.RemoteImage
     network: docker.Network
+    address: str | None
     protect_data: bool
 
 
@@ -119,6 +123,7 @@ class PullThroughMirror(pulumi.ComponentResource):
                 attachments=[Attachment(network=args.network, aliases=[mirror_alias(args.upstream)])],
                 memory_mb=settings.memory_mb,
                 stop_seconds=MIRROR_DRAIN_SECONDS,
+                ports=published(args.address, [mirror_port(args.upstream)]) if args.address else [],
             ),
             fixed_name=f"{names.prefix}-{name}",
             parent=self,

@@ -9,7 +9,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from components import certificates, credentials
-from components.problem import Problem, certificate_command, path, remove_command, secret_command, set_command
+from components.problem import (
+    Problem,
+    certificate_command,
+    missing,
+    path,
+    remove_command,
+    secret_command,
+    set_command,
+)
 from components.render.proxy import HEALTH_PORT, certificate_name, endpoints, hosts, mirror_alias
 from components.render.registry import mirror_port
 from components.settings import (
@@ -104,8 +112,34 @@ def _upstream_problems(draft: Draft) -> Iterator[Problem]:
             )
 
 
+def _proxy_problems(draft: Draft) -> Iterator[Problem]:
+    """What belongs to an engine of the stack's own, and what to the operator's."""
+    if draft.proxy is None:
+        return
+    source = draft.proxy.certificates.source
+    if draft.proxy.engine != "none":
+        if source is None:
+            yield missing("proxy", "certificates")
+        return
+    if source is not None:
+        yield Problem(
+            f"proxy.certificates.{source}",
+            "a source of certificates, with proxy.engine none",
+            "none, since your own proxy has the certificates",
+            f"{remove_command('proxy', 'certificates')}, or {set_command('proxy.engine', 'caddy')}",
+        )
+    if not draft.proxy.is_loopback:
+        yield Problem(
+            "proxy.address",
+            f"{draft.proxy.address}, with proxy.engine none",
+            "a loopback address, where your own proxy reaches the services and nobody reaches them without TLS",
+            set_command("proxy.address", "127.0.0.1"),
+        )
+
+
 def _exposure_problems(draft: Draft) -> Iterator[Problem]:
-    if draft.proxy is None or draft.proxy.is_loopback:
+    # Where the services are on loopback, the operator's own proxy publishes them.
+    if draft.proxy is None or (draft.proxy.is_loopback and draft.proxy.engine != "none"):
         return
     if draft.registry and draft.registry.anonymous_url and "anonymous_pull" not in draft.acknowledge:
         yield Problem(
@@ -206,7 +240,15 @@ def _acme_problems(draft: Draft) -> Iterator[Problem]:
         )
 
 
-RULES = (_user_problems, _upstream_problems, _exposure_problems, _endpoint_problems, _acme_problems, _nginx_problems)
+RULES = (
+    _user_problems,
+    _upstream_problems,
+    _proxy_problems,
+    _exposure_problems,
+    _endpoint_problems,
+    _acme_problems,
+    _nginx_problems,
+)
 
 
 def volume_problems(settings: Settings) -> list[Problem]:

@@ -44,6 +44,8 @@ KNOWN_UPSTREAMS = {
     "registry.k8s.io": "https://registry.k8s.io",
 }
 
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - being reached is the proxy's purpose
+
 _HOST = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
@@ -306,7 +308,7 @@ class AcmeCertificates(BaseModel):
 
 
 class CertificateSettings(BaseModel):
-    """Exactly one source of certificates."""
+    """One source of certificates; none where the operator's own proxy has them."""
 
     model_config = FROZEN
     internal: InternalCertificates | None = None
@@ -315,19 +317,32 @@ class CertificateSettings(BaseModel):
 
     @model_validator(mode="after")
     def _one_source(self) -> CertificateSettings:
-        if [self.internal, self.files, self.acme].count(None) != 2:
+        if [self.internal, self.files, self.acme].count(None) < 2:
             raise ValueError("exactly one of acme: {email: …}, files: {} and internal: {}")
         return self
 
+    @property
+    def source(self) -> str | None:
+        """Which of them was chosen."""
+        return next((name for name in type(self).model_fields if getattr(self, name) is not None), None)
+
 
 class ProxySettings(BaseModel):
-    """The TLS proxy, the only container that publishes ports. ``address`` is where on the Docker host."""
+    """The TLS proxy, the only container that publishes ports. ``address`` is where on the Docker host.
+
+    With the engine ``none`` the operator has a proxy on that host, and the services publish theirs on ``address``.
+    """
 
     model_config = FROZEN
-    engine: Literal["caddy", "nginx"] = "caddy"
-    address: Annotated[str, AfterValidator(_address)] = "0.0.0.0"  # noqa: S104 - being reached is the proxy's purpose
-    certificates: CertificateSettings
+    engine: Literal["caddy", "nginx", "none"] = "caddy"
+    address: Annotated[str, AfterValidator(_address)] = ANY_ADDRESS
+    certificates: CertificateSettings = CertificateSettings()
     memory_mb: MemoryMb = 256
+
+    @property
+    def services_address(self) -> str | None:
+        """Where the services publish their ports for the operator's own proxy; None with a proxy of the stack's own."""
+        return self.address if self.engine == "none" else None
 
     @property
     def is_loopback(self) -> bool:

@@ -11,7 +11,7 @@ import pulumi_command as command
 import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 
-from components._docker import Attachment, Mount, Service, StackName, carrier, digest, service, trial, volume
+from components._docker import Attachment, Mount, Service, StackName, carrier, digest, published, service, trial, volume
 from components.certificate_issuer import (
     CADDY_CAPABILITIES,
     CADDY_TMPFS,
@@ -24,6 +24,7 @@ from components.certificate_issuer import (
 )
 from components.render.proxy import (
     CERTIFICATES_DIRECTORY,
+    CLOSING_FILE,
     DATA_DIRECTORY,
     GRACE_SECONDS,
     HEALTH_PORT,
@@ -54,14 +55,18 @@ class _Engine:
 
 _CADDYFILE = "/etc/caddy/Caddyfile"
 _NGINX_CONF = "/etc/nginx-config/nginx.conf"
+#: A connection that is used less often than this is hardly ever used in the very moment in which a reload closes it.
+_CLOSING_SECONDS = 5
 _ENGINES = {
     "caddy": _Engine(
         config=_CADDYFILE,
         render=caddyfile,
         validate=CADDY_VALIDATE,
         run=["caddy", "run", "--adapter=caddyfile", f"--config={_CADDYFILE}"],
-        # Without --force, certificates that changed alone would not be read anew.
+        # A reload closes idle connections, and a client that is about to use one fails: those in use are closed first,
+        # each with an answer. Without --force, certificates that changed alone would not be read anew.
         reload=[
+            *["sh", "-c", f"trap 'rm {CLOSING_FILE}' EXIT; : > {CLOSING_FILE}; sleep {_CLOSING_SECONDS}; \"$@\"", "sh"],
             *["caddy", "reload", "--force", "--adapter=caddyfile", f"--config={_CADDYFILE}"],
             f"--address=unix/{RUN_DIRECTORY}/admin.sock",
         ],
@@ -210,7 +215,8 @@ class TlsProxy(pulumi.ComponentResource):
                 attachments=[Attachment(network=network) for network in (args.backend, args.edge)],
                 memory_mb=settings.proxy.memory_mb,
                 stop_seconds=GRACE_SECONDS,
-                ports=_ports(settings),
+                # Port 80 for HTTP-01 and redirects.
+                ports=published(settings.proxy.address, {*ports(settings), 80} if acme else ports(settings)),
                 user=USER,
                 stop_signal=engine.stop_signal,
                 tmpfs=engine.tmpfs,
@@ -223,9 +229,9 @@ class TlsProxy(pulumi.ComponentResource):
         inside = ["docker", "exec", f"{names.prefix}-{name}"]
         command.local.Command(
             f"{name}-reload",
-            create=shlex.join([*inside, *engine.reload]),
-            triggers=[digest(text), digest("".join(certificates.values()))],
-            environment=host,
+            create="true",  # the container that was just made has read it
+            update=shlex.join([*inside, *engine.reload]),
+            environment=host | {"CONFIGURATION": digest(text + "".join(certificates.values()))},
             add_previous_output_in_env=False,
             opts=ResourceOptions(parent=self, depends_on=[container]),
         )
@@ -263,15 +269,6 @@ class TlsProxy(pulumi.ComponentResource):
 
 
 def proxy_images(settings: Settings) -> dict[str, str]:
-    """The images of the engine that the settings choose, and of Caddy where it gets certificates for nginx."""
+    """The image of the engine that the settings choose, if any, and Caddy's where it gets certificates for nginx."""
     names = {settings.proxy.engine, "caddy"} if needs_issuer(settings) else {settings.proxy.engine}
     return {name: image for name, image in settings.images if name in names}
-
-
-def _ports(settings: Settings) -> list[docker.ContainerPortArgs]:
-    """The services' ports, and port 80 for HTTP-01 and redirects where certificates come by ACME."""
-    published = {*ports(settings), 80} if settings.proxy.certificates.acme else {*ports(settings)}
-    return [
-        docker.ContainerPortArgs(internal=port, external=port, ip=settings.proxy.address, protocol="tcp")
-        for port in sorted(published)
-    ]

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from components.problem import path
 from components.render.registry import PORTS, mirror_port
-from components.settings import Endpoint, MirrorSettings, Process, RegistrySettings, Secrets, Settings, processes, slug
+from components.settings import Endpoint, MirrorSettings, RegistrySettings, Secrets, Settings, processes, slug
 
 CERTIFICATES_DIRECTORY = "/etc/proxy-certificates"
 #: For ACME: the root of the server's own certificate, and the MAC key of the account.
@@ -18,6 +18,8 @@ ACME_MAC_KEY_FILE = f"{CERTIFICATES_DIRECTORY}/acme-eab-mac-key"
 DATA_DIRECTORY = "/data"
 #: Sockets, process numbers and buffers of the running proxy, on a tmpfs.
 RUN_DIRECTORY = "/run/proxy"
+#: While it exists, Caddy closes each connection with its next answer.
+CLOSING_FILE = f"{RUN_DIRECTORY}/closing"
 #: Root certificate of Caddy's own authority, inside the proxy container.
 ROOT_CERTIFICATE = f"{DATA_DIRECTORY}/caddy/pki/authorities/local/root.crt"
 #: Port of the health check inside the container; no service may use it.
@@ -39,12 +41,11 @@ _TEMPLATES = Environment(  # noqa: S701
 
 @dataclass(frozen=True)
 class MirrorRoute:
-    """How clients reach the mirror ``name``, and ``address``, its host:port; ``allow`` is empty where anybody may."""
+    """How clients reach the mirror ``name``; ``allow`` is empty where anybody may."""
 
     upstream: str
     name: str
     endpoint: Endpoint
-    address: str
     allow: tuple[str, ...]
     official_images: bool
 
@@ -70,6 +71,12 @@ def hosts(settings: Settings) -> tuple[str, ...]:
 def ports(settings: Settings) -> tuple[int, ...]:
     """Ports that clients use, each once."""
     return tuple(sorted({url.port for url in endpoints(settings.registry, settings.mirrors).values()}))
+
+
+def service_ports(settings: Settings) -> dict[str, int]:
+    """Where each process of the registry and each mirror listens, by its network name."""
+    own: dict[str, int] = {process: PORTS[process] for process in processes(settings.registry)}
+    return own | {mirror_alias(name): mirror_port(name) for name in settings.mirrors}
 
 
 def certificate_name(host: str, available: tuple[str, ...]) -> str | None:
@@ -108,6 +115,14 @@ def nginx_conf(settings: Settings, certificate_names: tuple[str, ...]) -> str:
     return _rendered("nginx.conf.j2", settings, certificate_names)
 
 
+def snippets(settings: Settings) -> dict[str, str]:
+    """The same routes by engine, for a Caddy or nginx that the operator already has; TLS is its own."""
+    return {
+        "caddy": _rendered("sites.Caddyfile.j2", settings, ()),
+        "nginx": _rendered("sites.nginx.j2", settings, ()),
+    }
+
+
 def needs_issuer(settings: Settings) -> bool:
     """Whether certificates are got by a Caddy beside the proxy, since nginx gets none."""
     return settings.proxy.engine == "nginx" and not settings.proxy.certificates.files
@@ -122,13 +137,13 @@ def issuer_caddyfile(settings: Settings) -> str:
 class Routes:
     """What either engine serves.
 
-    ``processes`` are those of the private registry, with their host:port behind the proxy; ``certificates`` are the
-    files of chain and key for each host, None where the engine gets them by itself.
+    ``addresses`` are host:port of each process of the registry and each mirror, by name, as the proxy reaches them;
+    ``certificates`` are the files of chain and key for each host, None where the engine gets them by itself.
     """
 
     registry: Endpoint
     public: Endpoint | None
-    processes: Mapping[Process, str]
+    addresses: Mapping[str, str]
     mirrors: tuple[MirrorRoute, ...]
     certificates: Mapping[str, tuple[str, str] | None]
     endpoints: tuple[Endpoint, ...]
@@ -149,13 +164,14 @@ def routes(settings: Settings, certificate_names: tuple[str, ...]) -> Routes:
     return Routes(
         registry=settings.registry.url,
         public=settings.registry.anonymous_url,
-        processes={process: f"{process}:{PORTS[process]}" for process in processes(settings.registry)},
+        addresses={
+            name: f"{settings.proxy.services_address or name}:{port}" for name, port in service_ports(settings).items()
+        },
         mirrors=tuple(
             MirrorRoute(
                 upstream=name,
                 name=mirror_alias(name),
                 endpoint=mirror.url,
-                address=f"{mirror_alias(name)}:{mirror_port(name)}",
                 allow=mirror.allow,
                 # Docker Hub alone has official images, under library/.
                 official_images=name == "docker.io",
@@ -173,11 +189,13 @@ def _rendered(template: str, settings: Settings, certificate_names: tuple[str, .
         routes=routes(settings, certificate_names),
         acme=settings.proxy.certificates.acme,
         internal=settings.proxy.certificates.internal,
+        snippet=settings.proxy.services_address is not None,
         issuer=ISSUER,
         issued_directory=_issued_directory(settings) if needs_issuer(settings) else "",
         grace_seconds=GRACE_SECONDS,
         health_port=HEALTH_PORT,
         run_directory=RUN_DIRECTORY,
+        closing_file=CLOSING_FILE,
         acme_root_file=ACME_ROOT_FILE,
         acme_mac_key_file=ACME_MAC_KEY_FILE,
     )

@@ -212,6 +212,7 @@ def _create_network(api: Any, inputs: State) -> str:
         inputs["name"],
         driver=inputs.get("driver"),
         internal=inputs.get("internal", False),
+        options=inputs.get("options"),
         ipam={"Driver": inputs["ipamDriver"]},
         labels=_label_map(inputs),
     )
@@ -308,6 +309,7 @@ RESOURCES = {
             "name": Input(),
             "driver": Input(kept=True),
             "internal": Input(kept=True),
+            "options": Input(kept=True),
             "ipamDriver": Input(default="default"),
             "labels": LABELS,
         },

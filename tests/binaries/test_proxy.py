@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from components.render.proxy import CERTIFICATES_DIRECTORY, RUN_DIRECTORY, certificate_files
+from components.render.proxy import CERTIFICATES_DIRECTORY, CLOSING_FILE, RUN_DIRECTORY, certificate_files
 from tests.binaries.processes import free_port, running
 from tests.certificates import authority, certificate_pair
 from tests.conftest import loaded
@@ -44,6 +44,22 @@ def runnable(text: str, folder: Path) -> str:
     return text.replace(CERTIFICATES_DIRECTORY, str(folder)).replace(RUN_DIRECTORY, str(folder))
 
 
+def own_nginx(snippet: str, folder: Path) -> str:
+    """The nginx of an operator: little but an ``http`` block that includes a snippet, and certbot's certificates."""
+    certificates = re.findall(r"/etc/letsencrypt/live/(.*)/fullchain.pem", snippet)
+    for host in certificates:
+        pair = certificate_pair(host)
+        (folder / host).mkdir()
+        (folder / host / "fullchain.pem").write_text(pair["certificate"])
+        (folder / host / "privkey.pem").write_text(pair["private_key"])
+    included = folder / "registry.conf"
+    included.write_text(snippet.replace("/etc/letsencrypt/live", str(folder)))
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    return f"pid {folder}/pid; events {{}} http {{ access_log off; {temporary} include {included}; }}"
+
+
 def validate(binary: Binary, folder: Path, engine: str, text: str) -> subprocess.CompletedProcess[str]:
     path = folder / FILE[engine]
     path.write_text(text)
@@ -58,12 +74,18 @@ def validate(binary: Binary, folder: Path, engine: str, text: str) -> subprocess
 
 @pytest.mark.parametrize(
     "golden",
-    [path for name in ("Caddyfile", "issuer.Caddyfile", "nginx.conf") for path in sorted(GOLDEN.glob(f"*/{name}"))],
+    [
+        path
+        for name in ("Caddyfile", "issuer.Caddyfile", "nginx.conf", "caddy-snippet", "nginx-snippet")
+        for path in sorted(GOLDEN.glob(f"*/{name}"))
+    ],
     ids=lambda path: f"{path.parent.name}-{path.name}",
 )
 def test_a_golden_configuration_is_accepted(binary: Binary, tmp_path: Path, golden: Path) -> None:
-    engine = "nginx" if golden.name == "nginx.conf" else "caddy"
+    engine = "nginx" if golden.name.startswith("nginx") else "caddy"
     text = golden.read_text()
+    if golden.name == "nginx-snippet":
+        text = own_nginx(text, tmp_path)
 
     answer = validate(binary, tmp_path, engine, runnable(text, tmp_path))
 
@@ -77,7 +99,7 @@ def test_a_golden_configuration_is_accepted(binary: Binary, tmp_path: Path, gold
         ("caddy", lambda text: text.replace("lb_try_duration {args[0]}", "lb_try_duration soon")),
         ("caddy", lambda text: text + "}\n"),
         ("caddy", lambda text: text.replace("tls internal", "tls /nowhere/a.pem /nowhere/a.key")),
-        ("nginx", lambda text: text.replace("proxy_pass http://$process", "proxypass http://$process")),
+        ("nginx", lambda text: text.replace("proxy_pass http", "proxypass http")),
         ("nginx", lambda text: text.replace("proxy_read_timeout 900s", "proxy_read_timeout soon")),
         ("nginx", lambda text: text + "}\n"),
         ("nginx", lambda text: text.replace("localhost.crt", "nowhere.crt")),
@@ -156,7 +178,11 @@ def proxy(
 ) -> Iterator[Callable[..., httpx.Response]]:
     """Requests through each real engine, with stand-ins for the processes behind it."""
     engine: str = request.param
-    text = (GOLDEN / CASE[engine] / FILE[engine]).read_text().replace("import upstream 60s", "import upstream 1s")
+    text = (
+        (GOLDEN / CASE[engine] / FILE[engine])
+        .read_text()
+        .replace("import registry-upstream 60s", "import registry-upstream 1s")
+    )
     with contextlib.ExitStack() as stack:
         for process in PROCESSES:
             handler = type(process, (_Upstream,), {"process": process})
@@ -281,3 +307,19 @@ def test_addresses_outside_the_allow_list_are_refused(binary: Binary, tmp_path: 
 
     assert answer.status_code == 403
     assert answer.json()["errors"][0]["code"] == "DENIED"
+
+
+@pytest.mark.parametrize("port", ["5443", "5444"])
+def test_caddy_closes_connections_with_an_answer_while_it_waits_for_a_reload(
+    binary: Binary, tmp_path: Path, port: str
+) -> None:
+    text = rendered(*loaded(configuration_of(CASE["caddy"])))["Caddyfile"]
+
+    with running_proxy(binary, "caddy", text, tmp_path) as (ports, client):
+        url = f"https://localhost:{ports[port]}/"
+        assert "connection" not in client.get(url).headers
+        closing = tmp_path / Path(CLOSING_FILE).name
+        closing.touch()
+        assert client.get(url).headers["connection"] == "close"
+        closing.unlink()
+        assert "connection" not in client.get(url).headers

@@ -134,11 +134,9 @@ def wait_until_healthy(client: docker.DockerClient, name: str) -> None:
         time.sleep(0.5)
 
 
-#: Client operations that may fail during one `up` which replaces processes of the registry, or which reloads the proxy,
-#: by its engine. nginx gives up on a layer that it sends to a container which is gone while it looks up the name anew;
-#: Caddy closes idle connections when it is reloaded, and a client may be about to use one.
+#: Client operations that may fail in one `up` that replaces processes of the registry, by the proxy's engine: nginx
+#: gives up on a layer that it sends to a container which is gone while it looks up the name anew.
 LOST_BY_REPLACEMENT = {"caddy": 0, "nginx": 2}
-LOST_BY_RELOAD = {"caddy": 2, "nginx": 0}
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Stack:
     @property
     def has_files(self) -> bool:
         """Whether its certificates are given as files."""
-        return "files" in self.values["proxy"]["certificates"]
+        return "files" in self.values["proxy"].get("certificates", {})
 
     @property
     def file(self) -> Path:
@@ -143,8 +143,7 @@ class Stack:
         """What clients must trust, as a file: the root of the internal authority, or that of the tests."""
         path = self.folder / "ca" / "ca.crt"
         path.parent.mkdir(exist_ok=True)
-        trusted = authority().pair()["certificate"] if self.has_files else self.outputs()["ca_certificate"]
-        path.write_text(trusted + "\n")
+        path.write_text(self.outputs().get("ca_certificate", authority().pair()["certificate"]) + "\n")
         return path
 
     @property

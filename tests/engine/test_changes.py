@@ -114,7 +114,7 @@ def test_a_changed_route_reloads_the_proxy_without_a_restart(stack: Stack, clien
     assert stack.planned() == {
         "proxy-validation": "update",
         "proxy-config-carrier": "replace",
-        "proxy-reload": "replace",
+        "proxy-reload": "update",
     }
     stack.up()
     stack.write(mirrors=mirrors)

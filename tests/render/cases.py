@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from components.render.proxy import caddyfile, issuer_caddyfile, needs_issuer, nginx_conf
+from components.render.proxy import caddyfile, issuer_caddyfile, needs_issuer, nginx_conf, snippets
 from components.render.registry import credential_helper, mirror_config, registry_config
 from components.settings import Secrets, Settings, processes, slug
 from tests.certificates import certificate_pair
@@ -20,7 +20,7 @@ CASES = sorted(path.parent.name for path in GOLDEN.glob("*/stack.yaml"))
 def configuration_of(case: str) -> dict[str, Any]:
     """The case's ``stack.yaml`` with the secrets that it needs."""
     values = configuration() | {"mirrors": {}} | yaml.safe_load((GOLDEN / case / "stack.yaml").read_text())
-    if "files" in values["proxy"]["certificates"]:
+    if "files" in values["proxy"].get("certificates", {}):
         urls = [service["url"] for service in (values["registry"], *values["mirrors"].values())]
         urls += filter(None, [values["registry"].get("anonymous_url")])
         hosts = [url.removeprefix("https://").partition(":")[0] for url in urls]
@@ -34,10 +34,13 @@ def configuration_of(case: str) -> dict[str, Any]:
 
 def rendered(settings: Settings, secrets: Secrets) -> dict[str, str]:
     """Every readable file of a stack by its name."""
-    if settings.proxy.engine == "nginx":
-        files = {"nginx.conf": nginx_conf(settings, tuple(secrets.certificates))}
-    else:
-        files = {"Caddyfile": caddyfile(settings, tuple(secrets.certificates))}
+    match settings.proxy.engine:
+        case "caddy":
+            files = {"Caddyfile": caddyfile(settings, tuple(secrets.certificates))}
+        case "nginx":
+            files = {"nginx.conf": nginx_conf(settings, tuple(secrets.certificates))}
+        case "none":
+            files = {f"{engine}-snippet": text for engine, text in snippets(settings).items()}
     if needs_issuer(settings):
         files["issuer.Caddyfile"] = issuer_caddyfile(settings)
     files |= {f"{process}.yml": registry_config(process, settings.registry) for process in processes(settings.registry)}

@@ -152,7 +152,7 @@ def test_a_plain_secret_is_refused_where_the_stack_file_cannot_be_read() -> None
         (configuration(images={"nginx": "nginx:mainline"}), "images.nginx", "exact tag"),
         (with_registry(url="https://192.0.2.1") | {"proxy": {"engine": "nginx", "certificates": {"files": {}}}},
          "registry.url", "name no host in TLS"),
-        (configuration(proxy={"certificates": {}}), "proxy.certificates", "exactly one"),
+        (configuration(proxy={"certificates": {}}), "proxy.certificates", "acme, files or internal"),
         (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.1/8"]}}),
          'mirrors["docker.io"].allow[0]', "CIDR"),
         (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["2001:db8::/32"]}}),
@@ -348,6 +348,20 @@ def test_acme_asks_the_directory_that_was_chosen() -> None:
     assert directory() == "https://acme-v02.api.letsencrypt.org/directory"
     assert directory(staging=True) == "https://acme-staging-v02.api.letsencrypt.org/directory"
     assert directory(staging=False, directory="https://ca.example.com/dir") == "https://ca.example.com/dir"
+
+
+def test_a_proxy_of_ones_own_takes_no_certificates_and_is_on_a_loopback_address() -> None:
+    found = problems(configuration(proxy={"engine": "none", "certificates": {"internal": {}}}))
+
+    assert set(found) == {"proxy.address", "proxy.certificates.internal"}
+    assert "proxy.address' 127.0.0.1" in found["proxy.address"]
+    assert loaded(configuration(proxy={"engine": "none", "address": "127.0.0.2"}))
+
+
+def test_a_proxy_of_ones_own_does_not_make_an_open_mirror_less_open() -> None:
+    own = {"engine": "none", "address": "127.0.0.1"}
+
+    assert set(problems(configuration(mirrors=OPEN_MIRROR, proxy=own))) == {'mirrors["docker.io"].allow'}
 
 
 def test_a_mirror_section_that_is_no_object_is_refused() -> None:

@@ -269,6 +269,29 @@ def test_the_internal_authority_is_an_output() -> None:
     assert exports["ca_certificate"].startswith("-----BEGIN CERTIFICATE-----")
 
 
+def inputs_of(recording: Recording, kind: str) -> dict[str, dict[str, Any]]:
+    return {name: one.inputs for name, one in recording.of_type(kind).items()}
+
+
+def test_for_a_proxy_of_ones_own_services_publish_on_loopback_and_snippets_are_outputs() -> None:
+    recording = run_program(configuration(proxy={"engine": "none", "address": "127.0.0.2"}))
+
+    ports = {
+        name: [(port["ip"], port["external"]) for port in container.get("ports") or []]
+        for name, container in inputs_of(recording, ":Container").items()
+        if not name.endswith("carrier")
+    }
+    assert {address for [(address, _)] in ports.values()} == {"127.0.0.2"}
+    assert set(ports) == {"registry-reader", "registry-writer", "registry-admin", "mirror-docker-io-container"}
+    for snippet in ("caddy_snippet", "nginx_snippet"):
+        assert all(f"{address}:{port:.0f}" in recording.exports[snippet] for [(address, port)] in ports.values())
+    assert set(recording.of_type(":RemoteImage")) == {"registry-image"}
+    assert "ca_certificate" not in recording.exports
+    # Published ports need a network that is not internal; without masquerading nothing leaves it all the same.
+    loopback = inputs_of(recording, ":Network")["loopback"]
+    assert loopback["options"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
+
+
 def test_data_in_a_host_folder_needs_no_volume() -> None:
     registry = configuration()["registry"] | {"storage": {"host_path": "/opt/registry/data"}}
     recording = run_program(configuration(registry=registry))

@@ -1,0 +1,128 @@
+"""A proxy that the operator already has, with the snippet that the stack writes for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import docker
+import httpx
+import pytest
+
+from components.render.registry import PORTS
+from tests.binaries.processes import running
+from tests.binaries.test_proxy import own_nginx
+from tests.certificates import certificate_pair
+from tests.engine import clients
+from tests.engine.conftest import (
+    MIRROR_PORT,
+    PREFIX,
+    REGISTRY_PORT,
+    DockerHost,
+    running_stack,
+)
+from tests.engine.stack import Stack
+from tests.images import random_layer, write_layout
+
+pytestmark = [pytest.mark.once, pytest.mark.caddy]
+
+# Another address than the usual one, which may have services of its own.
+ADDRESS = "127.0.0.2"
+
+
+@pytest.fixture(scope="module")
+def stack(
+    client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    proxy = {"engine": "none", "address": ADDRESS}
+    with running_stack(client, docker_host, tmp_path_factory.mktemp("stack"), proxy=proxy) as declared:
+        yield declared
+
+
+def own_caddy(snippet: str, folder: Path) -> str:
+    """The Caddy of an operator: little but the import of a snippet, and certificates instead of an authority."""
+    pair = certificate_pair("localhost")
+    (folder / "chain.pem").write_text(pair["certificate"])
+    (folder / "key.pem").write_text(pair["private_key"])
+    known = rf"\1 {{\n\ttls {folder}/chain.pem {folder}/key.pem"
+    (folder / "registry.caddy").write_text(re.sub(r"^(https://.*) {$", known, snippet, flags=re.MULTILINE))
+    return f"{{\n\tadmin off\n\tauto_https disable_redirects\n}}\nimport {folder}/registry.caddy\n"
+
+
+@pytest.fixture(params=["caddy", "nginx"])
+def own_proxy(
+    stack: Stack, request: pytest.FixtureRequest, binary: Callable[[str], str], tmp_path: Path
+) -> Iterator[str]:
+    """The operator's engine as a process of the Docker host, with the stack's snippet and nothing else of it."""
+    engine: str = request.param
+    snippet = stack.outputs()[f"{engine}_snippet"]
+    config = tmp_path / engine
+    if engine == "caddy":
+        config.write_text(own_caddy(snippet, tmp_path))
+        command = [binary("caddy"), "run", "--adapter=caddyfile", f"--config={config}"]
+    else:
+        config.write_text(own_nginx(snippet, tmp_path))
+        command = [binary("nginx"), "-e", "stderr", "-g", "daemon off;", "-c", str(config)]
+    with running(command, REGISTRY_PORT, tmp_path / "log", {"XDG_DATA_HOME": str(tmp_path)}):
+        yield engine
+
+
+def test_it_does_what_a_proxy_of_the_stack_does(
+    own_proxy: str, stack: Stack, skopeo: Callable[[str | None], clients.Skopeo], tmp_path: Path
+) -> None:
+    write_layout(tmp_path / "layout", [random_layer(5 * clients.MEGABYTE)])
+    image = f"team/app:{own_proxy}"
+
+    pushed = skopeo("ci").push(tmp_path / "layout", image)
+    assert pushed.returncode == 0, pushed.stderr
+    assert skopeo("production").pull(image, tmp_path / "pulled").returncode == 0
+    assert "denied: this credential may not push" in skopeo("production").push(tmp_path / "layout", "team/no:1").stderr
+    assert "may not delete" in skopeo("ci").delete(image).stderr
+    assert skopeo("boss").delete(image).returncode == 0
+    assert httpx.get(f"https://{stack.registry}/v2/", verify=stack.trust).status_code == 401
+    assert httpx.get(f"https://{stack.registry}/other", verify=stack.trust).status_code == 404
+    mirror = f"https://localhost:{MIRROR_PORT}/v2/"
+    assert httpx.get(mirror, verify=stack.trust).status_code == 200
+    assert httpx.post(f"{mirror}a/blobs/uploads/", verify=stack.trust).status_code == 405
+
+
+def test_services_publish_on_that_address_alone_and_ask_for_a_login(stack: Stack, client: docker.DockerClient) -> None:
+    published = {
+        (binding["HostIp"], binding["HostPort"])
+        for container in clients.containers(client, PREFIX).values()
+        for bindings in (container.attrs["NetworkSettings"]["Ports"] or {}).values()
+        for binding in bindings or []
+    }
+    assert {address for address, _ in published} == {ADDRESS}
+    for process in ("reader", "writer", "admin"):
+        assert httpx.get(f"http://{ADDRESS}:{PORTS[process]}/v2/").status_code == 401
+
+
+def test_the_registry_has_no_way_out(stack: Stack, client: docker.DockerClient) -> None:
+    # The engine's own network stands for the world: who is masqueraded as the host reaches a container there.
+    outside = client.containers.run(
+        "registry:3.1.1", detach=True, name=f"{PREFIX}-outside", network_mode="bridge",
+        entrypoint=["registry", "serve", "/etc/distribution/config.yml"],
+    )  # fmt: skip
+    outside.reload()
+    address = outside.attrs["NetworkSettings"]["IPAddress"] or next(
+        network["IPAddress"] for network in outside.attrs["NetworkSettings"]["Networks"].values()
+    )
+    ask = ("wget", "-T", "3", "-q", "-O", "/dev/null", f"http://{address}:5000/")
+    assert outside.exec_run(list(ask)).exit_code == 0
+
+    reader = clients.containers(client, PREFIX)["reader"]
+    assert reader.exec_run(list(ask)).exit_code != 0
+
+
+def test_a_changed_process_is_replaced_and_nothing_else_changes(stack: Stack) -> None:
+    stack.preview("--refresh", "--expect-no-changes")
+    registry = stack.values["registry"]
+
+    stack.write(registry=registry | {"log_level": "debug"})
+    planned = stack.planned()
+    stack.write(registry=registry)
+
+    replaced = {name for name, what in planned.items() if what == "replace"}
+    assert replaced == {"registry-config-carrier", "registry-reader", "registry-writer", "registry-admin"}
