@@ -36,9 +36,9 @@ def fault(pair: CertificatePair, host: str, now: datetime.datetime) -> str | Non
     return _uncovered(chain[0], host) or _broken_chain(chain) or _out_of_force(chain, now)
 
 
-def days_left(pair: CertificatePair, now: datetime.datetime) -> int:
-    """Whole days until the first certificate of a chain without fault ends."""
-    return (min(certificate.not_valid_after_utc for certificate in _chain(pair)) - now).days
+def end(pair: CertificatePair) -> datetime.datetime:
+    """When the first certificate of a chain without fault ends."""
+    return min(certificate.not_valid_after_utc for certificate in _chain(pair))
 
 
 def root_fault(text: str) -> str | None:

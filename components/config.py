@@ -144,7 +144,7 @@ def notices(settings: Settings, secrets: Secrets, now: datetime.datetime) -> lis
             )
     used = {certificate_name(host, tuple(secrets.certificates)) for host in hosts(settings)}
     for name, pair in secrets.certificates.items():
-        if name in used and (days := certificates.days_left(pair, now)) <= certificates.NOTICE_DAYS:
+        if name in used and (days := (certificates.end(pair) - now).days) <= certificates.NOTICE_DAYS:
             found.append(f"the certificate {name} ends in {days} days; replace it: {certificate_command(name)}")
     return found
 

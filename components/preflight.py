@@ -68,7 +68,8 @@ def _published(settings: Settings) -> dict[int, tuple[str, str]]:
         return dict.fromkeys(service_ports(settings).values(), ("proxy.address", "127.0.0.2"))
     challenges = {80: ("proxy.certificates.acme", "")} if settings.proxy.certificates.acme else {}
     urls = endpoints(settings.registry, settings.mirrors)
-    return challenges | {url.port: (key, "https://HOST:PORT") for key, url in urls.items()}
+    metrics = {settings.proxy.metrics_port: ("proxy.metrics_port", "PORT")} if settings.proxy.metrics_port else {}
+    return challenges | metrics | {url.port: (key, "https://HOST:PORT") for key, url in urls.items()}
 
 
 def _is_bound(address: str, port: int) -> bool:

@@ -120,6 +120,13 @@ def _proxy_problems(draft: Draft) -> Iterator[Problem]:
     if draft.proxy.engine != "none":
         if source is None:
             yield missing("proxy", "certificates")
+        if draft.proxy.metrics_port in (80, HEALTH_PORT):
+            yield Problem(
+                "proxy.metrics_port",
+                str(draft.proxy.metrics_port),
+                f"any port but 80 and {HEALTH_PORT}, where challenges and the health check are answered",
+                set_command("proxy.metrics_port", "9180"),
+            )
         return
     if source is not None:
         yield Problem(
@@ -127,6 +134,13 @@ def _proxy_problems(draft: Draft) -> Iterator[Problem]:
             "a source of certificates, with proxy.engine none",
             "none, since your own proxy has the certificates",
             f"{remove_command('proxy', 'certificates')}, or {set_command('proxy.engine', 'caddy')}",
+        )
+    if draft.proxy.metrics_port is not None:
+        yield Problem(
+            "proxy.metrics_port",
+            f"{draft.proxy.metrics_port}, with proxy.engine none",
+            "none, since there is no proxy of the stack's own to measure",
+            remove_command("proxy", "metrics_port"),
         )
     if not draft.proxy.is_loopback:
         yield Problem(
@@ -185,11 +199,11 @@ def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
                 "a host or port of its own for each service",
                 set_command(key, f"https://mirror.{url.host}"),
             )
-        if url.port == HEALTH_PORT:
+        if draft.proxy and url.port in (HEALTH_PORT, draft.proxy.metrics_port):
             yield Problem(
                 key,
                 str(url),
-                f"any port but {HEALTH_PORT}, where the proxy's health check listens",
+                f"any port but {url.port}, where the proxy's health check or its metrics are",
                 set_command(key, f"https://{url.host}"),
             )
         if draft.proxy and draft.proxy.certificates.acme and not url.is_public_name:

@@ -337,6 +337,8 @@ class ProxySettings(BaseModel):
     engine: Literal["caddy", "nginx", "none"] = "caddy"
     address: Annotated[str, AfterValidator(_address)] = ANY_ADDRESS
     certificates: CertificateSettings = CertificateSettings()
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Where Prometheus finds ``/metrics``, on 127.0.0.1 of the Docker host."""
     memory_mb: MemoryMb = 256
 
     @property

@@ -11,6 +11,7 @@ import pulumi_command as command
 import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 
+from components import certificates
 from components._docker import Attachment, Mount, Service, StackName, carrier, digest, published, service, trial, volume
 from components.certificate_issuer import (
     CADDY_CAPABILITIES,
@@ -44,7 +45,7 @@ class _Engine:
     """How one program is run; ``validate`` reads a configuration on standard input, the others read ``config``."""
 
     config: str
-    render: Callable[[Settings, tuple[str, ...]], str]
+    render: Callable[[Settings, Mapping[str, int]], str]
     validate: Sequence[str]
     run: Sequence[str]
     reload: Sequence[str]
@@ -118,7 +119,8 @@ class TlsProxy(pulumi.ComponentResource):
         names, settings, acme = args.names, args.settings, args.settings.proxy.certificates.acme
         engine, image_name = _ENGINES[settings.proxy.engine], proxy_images(settings)[settings.proxy.engine]
         image = args.images[settings.proxy.engine]
-        text = engine.render(settings, tuple(args.secrets.certificates))
+        ends = {name: int(certificates.end(pair).timestamp()) for name, pair in args.secrets.certificates.items()}
+        text = engine.render(settings, ends)
         config_directory, _, config_file = engine.config.rpartition("/")
         data = volume(
             f"{name}-data", f"{names.prefix}-{name}-data", names, keep=True, protect=settings.protect_data, parent=self
@@ -128,8 +130,8 @@ class TlsProxy(pulumi.ComponentResource):
         )
         mounts: list[Mount] = []
         carriers: list[docker.Container] = []
-        certificates = certificate_contents(settings, args.secrets)
-        if certificates:
+        contents = certificate_contents(settings, args.secrets)
+        if contents:
             store = volume(
                 f"{name}-certificates",
                 f"{names.prefix}-{name}-certificates",
@@ -147,14 +149,14 @@ class TlsProxy(pulumi.ComponentResource):
                     target=store,
                     files={
                         path.removeprefix(f"{CERTIFICATES_DIRECTORY}/"): Output.secret(content)
-                        for path, content in certificates.items()
+                        for path, content in contents.items()
                     },
                     directory=CERTIFICATES_DIRECTORY,
                     parent=self,
                 )
             )
             mounts.append(Mount(path=CERTIFICATES_DIRECTORY, volume=store.name))
-        given = {f"{names.prefix}-{name}-certificates": CERTIFICATES_DIRECTORY} if certificates else {}
+        given = {f"{names.prefix}-{name}-certificates": CERTIFICATES_DIRECTORY} if contents else {}
         validation = trial(
             f"{name}-validation",
             image=image,
@@ -216,7 +218,8 @@ class TlsProxy(pulumi.ComponentResource):
                 memory_mb=settings.proxy.memory_mb,
                 stop_seconds=GRACE_SECONDS,
                 # Port 80 for HTTP-01 and redirects.
-                ports=published(settings.proxy.address, {*ports(settings), 80} if acme else ports(settings)),
+                ports=published(settings.proxy.address, {*ports(settings), 80} if acme else ports(settings))
+                + published("127.0.0.1", filter(None, [settings.proxy.metrics_port])),
                 user=USER,
                 stop_signal=engine.stop_signal,
                 tmpfs=engine.tmpfs,
@@ -231,7 +234,7 @@ class TlsProxy(pulumi.ComponentResource):
             f"{name}-reload",
             create="true",  # the container that was just made has read it
             update=shlex.join([*inside, *engine.reload]),
-            environment=host | {"CONFIGURATION": digest(text + "".join(certificates.values()))},
+            environment=host | {"CONFIGURATION": digest(text + "".join(contents.values()))},
             add_previous_output_in_env=False,
             opts=ResourceOptions(parent=self, depends_on=[container]),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -105,21 +106,24 @@ def certificate_contents(settings: Settings, secrets: Secrets) -> dict[str, str]
     return contents
 
 
-def caddyfile(settings: Settings, certificate_names: tuple[str, ...] = ()) -> str:
-    """The Caddyfile; ``certificate_names`` are the keys of the secret ``certificates``, used with ``files``."""
-    return _rendered("Caddyfile.j2", settings, certificate_names)
+def caddyfile(settings: Settings, given: Mapping[str, int] = MappingProxyType({})) -> str:
+    """The Caddyfile; ``given`` has the keys of the secret ``certificates``, used with ``files``, and when each ends.
+
+    That is a Unix time in seconds.
+    """
+    return _rendered("Caddyfile.j2", settings, given)
 
 
-def nginx_conf(settings: Settings, certificate_names: tuple[str, ...]) -> str:
+def nginx_conf(settings: Settings, given: Mapping[str, int]) -> str:
     """nginx.conf for the same routes; arguments as for ``caddyfile``."""
-    return _rendered("nginx.conf.j2", settings, certificate_names)
+    return _rendered("nginx.conf.j2", settings, given)
 
 
 def snippets(settings: Settings) -> dict[str, str]:
     """The same routes by engine, for a Caddy or nginx that the operator already has; TLS is its own."""
     return {
-        "caddy": _rendered("sites.Caddyfile.j2", settings, ()),
-        "nginx": _rendered("sites.nginx.j2", settings, ()),
+        "caddy": _rendered("sites.Caddyfile.j2", settings, {}),
+        "nginx": _rendered("sites.nginx.j2", settings, {}),
     }
 
 
@@ -130,7 +134,7 @@ def needs_issuer(settings: Settings) -> bool:
 
 def issuer_caddyfile(settings: Settings) -> str:
     """The Caddyfile of that Caddy, which keeps certificates and accounts as one in nginx's place would."""
-    return _rendered("issuer.Caddyfile.j2", settings, ())
+    return _rendered("issuer.Caddyfile.j2", settings, {})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +142,8 @@ class Routes:
     """What either engine serves.
 
     ``addresses`` are host:port of each process of the registry and each mirror, by name, as the proxy reaches them;
-    ``certificates`` are the files of chain and key for each host, None where the engine gets them by itself.
+    ``certificates`` are the files of chain and key for each host, None where the engine gets them by itself; ``chains``
+    are the files of all, and ``ends`` the Unix times in seconds at which those end that were given as files.
     """
 
     registry: Endpoint
@@ -146,18 +151,23 @@ class Routes:
     addresses: Mapping[str, str]
     mirrors: tuple[MirrorRoute, ...]
     certificates: Mapping[str, tuple[str, str] | None]
+    chains: Mapping[str, str]
+    ends: Mapping[str, int]
     endpoints: tuple[Endpoint, ...]
     ports: tuple[int, ...]
 
 
-def routes(settings: Settings, certificate_names: tuple[str, ...]) -> Routes:
+def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
     """The routes that the settings ask for."""
     certificates: dict[str, tuple[str, str] | None] = dict.fromkeys(hosts(settings))
+    issued = _issued_directory(settings)
+    chains, ends = {host: f"{issued}/{host}/{host}.crt" for host in certificates}, {}
     if settings.proxy.certificates.files:
         for host in certificates:
-            name = certificate_name(host, certificate_names)
+            name = certificate_name(host, tuple(given))
             assert name is not None, "the configuration was checked"
             certificates[host] = certificate_files(name)
+            chains[host], ends[host] = certificate_files(name)[0], given[name]
     elif settings.proxy.engine == "nginx":
         for host in certificates:
             certificates[host] = f"$issued/{host}/{host}.crt", f"$issued/{host}/{host}.key"
@@ -179,14 +189,17 @@ def routes(settings: Settings, certificate_names: tuple[str, ...]) -> Routes:
             for name, mirror in sorted(settings.mirrors.items())
         ),
         certificates=certificates,
+        chains=chains,
+        ends=ends,
         endpoints=tuple(endpoints(settings.registry, settings.mirrors).values()),
         ports=ports(settings),
     )
 
 
-def _rendered(template: str, settings: Settings, certificate_names: tuple[str, ...]) -> str:
+def _rendered(template: str, settings: Settings, given: Mapping[str, int]) -> str:
     return _TEMPLATES.get_template(template).render(
-        routes=routes(settings, certificate_names),
+        routes=routes(settings, given),
+        metrics_port=settings.proxy.metrics_port,
         acme=settings.proxy.certificates.acme,
         internal=settings.proxy.certificates.internal,
         snippet=settings.proxy.services_address is not None,

@@ -15,12 +15,19 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cryptography import x509
 
-from components.render.proxy import CERTIFICATES_DIRECTORY, CLOSING_FILE, RUN_DIRECTORY, certificate_files
+from components.render.proxy import (
+    CERTIFICATES_DIRECTORY,
+    CLOSING_FILE,
+    DATA_DIRECTORY,
+    RUN_DIRECTORY,
+    certificate_files,
+)
 from tests.binaries.processes import free_port, running
 from tests.certificates import authority, certificate_pair
 from tests.conftest import loaded
-from tests.render.cases import GOLDEN, configuration_of, rendered
+from tests.render.cases import END_OF_FILES, GOLDEN, configuration_of, rendered
 
 Binary = Callable[[str], str]
 #: The golden case on loopback that each engine runs.
@@ -41,7 +48,8 @@ def runnable(text: str, folder: Path) -> str:
         for path, content in zip(certificate_files(name), (pair["certificate"], pair["private_key"]), strict=True):
             target = folder / path.removeprefix(CERTIFICATES_DIRECTORY + "/")
             target.write_text(content)
-    return text.replace(CERTIFICATES_DIRECTORY, str(folder)).replace(RUN_DIRECTORY, str(folder))
+    text = text.replace(CERTIFICATES_DIRECTORY, str(folder)).replace(RUN_DIRECTORY, str(folder))
+    return text.replace(f"{DATA_DIRECTORY}/caddy", f"{folder}/caddy")
 
 
 def own_nginx(snippet: str, folder: Path) -> str:
@@ -115,9 +123,9 @@ def test_a_bad_configuration_is_refused(
     assert validate(binary, tmp_path, engine, runnable(bad, tmp_path)).returncode != 0
 
 
-def trusting(engine: str, folder: Path, port: int) -> ssl.SSLContext:
+def trusting(text: str, folder: Path, port: int) -> ssl.SSLContext:
     """Trust in the certificates of ``runnable``, or in Caddy's own authority once it has issued; it listens earlier."""
-    if engine == "nginx":
+    if "tls internal" not in text:
         return ssl.create_default_context(cadata=authority().pair()["certificate"])
     deadline = time.monotonic() + 10
     while True:
@@ -136,14 +144,14 @@ def running_proxy(
     binary: Binary, engine: str, text: str, folder: Path
 ) -> Iterator[tuple[dict[str, int], httpx.Client]]:
     """An engine that serves a configuration of ports 5443 and up on free ports; those ports, and a client."""
-    ports = {old: free_port() for old in ("2015", "5443", "5444", "5445")}
+    ports = {old: free_port() for old in ("2015", "9180", "5443", "5444", "5445")}
     for old, new in ports.items():
         text = text.replace(old, str(new))
     config = folder / FILE[engine]
     config.write_text(runnable(text, folder))
     environment = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with running([binary(engine), *COMMAND[engine], str(config)], ports["5444"], folder / "log", environment):
-        context = trusting(engine, folder, ports["5444"])
+        context = trusting(text, folder, ports["5444"])
         with httpx.Client(verify=context, timeout=10) as client:
             yield ports, client
 
@@ -307,6 +315,28 @@ def test_addresses_outside_the_allow_list_are_refused(binary: Binary, tmp_path: 
 
     assert answer.status_code == 403
     assert answer.json()["errors"][0]["code"] == "DENIED"
+
+
+@pytest.mark.parametrize(("engine", "source"), [("caddy", "internal"), ("caddy", "files"), ("nginx", "files")])
+def test_the_metrics_say_when_each_certificate_ends(binary: Binary, tmp_path: Path, engine: str, source: str) -> None:
+    values = configuration_of(CASE[engine])
+    values["proxy"] |= {"certificates": {source: {}}, "metrics_port": 9180}
+    if source == "files":
+        values["certificates"] = {"localhost": certificate_pair("localhost")}
+    text = rendered(*loaded(values))[FILE[engine]]
+
+    with running_proxy(binary, engine, text, tmp_path) as (ports, client):
+        client.get(f"https://localhost:{ports['5443']}/")
+        said = client.get(f"http://127.0.0.1:{ports['9180']}/metrics")
+        served = x509.load_pem_x509_certificate(ssl.get_server_certificate(("localhost", ports["5443"])).encode())
+        other = client.get(f"http://127.0.0.1:{ports['9180']}/v2/")
+
+    end = int(served.not_valid_after_utc.timestamp()) if engine == "caddy" else END_OF_FILES
+    line = f'tls_certificate_not_after_timestamp_seconds{{host="localhost"}} {end}'
+    assert line in said.text.splitlines()
+    assert said.headers["content-type"].startswith("text/plain")
+    assert ("caddy_http_requests_total" in said.text) is (engine == "caddy")
+    assert other.status_code == 404
 
 
 @pytest.mark.parametrize("port", ["5443", "5444"])

@@ -8,7 +8,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
-from components.certificates import days_left, fault, root_fault
+from components.certificates import end, fault, root_fault
 from components.settings import CertificatePair
 from tests.certificates import Issued, certificate_pair, issue
 
@@ -112,10 +112,10 @@ def test_an_issuer_that_ended_is_named() -> None:
     )
 
 
-def test_the_days_left_are_those_of_the_first_certificate_that_ends() -> None:
+def test_a_chain_ends_with_the_first_certificate_that_ends() -> None:
     middle = issued(name="middle", days=31)
 
-    assert days_left(CertificatePair.model_validate(issued(issuer=middle).pair(middle)), NOW) == 30
+    assert (end(CertificatePair.model_validate(issued(issuer=middle).pair(middle))) - NOW).days == 30
 
 
 def test_the_root_of_an_acme_server_must_be_a_certificate_and_no_key() -> None:
