@@ -57,7 +57,7 @@ def own_nginx(snippet: str, folder: Path) -> str:
     certificates = re.findall(r"/etc/letsencrypt/live/(.*)/fullchain.pem", snippet)
     for host in certificates:
         pair = certificate_pair(host)
-        (folder / host).mkdir()
+        (folder / host).mkdir(exist_ok=True)
         (folder / host / "fullchain.pem").write_text(pair["certificate"])
         (folder / host / "privkey.pem").write_text(pair["private_key"])
     included = folder / "registry.conf"

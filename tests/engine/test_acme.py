@@ -26,6 +26,7 @@ pytestmark = [pytest.mark.once, pytest.mark.caddy]
 # An authority certifies public names alone; the tests' clients look for them on this machine.
 REGISTRY, MIRROR = "registry.test.example.com", "mirror.test.example.com"
 VALID_SECONDS = 45
+METRICS_PORT = 29180
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,12 @@ def site(
     folder = tmp_path_factory.mktemp("acme")
     remove_everything(client)
     with acme_server(binary, folder / "authority", gateway, tls_port=CLOSED) as authority:
-        proxy = {"engine": request.param, "address": "127.0.0.1", "certificates": {"acme": authority.settings}}
+        proxy = {
+            "engine": request.param,
+            "address": "127.0.0.1",
+            "certificates": {"acme": authority.settings},
+            "metrics_port": METRICS_PORT,
+        }
         (folder / "stack").mkdir()
         values = small_stack(
             registry=small_stack()["registry"] | {"url": f"https://{REGISTRY}"},
@@ -123,6 +129,15 @@ def test_every_name_gets_a_certificate_by_http_and_is_served_with_it(site: Site)
         answer = http.get("https://127.0.0.1/v2/", extensions={"sni_hostname": REGISTRY})
     assert answer.status_code == 401
     assert httpx.get("http://127.0.0.1/v2/", headers={"Host": REGISTRY}).headers["Location"].startswith("https://")
+
+
+def test_the_metrics_say_when_the_certificate_of_each_name_ends(site: Site) -> None:
+    ends = {host: int(eventually(site.trust, host).not_valid_after_utc.timestamp()) for host in (REGISTRY, MIRROR)}
+
+    said = httpx.get(f"http://127.0.0.1:{METRICS_PORT}/metrics").text.splitlines()
+
+    for host, end in ends.items():
+        assert f'tls_certificate_not_after_timestamp_seconds{{host="{host}"}} {end}' in said
 
 
 def test_the_mac_key_is_in_no_preview_and_no_state(site: Site) -> None:

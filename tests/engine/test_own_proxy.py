@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from tests.engine.conftest import (
     MIRROR_PORT,
     PREFIX,
     REGISTRY_PORT,
+    UPSTREAM,
     DockerHost,
     running_stack,
+    small_stack,
 )
 from tests.engine.stack import Stack
 from tests.images import random_layer, write_layout
@@ -29,6 +32,7 @@ pytestmark = [pytest.mark.once, pytest.mark.caddy]
 
 # Another address than the usual one, which may have services of its own.
 ADDRESS = "127.0.0.2"
+ALLOWED = ["127.0.0.0/30"]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +40,11 @@ def stack(
     client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     proxy = {"engine": "none", "address": ADDRESS}
-    with running_stack(client, docker_host, tmp_path_factory.mktemp("stack"), proxy=proxy) as declared:
+    folder, mirrors = (
+        tmp_path_factory.mktemp("stack"),
+        {UPSTREAM: small_stack()["mirrors"][UPSTREAM] | {"allow": ALLOWED}},
+    )
+    with running_stack(client, docker_host, folder, proxy=proxy, mirrors=mirrors) as declared:
         yield declared
 
 
@@ -84,6 +92,9 @@ def test_it_does_what_a_proxy_of_the_stack_does(
     assert httpx.get(f"https://{stack.registry}/other", verify=stack.trust).status_code == 404
     mirror = f"https://localhost:{MIRROR_PORT}/v2/"
     assert httpx.get(mirror, verify=stack.trust).status_code == 200
+    outside = httpx.HTTPTransport(verify=stack.trust, local_address="127.0.0.9")
+    with httpx.Client(transport=outside) as client:
+        assert client.get(mirror).status_code == 403
     assert httpx.post(f"{mirror}a/blobs/uploads/", verify=stack.trust).status_code == 405
 
 
@@ -109,11 +120,14 @@ def test_the_registry_has_no_way_out(stack: Stack, client: docker.DockerClient) 
     address = outside.attrs["NetworkSettings"]["IPAddress"] or next(
         network["IPAddress"] for network in outside.attrs["NetworkSettings"]["Networks"].values()
     )
-    ask = ("wget", "-T", "3", "-q", "-O", "/dev/null", f"http://{address}:5000/")
-    assert outside.exec_run(list(ask)).exit_code == 0
+    ask = ["timeout", "5", "wget", "-q", "-O", "/dev/null", f"http://{address}:5000/"]
+    deadline = time.monotonic() + 20
+    while outside.exec_run(ask).exit_code != 0:
+        assert time.monotonic() < deadline, "nobody is reached, so that the registry would not reach anybody for that"
+        time.sleep(0.2)
 
     reader = clients.containers(client, PREFIX)["reader"]
-    assert reader.exec_run(list(ask)).exit_code != 0
+    assert reader.exec_run(ask).exit_code != 0
 
 
 def test_a_changed_process_is_replaced_and_nothing_else_changes(stack: Stack) -> None:
