@@ -25,7 +25,6 @@ from components.certificate_issuer import (
 )
 from components.render.proxy import (
     CERTIFICATES_DIRECTORY,
-    CLOSING_FILE,
     DATA_DIRECTORY,
     GRACE_SECONDS,
     HEALTH_PORT,
@@ -56,18 +55,14 @@ class _Engine:
 
 _CADDYFILE = "/etc/caddy/Caddyfile"
 _NGINX_CONF = "/etc/nginx-config/nginx.conf"
-#: A connection that is used less often than this is hardly ever used in the very moment in which a reload closes it.
-_CLOSING_SECONDS = 5
 _ENGINES = {
     "caddy": _Engine(
         config=_CADDYFILE,
         render=caddyfile,
         validate=CADDY_VALIDATE,
         run=["caddy", "run", "--adapter=caddyfile", f"--config={_CADDYFILE}"],
-        # A reload closes idle connections, and a client that is about to use one fails: those in use are closed first,
-        # each with an answer. Without --force, certificates that changed alone would not be read anew.
+        # Without --force, certificates that changed alone would not be read anew.
         reload=[
-            *["sh", "-c", f"trap 'rm {CLOSING_FILE}' EXIT; : > {CLOSING_FILE}; sleep {_CLOSING_SECONDS}; \"$@\"", "sh"],
             *["caddy", "reload", "--force", "--adapter=caddyfile", f"--config={_CADDYFILE}"],
             f"--address=unix/{RUN_DIRECTORY}/admin.sock",
         ],

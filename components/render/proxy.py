@@ -19,8 +19,6 @@ ACME_MAC_KEY_FILE = f"{CERTIFICATES_DIRECTORY}/acme-eab-mac-key"
 DATA_DIRECTORY = "/data"
 #: Sockets, process numbers and buffers of the running proxy, on a tmpfs.
 RUN_DIRECTORY = "/run/proxy"
-#: While it exists, Caddy closes each connection with its next answer.
-CLOSING_FILE = f"{RUN_DIRECTORY}/closing"
 #: Root certificate of Caddy's own authority, inside the proxy container.
 ROOT_CERTIFICATE = f"{DATA_DIRECTORY}/caddy/pki/authorities/local/root.crt"
 #: Port of the health check inside the container; no service may use it.
@@ -208,7 +206,6 @@ def _rendered(template: str, settings: Settings, given: Mapping[str, int]) -> st
         grace_seconds=GRACE_SECONDS,
         health_port=HEALTH_PORT,
         run_directory=RUN_DIRECTORY,
-        closing_file=CLOSING_FILE,
         acme_root_file=ACME_ROOT_FILE,
         acme_mac_key_file=ACME_MAC_KEY_FILE,
     )

@@ -19,7 +19,6 @@ from cryptography import x509
 
 from components.render.proxy import (
     CERTIFICATES_DIRECTORY,
-    CLOSING_FILE,
     DATA_DIRECTORY,
     RUN_DIRECTORY,
     certificate_files,
@@ -337,19 +336,3 @@ def test_the_metrics_say_when_each_certificate_ends(binary: Binary, tmp_path: Pa
     assert said.headers["content-type"].startswith("text/plain")
     assert ("caddy_http_requests_total" in said.text) is (engine == "caddy")
     assert other.status_code == 404
-
-
-@pytest.mark.parametrize("port", ["5443", "5444"])
-def test_caddy_closes_connections_with_an_answer_while_it_waits_for_a_reload(
-    binary: Binary, tmp_path: Path, port: str
-) -> None:
-    text = rendered(*loaded(configuration_of(CASE["caddy"])))["Caddyfile"]
-
-    with running_proxy(binary, "caddy", text, tmp_path) as (ports, client):
-        url = f"https://localhost:{ports[port]}/"
-        assert "connection" not in client.get(url).headers
-        closing = tmp_path / Path(CLOSING_FILE).name
-        closing.touch()
-        assert client.get(url).headers["connection"] == "close"
-        closing.unlink()
-        assert "connection" not in client.get(url).headers

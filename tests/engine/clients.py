@@ -134,9 +134,11 @@ def wait_until_healthy(client: docker.DockerClient, name: str) -> None:
         time.sleep(0.5)
 
 
-#: Client operations that may fail in one `up` that replaces processes of the registry, by the proxy's engine: nginx
-#: gives up on a layer that it sends to a container which is gone while it looks up the name anew.
+#: Client operations that may fail in one `up` that replaces processes of the registry, or that reloads the proxy, with
+#: each engine of the proxy. nginx gives up on a layer that it sends to a container which is gone while it looks up the
+#: name anew. Caddy ends its servers by Go's `http.Server.Shutdown`, which drops a request that comes at this moment.
 LOST_BY_REPLACEMENT = {"caddy": 0, "nginx": 2}
+LOST_BY_RELOAD = {"caddy": 2, "nginx": 0}
 
 
 @contextmanager
