@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import ssl
 import subprocess
 import threading
 import time
@@ -113,12 +114,12 @@ def containers(client: docker.DockerClient, prefix: str) -> dict[str, Container]
     return {container.labels["registry-stack.role"]: container for container in found}
 
 
-def wait_for_port(port: int) -> None:
-    """Until something answers HTTP on a loopback port; at most 20 seconds."""
+def wait_for_port(port: int, trust: ssl.SSLContext | None = None) -> None:
+    """Until something answers HTTP, or HTTPS with a trusted certificate, on a loopback port; at most 20 seconds."""
     deadline = time.monotonic() + 20
     while True:
         try:
-            httpx.get(f"http://127.0.0.1:{port}/v2/", timeout=2)
+            httpx.get(f"http{'s' if trust else ''}://localhost:{port}/v2/", verify=trust or True, timeout=2)
             return
         except httpx.TransportError:
             if time.monotonic() > deadline:

@@ -6,11 +6,12 @@ import ssl
 from pathlib import Path
 
 import docker
+import pytest
 from cryptography import x509
 
 from tests.certificates import certificate_pair
 from tests.engine import clients
-from tests.engine.conftest import PREFIX, REGISTRY_PORT, DockerHost, remove_everything, small_stack
+from tests.engine.conftest import PREFIX, REGISTRY_PORT, DockerHost, remove_everything, running_stack, small_stack
 from tests.engine.stack import Stack
 
 
@@ -56,3 +57,21 @@ def test_a_renewed_certificate_is_served_without_a_restart_and_by_either_engine(
         stack.preview("--refresh", "--expect-no-changes")
     finally:
         remove_everything(client)
+
+
+@pytest.mark.once
+def test_another_engine_goes_on_with_the_certificates_of_the_internal_authority(
+    client: docker.DockerClient, docker_host: DockerHost, tmp_path: Path
+) -> None:
+    proxy = {**docker_host.proxy, "certificates": {"internal": {}}}
+    with running_stack(client, docker_host, tmp_path, proxy=proxy) as stack:
+        clients.wait_for_port(REGISTRY_PORT, stack.trust)
+        before, root = canonical(served()), stack.outputs()["ca_certificate"]
+
+        stack.write(proxy=proxy | {"engine": {"caddy": "nginx", "nginx": "caddy"}[proxy["engine"]]})
+        stack.up()
+
+        clients.wait_for_port(REGISTRY_PORT, stack.trust)
+        assert canonical(served()) == before
+        assert stack.outputs()["ca_certificate"] == root
+        stack.preview("--refresh", "--expect-no-changes")
