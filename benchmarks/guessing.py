@@ -19,7 +19,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from statistics import median
 
-from benchmarks.report import Table, counted, ratio, seconds
+from benchmarks.report import Table, counted, ratio, rotated, seconds
 from benchmarks.servers import USER, Server, Servers
 from benchmarks.transfers import IMAGES, TWENTY
 from tests.images import random_layer, write_layout
@@ -94,8 +94,7 @@ def guessing(servers: Servers, folder: Path, rounds: int) -> Table:
     kinds = [QUIET, *FLOODS]
     _push(servers.with_login, folder, "guessing/warm-up")
     for number in counted(rounds, "guessing"):
-        first = number % len(kinds)
-        for kind in [*kinds[first:], *kinds[:first]]:
+        for kind in rotated(kinds, number):
             repository = f"guessing/{kinds.index(kind)}/{number}"
             pushes[kind].append(_push(servers.with_login, folder, repository, FLOODS.get(kind)))
     rows = [_row(kind, pushes[QUIET], pushes[kind]) for kind in FLOODS]

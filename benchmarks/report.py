@@ -6,10 +6,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table as RichTable
+
+Anything = TypeVar("Anything")
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,11 @@ def megabytes(values: Sequence[float]) -> str:
     return f"{middle:.1f} MB" if middle >= 10 else f"{middle:.2f} MB"
 
 
+def speed(values: Sequence[float]) -> str:
+    """The median of bytes a second, in millions."""
+    return f"{median(values) / 1e6:.0f} MB/s"
+
+
 def percent(share: float) -> str:
     """A share of one, with two digits that count."""
     return f"{share:.0%}" if share >= 0.1 else f"{share:.2%}"
@@ -68,3 +76,9 @@ def counted(rounds: int, what: str) -> Iterator[int]:
     for number in range(rounds):
         progress(f"{what}: round {number + 1} of {rounds}")
         yield number
+
+
+def rotated(things: Sequence[Anything], number: int) -> list[Anything]:
+    """Their order in a round: A B C, B C A, C A B, …, so that nobody is always first."""
+    first = number % len(things)
+    return [*things[first:], *things[:first]]

@@ -1,0 +1,184 @@
+"""Containers that run beside a declared stack, with its images, files and limits, but ask nobody for a password."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import docker
+import httpx
+import yaml
+from docker.models.containers import Container
+from docker.models.networks import Network
+
+from components._docker import StackName
+from components.certificate_issuer import CADDY_TMPFS, DATA_TMPFS, RUN_TMPFS, USER
+from components.render.proxy import caddyfile, certificate_files, nginx_conf
+from components.render.registry import DATA_DIRECTORY, registry_config
+from components.settings import ROLES_OF, Process, Settings
+from tests.certificates import certificate_pair
+
+NAMES = StackName(prefix="rs-bench", stack="bench")
+
+
+def network(api: docker.DockerClient, role: str, *, internal: bool = False) -> Network:
+    """A bridge; an internal one has no way out."""
+    return api.networks.create(f"{NAMES.prefix}-{role}", internal=internal, labels=NAMES.labels(role))
+
+
+def registry(
+    api: docker.DockerClient,
+    network: Network,
+    role: str,
+    process: Process,
+    settings: Settings,
+    *,
+    store: str,
+    port: int | None = None,
+) -> Container:
+    """One process of the registry with its data in the volume ``store``; it is published if it has a ``port``."""
+    config = yaml.safe_load(registry_config(process, settings.registry))
+    del config["auth"]
+    if port:
+        config["http"]["addr"] = f":{port}"
+    file = "/etc/distribution/config.yml"
+    return start(
+        api,
+        network,
+        role,
+        settings.images.registry,
+        ["registry", "serve", file],
+        {file: yaml.safe_dump(config)},
+        alias=process,
+        port=port,
+        volumes=[f"{_volume(api, store)}:{DATA_DIRECTORY}"],
+        tmpfs={"/tmp": "size=1m"},
+    )
+
+
+def registries(api: docker.DockerClient, network: Network, settings: Settings) -> dict[Process, Container]:
+    """Every process of the stack's registry, all with the same data."""
+    return {
+        process: registry(api, network, f"open-{process}", process, settings, store="open-data") for process in ROLES_OF
+    }
+
+
+def proxy(api: docker.DockerClient, edge: Network, backend: Network, role: str, settings: Settings) -> Container:
+    """The stack's proxy, as its engine renders and runs it, in front of ``registries``."""
+    port = settings.registry.url.port
+    names = ("localhost",) if settings.proxy.certificates.files else ()
+    if settings.proxy.engine == "caddy":
+        file, text, tmpfs = "/etc/caddy/Caddyfile", caddyfile(settings, names), CADDY_TMPFS
+        command = ["caddy", "run", "--adapter=caddyfile", f"--config={file}"]
+    else:
+        file, text, tmpfs = "/etc/nginx/nginx.conf", nginx_conf(settings, names), RUN_TMPFS
+        command = ["nginx", "-e", "stderr", "-c", file, "-g", "daemon off;"]
+    return start(
+        api,
+        edge,
+        role,
+        dict(settings.images)[settings.proxy.engine],
+        command,
+        {file: text} | (certificates() if names else {}),
+        port=port,
+        tmpfs={**DATA_TMPFS, **tmpfs},
+        user=USER,
+        backend=backend,
+    )
+
+
+def certificates() -> dict[str, str]:
+    """Chain and key for localhost by the paths where proxies read them; clients must trust the tests' authority."""
+    pair = certificate_pair("localhost")
+    return dict(zip(certificate_files("localhost"), (pair["certificate"], pair["private_key"]), strict=True))
+
+
+def start(
+    api: docker.DockerClient,
+    network: Network,
+    role: str,
+    image: str,
+    command: Sequence[str],
+    files: Mapping[str, str],
+    *,
+    alias: str | None = None,
+    port: int | None = None,
+    volumes: Sequence[str] = (),
+    tmpfs: Mapping[str, str] | None = None,
+    user: str | None = None,
+    backend: Network | None = None,
+) -> Container:
+    """Start a container under the limits of the stack's, with its files by their paths; it joins ``backend``, too."""
+    container = api.containers.create(
+        image,
+        entrypoint=list(command),
+        environment={"OTEL_TRACES_EXPORTER": "none"},
+        name=f"{NAMES.prefix}-{role}",
+        labels=NAMES.labels(role),
+        network=network.name,
+        networking_config={str(network.name): api.api.create_endpoint_config(aliases=[alias] if alias else None)},
+        ports={f"{port}/tcp": ("127.0.0.1", port)} if port else None,
+        volumes=list(volumes),
+        tmpfs=dict(tmpfs or {}),
+        user=user,
+        mem_limit="256m",
+        memswap_limit="256m",
+    )
+    if backend:
+        backend.connect(container)
+    container.put_archive("/", _archive(files))
+    container.start()
+    container.reload()
+    return container
+
+
+def memory(container: Container) -> float:
+    """Megabytes that it holds now, page cache aside."""
+    statistics = cast("dict[str, Any]", container.stats(stream=False, one_shot=True))["memory_stats"]
+    # cgroup v1 counts a container's children only in the totals.
+    version = "total_" if "total_active_file" in statistics["stats"] else ""
+    cache = sum(statistics["stats"][f"{version}{kind}_file"] for kind in ("active", "inactive"))
+    return float(statistics["usage"] - cache) / 1e6
+
+
+def output(container: Container, *command: str) -> bytes:
+    """What a command in it prints; it prints something."""
+    for _ in range(5):
+        # On a busy machine Engine 20.10 gives this client no output once in a hundred times.
+        code, printed = container.exec_run(list(command))
+        if code == 0 and printed:
+            return cast("bytes", printed)
+    raise RuntimeError(f"{' '.join(command)} in {container.name} ends with {code} and prints nothing: try it by hand")
+
+
+def wait(origin: str) -> None:
+    """Until a registry answers; at most 30 seconds."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            # Its certificate is not known yet.
+            if httpx.get(f"{origin}/v2/", verify=False, timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{origin} does not answer after 30 s; look at `docker logs` of {NAMES.prefix}-…")
+        time.sleep(0.2)
+
+
+def _volume(api: docker.DockerClient, role: str) -> str:
+    """One that is there, or a new one."""
+    return str(api.volumes.create(f"{NAMES.prefix}-{role}", labels=NAMES.labels(role)).name)
+
+
+def _archive(files: Mapping[str, str]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for path, text in files.items():
+            entry, content = tarfile.TarInfo(path.removeprefix("/")), text.encode()
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
