@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,35 +17,59 @@ import docker
 import typer
 from rich.console import Console
 
+from benchmarks import fronts, servers
 from benchmarks.deliveries import deliveries
 from benchmarks.docker_client import logged_in
 from benchmarks.guessing import guessing
+from benchmarks.proxies import proxies
 from benchmarks.report import Table, progress
-from benchmarks.servers import memory, running
 from benchmarks.transfers import transfers
 from tests.engine import clients
 
 
-def main(rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured.")] = 7) -> None:
+class Part(StrEnum):
+    """What can be measured alone."""
+
+    STACK = "stack"
+    PROXIES = "proxies"
+
+
+def main(
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured.")] = 7,
+    only: Annotated[Part | None, typer.Option(help="Measure nothing else.")] = None,
+) -> None:
     """Measure and print the tables, at the end as Markdown."""
     api = clients.engine()
+    tables = []
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
-        folder = Path(name)
-        progress("starting the stack and what it is compared with")
-        with running(api, folder) as servers:
-            at_rest = memory(api)
-            command = logged_in(servers.stack, folder / "docker")
-            tables = [
-                transfers(servers, command, folder, rounds),
-                deliveries(servers, command, folder, rounds),
-                guessing(servers, folder, rounds),
-                _memory(at_rest, memory(api)),
-            ]
+        if only in (None, Part.STACK):
+            tables += _stack(api, Path(name), rounds)
+        if only in (None, Part.PROXIES):
+            tables += _proxies(api, Path(name), rounds)
     conditions = _conditions(api, rounds)
     terminal = Console(width=None if sys.stdout.isatty() else 120)
     for table in tables:
         terminal.print(table.for_terminal())
     typer.echo("\n\n".join([conditions, *(table.as_markdown() for table in tables)]))
+
+
+def _stack(api: docker.DockerClient, folder: Path, rounds: int) -> list[Table]:
+    progress("starting the stack and what it is compared with")
+    with servers.running(api, folder) as started:
+        at_rest = servers.memory_by_role(api)
+        command = logged_in(started.stack, folder / "docker")
+        return [
+            transfers(started, command, folder, rounds),
+            deliveries(started, command, folder, rounds),
+            guessing(started, folder, rounds),
+            _memory(at_rest, servers.memory_by_role(api)),
+        ]
+
+
+def _proxies(api: docker.DockerClient, folder: Path, rounds: int) -> list[Table]:
+    progress("starting the proxies")
+    with fronts.running(api) as started:
+        return proxies(started, folder, rounds)
 
 
 def _memory(at_rest: dict[str, float], afterwards: dict[str, float]) -> Table:
@@ -56,9 +81,10 @@ def _memory(at_rest: dict[str, float], afterwards: dict[str, float]) -> Table:
 
 def _conditions(api: docker.DockerClient, rounds: int) -> str:
     skopeo = clients.run("skopeo", "--version").stdout.split()[2]
+    curl = clients.run("curl", "--version").stdout.split()[1]
     return (
-        f"{os.cpu_count()} CPUs, Docker Engine {api.version()['Version']}, skopeo {skopeo}, clients and engine on one"
-        f" machine; medians of {rounds} interleaved rounds, the extremes in brackets."
+        f"{os.cpu_count()} CPUs, Docker Engine {api.version()['Version']}, skopeo {skopeo}, curl {curl}, clients and"
+        f" engine on one machine; medians of {rounds} interleaved rounds, the extremes in brackets."
     )
 
 

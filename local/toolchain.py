@@ -22,7 +22,7 @@ CLI = "github.com/pulumi/pulumi/pkg/v3"
 SDK = "github.com/pulumi/pulumi/sdk/v3"
 SITE = "https://get.pulumi.com"
 PLUGINS = ("docker", "command")
-TEST_PACKAGES = ("iproute2", "openssh-client", "openssh-server", "skopeo", "testssl.sh")
+TEST_PACKAGES = ("curl", "iproute2", "openssh-client", "openssh-server", "skopeo", "testssl.sh")
 
 
 def environment() -> dict[str, str]:

@@ -1,0 +1,68 @@
+"""Many transfers at the same time, each over a connection of its own, by one curl."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.engine import clients
+
+#: Seconds after which a transfer is given up.
+LONGEST = 120
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Of ``size`` bytes: from ``url``, or to it where a file is the ``source``."""
+
+    url: str
+    size: int
+    source: Path | None = None
+
+
+def run(transfers: Sequence[Transfer], *, version: str, status: int, authority: Path) -> float:
+    """Seconds that all of them take together, from the start of curl to its end.
+
+    Args:
+        transfers: all up or all down.
+        version: of HTTP, as curl writes it: ``1.1`` or ``2``.
+        status: with which each must be answered.
+        authority: the certificate that clients trust.
+
+    Raises:
+        RuntimeError: if one of them went another way than that, or not over a connection of its own.
+    """
+    # A second transfer on a connection of HTTP/2 would not wait for its turn: curl puts all that follow on the first.
+    options = [
+        *["--disable", "--silent", "--show-error", "--ipv4", "--cacert", str(authority), "--max-time", str(LONGEST)],
+        *["--parallel", "--parallel-immediate", "--parallel-max", str(len(transfers))],
+        "--http2" if version == "2" else "--http1.1",
+        # Registry clients do not ask before they send.
+        *["--header", "Expect:"],
+        *[
+            "--write-out",
+            "%{http_code} %{http_version} %{num_connects} %{size_upload} %{size_download} %{local_port}\n",
+        ],
+    ]
+    start = time.perf_counter()
+    answer = clients.run("curl", *options, "--config", "-", stdin="".join(map(_lines, transfers)))
+    seconds = time.perf_counter() - start
+    found = sorted(line.rpartition(" ") for line in answer.stdout.splitlines())
+    wanted = sorted(
+        f"{status} {version} 1 {transfer.size if transfer.source else 0} {0 if transfer.source else transfer.size}"
+        for transfer in transfers
+    )
+    ports = {port for _, _, port in found}
+    if answer.returncode or [line for line, _, _ in found] != wanted or len(ports) != len(transfers):
+        raise RuntimeError(
+            f"curl ends with {answer.returncode}: {answer.stderr.strip()}\nwanted status, HTTP version, new"
+            f" connections, bytes up and down: {wanted}\nfound, on {len(ports)} connections: {answer.stdout}"
+        )
+    return seconds
+
+
+def _lines(transfer: Transfer) -> str:
+    source = f'upload-file = "{transfer.source}"\n' if transfer.source else ""
+    return f'url = "{transfer.url}"\noutput = "/dev/null"\n{source}'

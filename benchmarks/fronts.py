@@ -1,0 +1,146 @@
+"""The proxies that are compared: the stack's with either engine, the article's nginx, and none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import docker
+import httpx
+from docker.models.containers import Container
+from docker.models.networks import Network
+
+from benchmarks.containers import NAMES, certificates, network, proxy, registries, registry, start, wait
+from components.render.proxy import certificate_files
+from components.render.registry import DATA_DIRECTORY
+from components.settings import ImageSettings, Settings
+from tests.engine import clients
+from tests.engine.conftest import remove_everything
+from tests.engine.stack import engine_address
+
+BARE_PORT, CADDY_PORT, NGINX_PORT, ARTICLE_PORT = 26442, 26443, 26444, 26445
+#: What the article puts before a registry. Everything that it does not say is nginx's default, but for the workers: one
+#: for each processor, as in the file of every distribution. The user is whom the image surely knows.
+ARTICLE = """\
+user root;
+worker_processes auto;
+events {{
+    worker_connections 1024;
+}}
+http {{
+    access_log /dev/stdout;
+    server {{
+        listen {port} ssl;
+        http2 on;
+        server_name localhost;
+        ssl_certificate {chain};
+        ssl_certificate_key {key};
+        location / {{
+            client_max_body_size 0;
+            proxy_pass http://{registry};
+            proxy_set_header Host $http_host;
+            proxy_set_header X-Real-IP $remote_addr;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto $scheme;
+            proxy_read_timeout 900;
+        }}
+    }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Front:
+    """What clients talk to at ``origin``, by each of the HTTP ``versions``.
+
+    ``container`` is what answers there; ``store`` is one that may write the data behind it.
+    """
+
+    name: str
+    origin: str
+    container: Container
+    store: Container
+    versions: tuple[str, ...] = ("1.1", "2")
+
+    def begin_upload(self, client: httpx.Client, repository: str) -> str:
+        """The URL to which a blob is sent."""
+        answer = client.post(f"{self.origin}/v2/{repository}/blobs/uploads/")
+        if answer.status_code != 202:
+            raise RuntimeError(f"{self.name} answers {answer.status_code} instead of 202 to the begin of an upload")
+        return str(answer.url.join(answer.headers["Location"]))
+
+    def empty(self) -> None:
+        """Remove all that was uploaded."""
+        clients.execute(self.store, "rm", "-rf", f"{DATA_DIRECTORY}/docker")
+
+
+@dataclass(frozen=True)
+class Fronts:
+    """All of them on one engine. Caddy and nginx share their registry, and so do the article's nginx and none."""
+
+    caddy: Front
+    nginx: Front
+    article: Front
+    bare: Front
+
+    def all(self) -> list[Front]:
+        """The one without a proxy first."""
+        return [self.bare, self.caddy, self.nginx, self.article]
+
+
+@contextmanager
+def running(api: docker.DockerClient) -> Iterator[Fronts]:
+    """Start the four, and remove them with their data at the end."""
+    remove_everything(api, NAMES.prefix)
+    try:
+        edge, backend = network(api, "open-edge"), network(api, "open-backend", internal=True)
+        writer = registries(api, backend, _settings(CADDY_PORT, "caddy"))["writer"]
+        plain = network(api, "bare")
+        bare = registry(api, plain, "bare", "writer", _settings(BARE_PORT, "nginx"), store="bare-data", port=BARE_PORT)
+        fronts = Fronts(
+            caddy=Front(
+                "Caddy",
+                f"https://localhost:{CADDY_PORT}",
+                proxy(api, edge, backend, "caddy", _settings(CADDY_PORT, "caddy")),
+                writer,
+            ),
+            nginx=Front(
+                "nginx",
+                f"https://localhost:{NGINX_PORT}",
+                proxy(api, edge, backend, "nginx", _settings(NGINX_PORT, "nginx")),
+                writer,
+            ),
+            article=Front("the article's nginx", f"https://localhost:{ARTICLE_PORT}", _article(api, plain), bare),
+            bare=Front("bare registry", f"http://localhost:{BARE_PORT}", bare, bare, ("1.1",)),
+        )
+        for front in fronts.all():
+            wait(front.origin)
+        yield fronts
+    finally:
+        remove_everything(api, NAMES.prefix)
+
+
+def _settings(port: int, engine: str) -> Settings:
+    return Settings.model_validate(
+        {
+            "docker_host": engine_address(),
+            "name_prefix": NAMES.prefix,
+            "registry": {"url": f"https://localhost:{port}", "users": {}},
+            "proxy": {"engine": engine, "address": "127.0.0.1", "certificates": {"files": {}}},
+        }
+    )
+
+
+def _article(api: docker.DockerClient, network: Network) -> Container:
+    chain, key = certificate_files("localhost")
+    file, registry = "/etc/nginx/nginx.conf", f"writer:{BARE_PORT}"
+    return start(
+        api,
+        network,
+        "article",
+        ImageSettings().nginx,
+        ["nginx", "-e", "stderr", "-c", file, "-g", "daemon off;"],
+        {file: ARTICLE.format(port=ARTICLE_PORT, chain=chain, key=key, registry=registry)} | certificates(),
+        port=ARTICLE_PORT,
+    )

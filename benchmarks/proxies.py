@@ -1,0 +1,120 @@
+"""What the proxies cost: the same blobs up and down through each of them, and without one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
+from pathlib import Path
+
+import httpx
+from docker.models.containers import Container
+
+from benchmarks import curl
+from benchmarks.containers import memory
+from benchmarks.curl import Transfer
+from benchmarks.fronts import Front, Fronts
+from benchmarks.report import Table, counted, ratio, rotated, speed
+from tests.certificates import authority
+
+#: Bytes that go up, and down again, each time; the connections share them, and each carries one blob.
+TOTAL = 256_000_000
+CONNECTIONS = (1, 8, 32)
+UPLOAD, DOWNLOAD = "upload", "download"
+#: Seconds between two looks at a proxy's memory.
+LOOK = 0.2
+#: Bytes a second of each round, by direction, connections, HTTP version and front.
+Speeds = dict[tuple[str, int, str, Front], list[float]]
+#: The most megabytes that the container of each was seen to hold.
+Peaks = dict[Front, float]
+
+
+def proxies(fronts: Fronts, folder: Path, rounds: int) -> list[Table]:
+    """Throughput of uploads and downloads, as it is and compared, and the memory that the proxies took for it."""
+    speeds: Speeds = defaultdict(list)
+    peaks: Peaks = defaultdict(float)
+    certificate = folder / "authority.crt"
+    certificate.write_text(authority().pair()["certificate"])
+    ways = [(front, version) for front in fronts.all() for version in front.versions]
+    for front, version in ways:
+        _round_trip(front, version, 1, folder, peaks)
+    for number in counted(rounds, "proxies"):
+        for connections in CONNECTIONS:
+            for front, version in rotated(ways, number):
+                up, down = _round_trip(front, version, connections, folder, peaks)
+                speeds[UPLOAD, connections, version, front].append(TOTAL / up)
+                speeds[DOWNLOAD, connections, version, front].append(TOTAL / down)
+    return [_throughput(fronts, speeds, peaks), _comparison(fronts, speeds)]
+
+
+def _throughput(fronts: Fronts, speeds: Speeds, peaks: Peaks) -> Table:
+    rows = [
+        [what, *(speed(speeds[*key, front]) if (*key, front) in speeds else "—" for front in fronts.all())]
+        for what, key in _rows()
+    ]
+    rows.append(["most memory of the container", *(f"{peaks[front]:.0f} MB" for front in fronts.all())])
+    numbers = ", ".join(map(str, CONNECTIONS))
+    heading = f"Throughput of {TOTAL / 1e6:.0f} MB over {numbers} connections, which carry one blob each"
+    return Table(heading, ["", *(front.name for front in fronts.all())], rows)
+
+
+def _comparison(fronts: Fronts, speeds: Speeds) -> Table:
+    """A bare registry has no HTTP/2, so its HTTP/1.1 is what both are compared with."""
+    rows = []
+    for what, (direction, connections, version) in _rows():
+        caddy, nginx, article = (
+            speeds[direction, connections, version, front] for front in (fronts.caddy, fronts.nginx, fronts.article)
+        )
+        bare = speeds[direction, connections, "1.1", fronts.bare]
+        pairs = [(caddy, bare), (nginx, bare), (article, bare), (caddy, article), (nginx, article)]
+        rows.append([what, *(ratio(one, other) for one, other in pairs)])
+    columns = ["", "Caddy to bare", "nginx to bare", "article to bare", "Caddy to article", "nginx to article"]
+    return Table("The same compared, above 1 is faster; HTTP/2 to the bare registry's HTTP/1.1", columns, rows)
+
+
+def _rows() -> list[tuple[str, tuple[str, int, str]]]:
+    return [
+        (f"{direction} × {connections}, HTTP/{version}", (direction, connections, version))
+        for direction in (UPLOAD, DOWNLOAD)
+        for connections in CONNECTIONS
+        for version in ("1.1", "2")
+    ]
+
+
+def _round_trip(front: Front, version: str, connections: int, folder: Path, peaks: Peaks) -> tuple[float, float]:
+    """Seconds of the uploads and of the downloads of new blobs, which are removed at the end."""
+    certificate, repository, size = folder / "authority.crt", "proxies/blobs", TOTAL // connections
+    up, down = [], []
+    # Whether the certificate is verified while no time is taken makes no difference.
+    with httpx.Client(verify=False) as client:
+        for number in range(connections):
+            # A registry takes a blob that it has already in less time.
+            source, content = folder / f"blob-{number}", os.urandom(size)
+            source.write_bytes(content)
+            digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+            url = httpx.URL(front.begin_upload(client, repository)).copy_merge_params({"digest": digest})
+            up.append(Transfer(str(url), size, source))
+            down.append(Transfer(f"{front.origin}/v2/{repository}/blobs/{digest}", size))
+    seconds = []
+    for transfers, status in ((up, 201), (down, 200)):
+        # What was left to be written would slow this.
+        os.sync()
+        work = partial(curl.run, transfers, version=version, status=status, authority=certificate)
+        taken, most = _watched(front.container, work)
+        seconds.append(taken)
+        peaks[front] = max(peaks[front], most)
+    front.empty()
+    return seconds[0], seconds[1]
+
+
+def _watched(container: Container, work: Callable[[], float]) -> tuple[float, float]:
+    """What ``work`` returns, and the most megabytes that the container was seen to hold meanwhile."""
+    with ThreadPoolExecutor(1) as thread:
+        result, most = thread.submit(work), 0.0
+        while not result.done():
+            most = max(most, memory(container))
+            wait([result], timeout=LOOK)
+    return result.result(), most
