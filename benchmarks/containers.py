@@ -52,6 +52,7 @@ def registry(
         settings.images.registry,
         ["registry", "serve", file],
         {file: yaml.safe_dump(config)},
+        memory_mb=settings.registry.memory_mb,
         alias=process,
         port=port,
         volumes=[f"{_volume(api, store)}:{DATA_DIRECTORY}"],
@@ -83,6 +84,7 @@ def proxy(api: docker.DockerClient, edge: Network, backend: Network, role: str, 
         dict(settings.images)[settings.proxy.engine],
         command,
         {file: text} | (certificates() if names else {}),
+        memory_mb=settings.proxy.memory_mb,
         port=port,
         tmpfs={**DATA_TMPFS, **tmpfs},
         user=USER,
@@ -104,6 +106,7 @@ def start(
     command: Sequence[str],
     files: Mapping[str, str],
     *,
+    memory_mb: int,
     alias: str | None = None,
     port: int | None = None,
     volumes: Sequence[str] = (),
@@ -111,7 +114,7 @@ def start(
     user: str | None = None,
     backend: Network | None = None,
 ) -> Container:
-    """Start a container under the limits of the stack's, with its files by their paths; it joins ``backend``, too."""
+    """Start a container with its files by their paths, and no swap beside its memory; it joins ``backend``, too."""
     container = api.containers.create(
         image,
         entrypoint=list(command),
@@ -124,8 +127,8 @@ def start(
         volumes=list(volumes),
         tmpfs=dict(tmpfs or {}),
         user=user,
-        mem_limit="256m",
-        memswap_limit="256m",
+        mem_limit=f"{memory_mb}m",
+        memswap_limit=f"{memory_mb}m",
     )
     if backend:
         backend.connect(container)

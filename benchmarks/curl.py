@@ -36,7 +36,7 @@ def run(transfers: Sequence[Transfer], *, version: str, status: int, authority: 
     """
     # A second transfer on a connection of HTTP/2 would not wait for its turn: curl puts all that follow on the first.
     options = [
-        *["--disable", "--silent", "--show-error", "--ipv4", "--cacert", str(authority), "--max-time", str(LONGEST)],
+        *["--disable", "--no-progress-meter", "--ipv4", "--cacert", str(authority), "--max-time", str(LONGEST)],
         *["--parallel", "--parallel-immediate", "--parallel-max", str(len(transfers))],
         "--http2" if version == "2" else "--http1.1",
         # Registry clients do not ask before they send.

@@ -14,7 +14,7 @@ from docker.models.networks import Network
 from benchmarks.containers import NAMES, certificates, network, proxy, registries, registry, start, wait
 from components.render.proxy import certificate_files
 from components.render.registry import DATA_DIRECTORY
-from components.settings import ImageSettings, Settings
+from components.settings import Settings
 from tests.engine import clients
 from tests.engine.conftest import remove_everything
 from tests.engine.stack import engine_address
@@ -126,7 +126,9 @@ def _settings(port: int, engine: str) -> Settings:
         {
             "docker_host": engine_address(),
             "name_prefix": NAMES.prefix,
-            "registry": {"url": f"https://localhost:{port}", "users": {}},
+            # For each download a registry takes a buffer of 4 MB; with the garbage of earlier ones, 32 need more than
+            # the 256 MB that are the default.
+            "registry": {"url": f"https://localhost:{port}", "users": {}, "memory_mb": 1024},
             "proxy": {"engine": engine, "address": "127.0.0.1", "certificates": {"files": {}}},
         }
     )
@@ -135,12 +137,14 @@ def _settings(port: int, engine: str) -> Settings:
 def _article(api: docker.DockerClient, network: Network) -> Container:
     chain, key = certificate_files("localhost")
     file, registry = "/etc/nginx/nginx.conf", f"writer:{BARE_PORT}"
+    settings = _settings(ARTICLE_PORT, "nginx")
     return start(
         api,
         network,
         "article",
-        ImageSettings().nginx,
+        settings.images.nginx,
         ["nginx", "-e", "stderr", "-c", file, "-g", "daemon off;"],
         {file: ARTICLE.format(port=ARTICLE_PORT, chain=chain, key=key, registry=registry)} | certificates(),
+        memory_mb=settings.proxy.memory_mb,
         port=ARTICLE_PORT,
     )
