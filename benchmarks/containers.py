@@ -17,7 +17,7 @@ from docker.models.networks import Network
 from components._docker import StackName
 from components.certificate_issuer import CADDY_TMPFS, DATA_TMPFS, RUN_TMPFS, USER
 from components.render.proxy import caddyfile, certificate_files, nginx_conf
-from components.render.registry import DATA_DIRECTORY, registry_config
+from components.render.registry import DATA_DIRECTORY, environment, registry_config
 from components.settings import ROLES_OF, Process, Settings
 from tests.certificates import certificate_pair
 
@@ -53,6 +53,7 @@ def registry(
         ["registry", "serve", file],
         {file: yaml.safe_dump(config)},
         memory_mb=settings.registry.memory_mb,
+        environment=environment(settings.registry.memory_mb),
         alias=process,
         port=port,
         volumes=[f"{_volume(api, store)}:{DATA_DIRECTORY}"],
@@ -70,12 +71,12 @@ def registries(api: docker.DockerClient, network: Network, settings: Settings) -
 def proxy(api: docker.DockerClient, edge: Network, backend: Network, role: str, settings: Settings) -> Container:
     """The stack's proxy, as its engine renders and runs it, in front of ``registries``."""
     port = settings.registry.url.port
-    names = ("localhost",) if settings.proxy.certificates.files else ()
+    given = {"localhost": 0} if settings.proxy.certificates.files else {}
     if settings.proxy.engine == "caddy":
-        file, text, tmpfs = "/etc/caddy/Caddyfile", caddyfile(settings, names), CADDY_TMPFS
+        file, text, tmpfs = "/etc/caddy/Caddyfile", caddyfile(settings, given), CADDY_TMPFS
         command = ["caddy", "run", "--adapter=caddyfile", f"--config={file}"]
     else:
-        file, text, tmpfs = "/etc/nginx/nginx.conf", nginx_conf(settings, names), RUN_TMPFS
+        file, text, tmpfs = "/etc/nginx/nginx.conf", nginx_conf(settings, given), RUN_TMPFS
         command = ["nginx", "-e", "stderr", "-c", file, "-g", "daemon off;"]
     return start(
         api,
@@ -83,7 +84,7 @@ def proxy(api: docker.DockerClient, edge: Network, backend: Network, role: str, 
         role,
         dict(settings.images)[settings.proxy.engine],
         command,
-        {file: text} | (certificates() if names else {}),
+        {file: text} | (certificates() if given else {}),
         memory_mb=settings.proxy.memory_mb,
         port=port,
         tmpfs={**DATA_TMPFS, **tmpfs},
@@ -107,6 +108,7 @@ def start(
     files: Mapping[str, str],
     *,
     memory_mb: int,
+    environment: Sequence[str] = (),
     alias: str | None = None,
     port: int | None = None,
     volumes: Sequence[str] = (),
@@ -118,7 +120,7 @@ def start(
     container = api.containers.create(
         image,
         entrypoint=list(command),
-        environment={"OTEL_TRACES_EXPORTER": "none"},
+        environment=list(environment),
         name=f"{NAMES.prefix}-{role}",
         labels=NAMES.labels(role),
         network=network.name,

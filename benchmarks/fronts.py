@@ -126,9 +126,7 @@ def _settings(port: int, engine: str) -> Settings:
         {
             "docker_host": engine_address(),
             "name_prefix": NAMES.prefix,
-            # For each download a registry takes a buffer of 4 MB; with the garbage of earlier ones, 32 need more than
-            # the 256 MB that are the default.
-            "registry": {"url": f"https://localhost:{port}", "users": {}, "memory_mb": 1024},
+            "registry": {"url": f"https://localhost:{port}", "users": {}},
             "proxy": {"engine": engine, "address": "127.0.0.1", "certificates": {"files": {}}},
         }
     )

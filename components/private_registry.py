@@ -30,6 +30,7 @@ from components.render.registry import (
     PORTS,
     READ_ONLY,
     SECRETS_DIRECTORY,
+    environment,
     registry_config,
 )
 from components.settings import OPERATIONS_USER, ROLES_OF, RegistrySettings, Secrets, processes, seconds
@@ -123,7 +124,7 @@ class PrivateRegistry(pulumi.ComponentResource):
                     image=args.image_name,
                     entrypoint=["/bin/sh", "-c", _START],
                     command=[f"{CONFIG_DIRECTORY}/{process}.yml"],
-                    environment=["OTEL_TRACES_EXPORTER=none"],
+                    environment=environment(settings.memory_mb),
                     health_url=f"http://127.0.0.1:{PORTS[process]}/",
                     # A changed http.secret needs a restart, a changed htpasswd does not.
                     config=configs[process] + digest(http_secret),

@@ -20,6 +20,7 @@ from components.render.registry import (
     SECRETS_DIRECTORY,
     credential_helper,
     credentials_file,
+    environment,
     mirror_config,
     mirror_port,
 )
@@ -116,7 +117,7 @@ class PullThroughMirror(pulumi.ComponentResource):
                 image=args.image_name,
                 entrypoint=["registry", "serve"],
                 command=[f"{CONFIG_DIRECTORY}/config.yml"],
-                environment=["OTEL_TRACES_EXPORTER=none"],
+                environment=environment(settings.memory_mb),
                 health_url=f"http://127.0.0.1:{mirror_port(args.upstream)}/",
                 config=text + helper,
                 mounts=mounts,

@@ -234,6 +234,8 @@ class StorageSettings(BaseModel):
 class RegistrySettings(BaseModel):
     """The private registry. ``drain_timeout`` is the longest push or pull that a replacement lets finish.
 
+    ``memory_mb`` limits each process; a layer under way takes 4 MB of it, so that the default serves 200 at once.
+
     ``anonymous_url`` is a second, read-only host without a login: on one host, clients stop at the challenge.
     """
 
@@ -245,7 +247,7 @@ class RegistrySettings(BaseModel):
     log_level: LogLevel = "info"
     drain_timeout: Duration = "5m"
     upload_purge_age: Duration = "168h"
-    memory_mb: MemoryMb = 256
+    memory_mb: MemoryMb = 1024
 
 
 class MirrorSettings(BaseModel):
@@ -259,7 +261,7 @@ class MirrorSettings(BaseModel):
     username: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     storage: StorageSettings = StorageSettings()
     log_level: LogLevel = "info"
-    memory_mb: MemoryMb = 256
+    memory_mb: MemoryMb = 1024
 
 
 class InternalCertificates(BaseModel):

@@ -32,6 +32,15 @@ def mirror_port(name: str) -> int:
     return 10_000 + zlib.crc32(name.encode()) % 50_000
 
 
+def environment(memory_mb: int) -> list[str]:
+    """Variables of a process that may use that many megabytes.
+
+    For each layer under way distribution holds a buffer of 4 MiB (``fileReaderBufferSize``), and Go lets garbage double
+    it unless it knows the limit: 48 downloads at once were the end of a process with 256 MB, which holds 32 at most.
+    """
+    return ["OTEL_TRACES_EXPORTER=none", f"GOMEMLIMIT={memory_mb * 4 // 5}MiB"]
+
+
 def registry_config(process: Process, registry: RegistrySettings) -> str:
     """Configuration of one process of the private registry.
 

@@ -123,6 +123,14 @@ def test_every_running_container_is_hardened() -> None:
         assert not any("SECRET" in value or "PASSWORD" in value for value in inputs.get("envs", [])), name
 
 
+def test_processes_of_the_registry_and_mirrors_know_how_much_memory_they_may_use() -> None:
+    containers = run_program(configuration()).of_type(":Container")
+
+    for name in ("registry-reader", "registry-writer", "registry-admin", "mirror-docker-io-container"):
+        inputs = containers[name].inputs
+        assert f"GOMEMLIMIT={inputs['memory'] * 0.8:.0f}MiB" in inputs["envs"]
+
+
 def test_the_reader_cannot_write_and_each_process_reads_its_own_configuration() -> None:
     containers = production().of_type(":Container")
     for process in ("reader", "writer", "admin"):
