@@ -97,6 +97,10 @@ class Skopeo:
         """``skopeo inspect --raw``: the manifest."""
         return self._one("inspect", name, "--raw")
 
+    def list_tags(self, repository: str) -> subprocess.CompletedProcess[str]:
+        """``skopeo list-tags``: JSON with every tag."""
+        return self._one("list-tags", repository)
+
     def _one(self, verb: str, name: str, *options: str) -> subprocess.CompletedProcess[str]:
         certificates = f"--cert-dir={self._certificates}"
         target = f"docker://{self._stack.registry}/{name}"
