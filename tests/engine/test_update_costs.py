@@ -105,8 +105,10 @@ CHANGES = [
         lambda stack: stack.set_secret("passwords.boss", example_password("boss")),
         lambda stack: stack.set_secret("passwords.boss", stack.users["boss"]),
     ),
-    Change("registry: log level, drain timeout", **section("registry", log_level="debug", drain_timeout="40s")),
-    Change("registry: memory", **section("registry", memory_mb=300)),
+    Change(
+        "registry: log level, drain timeout, memory",
+        **section("registry", log_level="debug", drain_timeout="40s", memory_mb=300),
+    ),
     Change("registry: another image", **section("images", registry="localhost-test/registry:3.1.1-test")),
     Change(
         "an anonymous host added",
@@ -122,10 +124,9 @@ CHANGES = [
     ),
     Change("a mirror's allow-list", **section("mirrors", **{UPSTREAM: MIRROR | {"allow": ["0.0.0.0/0"]}})),
     Change(
-        "a mirror's ttl, log level",
-        **section("mirrors", **{UPSTREAM: MIRROR | {"ttl": "24h", "log_level": "warn"}}),
+        "a mirror's ttl, log level, memory",
+        **section("mirrors", **{UPSTREAM: MIRROR | {"ttl": "24h", "log_level": "warn", "memory_mb": 300}}),
     ),
-    Change("a mirror's memory", **section("mirrors", **{UPSTREAM: MIRROR | {"memory_mb": 300}})),
     Change(
         "a certificate from files",
         lambda stack: stack.set_certificate("localhost", "renewed.localhost"),

@@ -150,7 +150,9 @@ class Used:
 
 @contextlib.contextmanager
 def sampled(container: Container) -> Iterator[Used]:
-    """What a container uses while the block runs, without the cache of files; what lies on a tmpfs counts."""
+    """What a container uses while the block runs, without what the kernel takes back from it: files that it has cached,
+    but not those on a tmpfs, and buffers of sockets.
+    """
     used, stop = Used(), threading.Event()
     api = clients.engine()
 
@@ -158,9 +160,10 @@ def sampled(container: Container) -> Iterator[Used]:
         while not used.samples or not stop.wait(0.2):
             memory = api.api.stats(container.id, stream=False, one_shot=True)["memory_stats"]
             figures = memory["stats"]
-            # Control groups of version 1 have the sums over all that is below them under other names.
-            cache = sum(figures.get(f"total_{name}", figures[name]) for name in ("active_file", "inactive_file"))
-            used.peak = max(used.peak, (memory["usage"] - cache) / MEGABYTE)
+            # Version 1 of control groups does not count sockets, and has other names for sums over all that is below.
+            given = ("active_file", "inactive_file", "sock")
+            back = sum(figures.get(f"total_{name}", figures.get(name, 0)) for name in given)
+            used.peak = max(used.peak, (memory["usage"] - back) / MEGABYTE)
             used.samples += 1
 
     thread = threading.Thread(target=sample)
