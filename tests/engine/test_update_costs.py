@@ -86,11 +86,13 @@ def set_users(stack: Stack, users: dict[str, object]) -> None:
 
 def add_user(stack: Stack) -> None:
     stack.set_secret("passwords.robot", example_password("robot"))
+    stack.set_secret("passwords.boss", example_password("boss"))
     set_users(stack, stack.values["registry"]["users"] | {"robot": {"role": "pull"}})
 
 
 def remove_user(stack: Stack) -> None:
     stack.remove("passwords.robot")
+    stack.set_secret("passwords.boss", stack.users["boss"])
     set_users(stack, {name: user for name, user in stack.values["registry"]["users"].items() if name != "robot"})
 
 
@@ -99,12 +101,7 @@ def other_engine(stack: Stack) -> dict[str, str]:
 
 
 CHANGES = [
-    Change("a user added", add_user, remove_user),
-    Change(
-        "a password",
-        lambda stack: stack.set_secret("passwords.boss", example_password("boss")),
-        lambda stack: stack.set_secret("passwords.boss", stack.users["boss"]),
-    ),
+    Change("a user, a password", add_user, remove_user),
     Change(
         "registry: log level, drain timeout, memory",
         **section("registry", log_level="debug", drain_timeout="40s", memory_mb=300),
@@ -133,13 +130,8 @@ CHANGES = [
         lambda stack: stack.set_certificate("localhost"),
     ),
     Change("proxy: memory", **section("proxy", memory_mb=300)),
-    Change("proxy: another image", **section("images", caddy="localhost-test/caddy:2.11.4-test",
-                                             nginx="localhost-test/nginx:1.31.3-test"), noticed=True),
-    Change(
-        "proxy: another port",
-        **section("mirrors", **{UPSTREAM: MIRROR | {"url": f"https://localhost:{MIRROR_PORT + 1}"}}),
-        noticed=True,
-    ),
+    Change("proxy: another image, port or address", **section("images", caddy="localhost-test/caddy:2.11.4-test",
+                                                              nginx="localhost-test/nginx:1.31.3-test"), noticed=True),
     Change(
         "proxy: the other engine",
         lambda stack: stack.write(proxy=stack.values["proxy"] | other_engine(stack)),
