@@ -191,7 +191,8 @@ class TlsProxy(pulumi.ComponentResource):
             ),
             environment=host,
             add_previous_output_in_env=False,
-            opts=ResourceOptions(parent=self, depends_on=[image, data]),
+            # Once: with the image of another engine it would do the same.
+            opts=ResourceOptions(parent=self, depends_on=[image, data], ignore_changes=["create"]),
         )
         container = service(
             f"{name}-container",
