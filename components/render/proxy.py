@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -104,11 +103,8 @@ def certificate_contents(settings: Settings, secrets: Secrets) -> dict[str, str]
     return contents
 
 
-def caddyfile(settings: Settings, given: Mapping[str, int] = MappingProxyType({})) -> str:
-    """The Caddyfile; ``given`` has the keys of the secret ``certificates``, used with ``files``, and when each ends.
-
-    That is a Unix time in seconds.
-    """
+def caddyfile(settings: Settings, given: Mapping[str, int]) -> str:
+    """The Caddyfile; ``given`` leads from keys of the secret ``certificates`` to when each ends, in Unix seconds."""
     return _rendered("Caddyfile.j2", settings, given)
 
 
