@@ -170,35 +170,53 @@ def carrier(
     )
 
 
-def trial(
+def validated_config(
     name: str,
+    names: StackName,
     *,
     image: docker.RemoteImage,
     image_name: str,
-    program: Sequence[str],
+    path: str,
     text: str,
+    validate: Sequence[str],
     user: str,
     tmpfs: Mapping[str, str],
     volumes: Mapping[str, str],
     docker_host: str,
     parent: pulumi.Resource,
-    depends_on: Sequence[pulumi.Resource],
-) -> command.local.Command:
-    """Let ``program`` read ``text`` on standard input in a throwaway container; where it fails, the ``up`` does.
+    depends_on: Sequence[pulumi.Resource] = (),
+) -> tuple[Mount, docker.Container]:
+    """A volume for the folder of ``path``, and the carrier that delivers ``text`` to it.
 
-    ``volumes`` leads from their names to their folders, which cannot be written.
+    First the program ``validate`` reads it on standard input in a throwaway container, with ``volumes`` (from names to
+    folders) that cannot be written. Where it fails, the ``up`` does, and nothing is delivered: a bad file would keep a
+    restarted service from coming up.
     """
     options = ["--rm", "--interactive", "--network=none", "--entrypoint=", f"--user={user}"]
     options += [f"--tmpfs={folder}:{option}" for folder, option in tmpfs.items()]
     options += [f"--volume={volume}:{folder}:ro" for volume, folder in volumes.items()]
-    return command.local.Command(
-        name,
-        create=shlex.join(["docker", "run", *options, image_name, *program]),
+    validation = command.local.Command(
+        f"{name}-validation",
+        create=shlex.join(["docker", "run", *options, image_name, *validate]),
         stdin=text,
         environment={"DOCKER_HOST": docker_host},
         add_previous_output_in_env=False,
         opts=ResourceOptions(parent=parent, depends_on=[image, *depends_on], hide_diffs=["stdin"]),
     )
+    directory, _, file = path.rpartition("/")
+    target = volume(f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=parent)
+    delivery = carrier(
+        f"{name}-config-carrier",
+        names,
+        image=image,
+        image_name=image_name,
+        target=target,
+        files={file: text},
+        directory=directory,
+        parent=parent,
+        depends_on=[validation],
+    )
+    return Mount(path=directory, volume=target.name), delivery
 
 
 def swap(name: str, carrier: docker.Container, *, docker_host: str, parent: pulumi.Resource) -> command.local.Command:

@@ -9,7 +9,7 @@ import pulumi
 import pulumi_docker as docker
 from pulumi import ResourceOptions
 
-from components._docker import Attachment, Mount, Service, StackName, carrier, service, trial, volume
+from components._docker import Attachment, Mount, Service, StackName, service, validated_config
 from components.render.proxy import DATA_DIRECTORY, HEALTH_PORT, ISSUER, RUN_DIRECTORY, issuer_caddyfile
 from components.settings import Settings
 
@@ -23,7 +23,7 @@ DATA_TMPFS = {DATA_DIRECTORY: f"size=1m,{_OWN}"}
 #: Its file asks for it, and it does not start without; it never has it, since it may gain no privileges.
 CADDY_CAPABILITIES = ("CAP_NET_BIND_SERVICE",)
 CADDY_VALIDATE = ("caddy", "validate", "--adapter=caddyfile", "--config=-")
-_CONFIG_DIRECTORY, _CONFIG_FILE = "/etc/caddy", "Caddyfile"
+_CADDYFILE = "/etc/caddy/Caddyfile"
 _MEMORY_MB = 128
 
 
@@ -52,32 +52,19 @@ class CertificateIssuer(pulumi.ComponentResource):
     def __init__(self, name: str, args: CertificateIssuerArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:CertificateIssuer", name, {}, opts)
         names, image_name, text = args.names, args.settings.images.caddy, issuer_caddyfile(args.settings)
-        config = volume(
-            f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
-        )
-        validation = trial(
-            f"{name}-validation",
+        config, delivery = validated_config(
+            name,
+            names,
             image=args.image,
             image_name=image_name,
-            program=CADDY_VALIDATE,
+            path=_CADDYFILE,
             text=text,
+            validate=CADDY_VALIDATE,
             user=USER,
             tmpfs={**DATA_TMPFS, **CADDY_TMPFS},
             volumes=args.given,
             docker_host=args.settings.docker_host,
             parent=self,
-            depends_on=[],
-        )
-        config_carrier = carrier(
-            f"{name}-config-carrier",
-            names,
-            image=args.image,
-            image_name=image_name,
-            target=config,
-            files={_CONFIG_FILE: text},
-            directory=_CONFIG_DIRECTORY,
-            parent=self,
-            depends_on=[validation],
         )
         self.container = service(
             f"{name}-container",
@@ -86,11 +73,11 @@ class CertificateIssuer(pulumi.ComponentResource):
                 role=name,
                 image=image_name,
                 entrypoint=["caddy", "run"],
-                command=["--adapter=caddyfile", f"--config={_CONFIG_DIRECTORY}/{_CONFIG_FILE}"],
+                command=["--adapter=caddyfile", f"--config={_CADDYFILE}"],
                 health_url=f"http://127.0.0.1:{HEALTH_PORT}/healthz",
                 config=text,
                 mounts=[
-                    Mount(path=_CONFIG_DIRECTORY, volume=config.name),
+                    config,
                     Mount(path=DATA_DIRECTORY, volume=args.data.name, read_only=False),
                     *args.mounts,
                 ],
@@ -103,6 +90,6 @@ class CertificateIssuer(pulumi.ComponentResource):
             ),
             fixed_name=None,
             parent=self,
-            depends_on=[args.image, config_carrier],
+            depends_on=[args.image, delivery],
         )
         self.register_outputs({"container": self.container.name})

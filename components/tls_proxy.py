@@ -12,7 +12,18 @@ import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 
 from components import certificates
-from components._docker import Attachment, Mount, Service, StackName, carrier, digest, published, service, trial, volume
+from components._docker import (
+    Attachment,
+    Mount,
+    Service,
+    StackName,
+    carrier,
+    digest,
+    published,
+    service,
+    validated_config,
+    volume,
+)
 from components.certificate_issuer import (
     CADDY_CAPABILITIES,
     CADDY_TMPFS,
@@ -116,12 +127,8 @@ class TlsProxy(pulumi.ComponentResource):
         image = args.images[settings.proxy.engine]
         ends = {name: int(certificates.end(pair).timestamp()) for name, pair in args.secrets.certificates.items()}
         text = engine.render(settings, ends)
-        config_directory, _, config_file = engine.config.rpartition("/")
         data = volume(
             f"{name}-data", f"{names.prefix}-{name}-data", names, keep=True, protect=settings.protect_data, parent=self
-        )
-        config = volume(
-            f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
         )
         mounts: list[Mount] = []
         carriers: list[docker.Container] = []
@@ -152,12 +159,14 @@ class TlsProxy(pulumi.ComponentResource):
             )
             mounts.append(Mount(path=CERTIFICATES_DIRECTORY, volume=store.name))
         given = {f"{names.prefix}-{name}-certificates": CERTIFICATES_DIRECTORY} if contents else {}
-        validation = trial(
-            f"{name}-validation",
+        config, delivery = validated_config(
+            name,
+            names,
             image=image,
             image_name=image_name,
-            program=engine.validate,
+            path=engine.config,
             text=text,
+            validate=engine.validate,
             user=USER,
             tmpfs={**DATA_TMPFS, **engine.tmpfs},
             volumes=given,
@@ -165,19 +174,7 @@ class TlsProxy(pulumi.ComponentResource):
             parent=self,
             depends_on=carriers,
         )
-        carriers.append(
-            carrier(
-                f"{name}-config-carrier",
-                names,
-                image=image,
-                image_name=image_name,
-                target=config,
-                files={config_file: text},
-                directory=config_directory,
-                parent=self,
-                depends_on=[validation],
-            )
-        )
+        carriers.append(delivery)
         host = {"DOCKER_HOST": settings.docker_host}
         owner = command.local.Command(
             f"{name}-data-owner",
@@ -206,7 +203,7 @@ class TlsProxy(pulumi.ComponentResource):
                 # After a reload alone, Caddy would go on with what the authority before has issued (staging, say).
                 config=acme.directory_url if acme and not needs_issuer(settings) else "",
                 mounts=[
-                    Mount(path=config_directory, volume=config.name),
+                    config,
                     Mount(path=DATA_DIRECTORY, volume=data.name, read_only=settings.proxy.engine == "nginx"),
                     *mounts,
                 ],
@@ -230,6 +227,7 @@ class TlsProxy(pulumi.ComponentResource):
             f"{name}-reload",
             create="true",  # the container that was just made has read it
             update=shlex.join([*inside, *engine.reload]),
+            triggers=[container.id],
             environment=host | {"CONFIGURATION": digest(text + "".join(contents.values()))},
             add_previous_output_in_env=False,
             opts=ResourceOptions(parent=self, depends_on=[container]),

@@ -71,6 +71,11 @@ class DockerHost:
     proxy: Mapping[str, Any]
     path: str = ""
 
+    @property
+    def proxy_with_files(self) -> dict[str, Any]:
+        """The same proxy with certificates that are given as files, like those of public authorities."""
+        return {**self.proxy, "certificates": {"files": {}}}
+
 
 @pytest.fixture(scope="session")
 def docker_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHost]:

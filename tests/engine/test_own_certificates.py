@@ -11,8 +11,7 @@ from cryptography import x509
 
 from tests.certificates import certificate_pair
 from tests.engine import clients
-from tests.engine.conftest import PREFIX, REGISTRY_PORT, DockerHost, remove_everything, running_stack, small_stack
-from tests.engine.stack import Stack
+from tests.engine.conftest import PREFIX, REGISTRY_PORT, DockerHost, running_stack
 
 
 def served() -> str:
@@ -27,14 +26,10 @@ def canonical(certificate: str) -> bytes:
 def test_a_renewed_certificate_is_served_without_a_restart_and_by_either_engine(
     client: docker.DockerClient, docker_host: DockerHost, tmp_path: Path
 ) -> None:
-    remove_everything(client)
-    proxy = {**docker_host.proxy, "certificates": {"files": {}}}
-    stack = Stack(tmp_path, docker_host.address, small_stack(proxy=proxy), path=docker_host.path)
+    proxy = docker_host.proxy_with_files
     names, more_names = ("localhost",), ("localhost", "renewed.example.com")
     renewed = canonical(certificate_pair(*more_names)["certificate"])
-    try:
-        stack.set_certificate(*names)
-        stack.up()
+    with running_stack(client, docker_host, tmp_path, proxy=proxy) as stack:
         started = clients.containers(client, PREFIX)["proxy"].attrs["State"]["StartedAt"]
         assert canonical(served()) == canonical(certificate_pair(*names)["certificate"])
 
@@ -50,13 +45,12 @@ def test_a_renewed_certificate_is_served_without_a_restart_and_by_either_engine(
         stack.write(proxy=proxy | {"engine": other})
         planned = stack.planned()
         assert planned["proxy-container"] == "replace"
+        assert planned["proxy-reload"] == "replace", "the new container reads its configuration when it starts"
         assert not any("data" in name for name in planned), "certificates and accounts stay for the way back"
         stack.up()
         assert other in clients.containers(client, PREFIX)["proxy"].attrs["Config"]["Image"]
         assert canonical(served()) == renewed
         stack.preview("--refresh", "--expect-no-changes")
-    finally:
-        remove_everything(client)
 
 
 @pytest.mark.once
