@@ -26,6 +26,7 @@ from components.render.proxy import (
 from tests.binaries.processes import free_port, running
 from tests.certificates import authority, certificate_pair
 from tests.conftest import loaded
+from tests.own_proxy import own_nginx
 from tests.render.cases import END_OF_FILES, GOLDEN, configuration_of, rendered
 
 Binary = Callable[[str], str]
@@ -49,22 +50,6 @@ def runnable(text: str, folder: Path) -> str:
             target.write_text(content)
     text = text.replace(CERTIFICATES_DIRECTORY, str(folder)).replace(RUN_DIRECTORY, str(folder))
     return text.replace(f"{DATA_DIRECTORY}/caddy", f"{folder}/caddy")
-
-
-def own_nginx(snippet: str, folder: Path) -> str:
-    """The nginx of an operator: little but an ``http`` block that includes a snippet, and certbot's certificates."""
-    certificates = re.findall(r"/etc/letsencrypt/live/(.*)/fullchain.pem", snippet)
-    for host in certificates:
-        pair = certificate_pair(host)
-        (folder / host).mkdir(exist_ok=True)
-        (folder / host / "fullchain.pem").write_text(pair["certificate"])
-        (folder / host / "privkey.pem").write_text(pair["private_key"])
-    included = folder / "registry.conf"
-    included.write_text(snippet.replace("/etc/letsencrypt/live", str(folder)))
-    temporary = "".join(
-        f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    return f"pid {folder}/pid; events {{}} http {{ access_log off; {temporary} include {included}; }}"
 
 
 def validate(binary: Binary, folder: Path, engine: str, text: str) -> subprocess.CompletedProcess[str]:

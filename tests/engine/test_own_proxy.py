@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +12,6 @@ import pytest
 
 from components.render.registry import PORTS
 from tests.binaries.processes import running
-from tests.binaries.test_proxy import own_nginx
-from tests.certificates import certificate_pair
 from tests.engine import clients
 from tests.engine.conftest import (
     MIRROR_PORT,
@@ -27,6 +24,7 @@ from tests.engine.conftest import (
 )
 from tests.engine.stack import Stack
 from tests.images import random_layer, write_layout
+from tests.own_proxy import own_caddy, own_nginx
 
 pytestmark = [pytest.mark.once, pytest.mark.caddy]
 
@@ -46,16 +44,6 @@ def stack(
     )
     with running_stack(client, docker_host, folder, proxy=proxy, mirrors=mirrors) as declared:
         yield declared
-
-
-def own_caddy(snippet: str, folder: Path) -> str:
-    """The Caddy of an operator: little but the import of a snippet, and certificates instead of an authority."""
-    pair = certificate_pair("localhost")
-    (folder / "chain.pem").write_text(pair["certificate"])
-    (folder / "key.pem").write_text(pair["private_key"])
-    known = rf"\1 {{\n\ttls {folder}/chain.pem {folder}/key.pem"
-    (folder / "registry.caddy").write_text(re.sub(r"^(https://.*) {$", known, snippet, flags=re.MULTILINE))
-    return f"{{\n\tadmin off\n\tauto_https disable_redirects\n}}\nimport {folder}/registry.caddy\n"
 
 
 @pytest.fixture(params=["caddy", "nginx"])

@@ -250,8 +250,8 @@ def stack(
     client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """A stack whose certificates are files, since these change, too."""
-    proxy = {**docker_host.proxy, "certificates": {"files": {}}}
-    with running_stack(client, docker_host, tmp_path_factory.mktemp("stack"), proxy=proxy) as running:
+    folder = tmp_path_factory.mktemp("stack")
+    with running_stack(client, docker_host, folder, proxy=docker_host.proxy_with_files) as running:
         yield running
 
 
