@@ -1,16 +1,27 @@
 # Everything here works on a new Debian or Ubuntu machine; python -m local makes what is missing under .local/.
 VENV := .venv/bin/python
 
-.PHONY: up down purge test lint bench golden lock
+.PHONY: up down purge test test-caddy test-nginx test-current-engine test-over-ssh lint bench golden lock
 
 up down purge: .venv/installed
 	@$(VENV) -m local $@
 
+# Two engines at a time, since each test waits more than it works; what one prints comes whole, when it has ended.
 test: .venv/installed
 	$(VENV) -m local prepare
-	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests
+	$(VENV) -m pytest tests/unit tests/render tests/binaries
+	$(MAKE) --jobs=2 --keep-going --output-sync=target test-caddy test-nginx test-current-engine test-over-ssh
+
+test-caddy:
+	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine
+
+test-nginx:
 	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine --proxy nginx -m "not caddy"
+
+test-current-engine:
 	$(VENV) -m local with-engine modules -- $(VENV) -m pytest tests/engine -m "not once"
+
+test-over-ssh:
 	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine -m "not once" --over-ssh
 
 lint: .venv/installed

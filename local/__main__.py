@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from local import engine, stack, toolchain
-from local.steps import Problem, say
+from local.steps import Problem, is_root, say
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 Command = Annotated[list[str], typer.Argument(help="The command and its arguments, after --.")]
@@ -45,6 +45,9 @@ def prepare() -> None:
     """Make ready what the tests need."""
     toolchain.prepare_pulumi()
     toolchain.prepare_tests()
+    if is_root():  # who else cannot start an engine
+        for name in engine.NAMES:
+            engine.prepare(name)
 
 
 @app.command()
@@ -58,7 +61,7 @@ def env() -> None:
 @app.command()
 def with_engine(name: Annotated[str, typer.Argument(help="debian or modules")], command: Command) -> None:
     """Run a command beside a throwaway engine."""
-    if name not in ("debian", "modules"):
+    if name not in engine.NAMES:
         raise Problem(f"there is no engine {name}", "debian (the distribution's package) or modules (a current one)")
     raise typer.Exit(engine.run_with(name, command))
 

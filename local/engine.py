@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -21,6 +22,7 @@ from local.sources import apt, go_build, module_version
 from local.steps import HOME, ROOT, Problem, home, is_root, path_of, run, say, step
 
 SOCKET = "unix:///var/run/docker.sock"
+NAMES = ("debian", "modules")
 ENGINE = "29.8.1"
 ENGINE_PROGRAMS = HOME / "engine-29" / "bin"
 START_SECONDS = 60
@@ -119,9 +121,10 @@ def run_with(name: str, command: Sequence[str]) -> int:
     """
     if not is_root():
         say(f"engine {name}: only root can start one; using the one at {address()}")
-        client = ensure()
-        images.ensure(client)
-        return subprocess.call(command, cwd=ROOT)
+        with (home("engines") / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another command's containers would have the same names
+            images.ensure(ensure())
+            return subprocess.call(command, cwd=ROOT)
     prepare(name)
     for reference in images.references():
         images.archive(reference)
