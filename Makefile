@@ -1,22 +1,26 @@
 # Everything here works on a new Debian or Ubuntu machine; python -m local makes what is missing under .local/.
 VENV := .venv/bin/python
 
-.PHONY: up down purge test test-caddy test-nginx test-current-engine test-over-ssh lint bench golden lock
+.PHONY: up down purge test test-caddy test-nginx test-any-proxy test-current-engine test-over-ssh lint bench golden lock
 
 up down purge: .venv/installed
 	@$(VENV) -m local $@
 
-# Two engines at a time, since each test waits more than it works; what one prints comes whole, when it has ended.
+# Two engines at a time, since a test waits as much as it works; what each prints comes whole, when it has ended.
 test: .venv/installed
 	$(VENV) -m local prepare
 	$(VENV) -m pytest tests/unit tests/render tests/binaries
-	$(MAKE) --jobs=2 --keep-going --output-sync=target test-caddy test-nginx test-current-engine test-over-ssh
+	$(MAKE) --jobs=2 --keep-going --output-sync=target \
+		test-caddy test-nginx test-any-proxy test-current-engine test-over-ssh
 
 test-caddy:
-	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine
+	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine -m "not any_proxy"
 
 test-nginx:
-	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine --proxy nginx -m "not caddy"
+	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine -m "not any_proxy" --proxy nginx
+
+test-any-proxy:
+	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine -m any_proxy
 
 test-current-engine:
 	$(VENV) -m local with-engine modules -- $(VENV) -m pytest tests/engine -m "not once"

@@ -21,7 +21,7 @@ from tests.engine.acme import CLOSED, TLS_PORT, AcmeServer, acme_server
 from tests.engine.conftest import PREFIX, UPSTREAM, DockerHost, remove_everything, small_stack
 from tests.engine.stack import STACK, Stack
 
-pytestmark = [pytest.mark.once, pytest.mark.caddy]
+pytestmark = [pytest.mark.once, pytest.mark.any_proxy]
 
 # An authority certifies public names alone; the tests' clients look for them on this machine.
 REGISTRY, MIRROR = "registry.test.example.com", "mirror.test.example.com"

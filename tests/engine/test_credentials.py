@@ -196,6 +196,7 @@ def test_an_upload_in_flight_starts_again_after_a_new_stack_secret(stack: Stack)
     assert restarted.status_code == 202
 
 
+@pytest.mark.any_proxy
 def test_twenty_rotations_refuse_no_request_that_should_pass(stack: Stack, registry: Registry) -> None:
     """Reader, writer and admin are asked in turn by users whose passwords stay."""
     credentials(stack, "add", "rotated", "--role", "admin")

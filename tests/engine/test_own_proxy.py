@@ -26,7 +26,7 @@ from tests.engine.stack import Stack
 from tests.images import random_layer, write_layout
 from tests.own_proxy import own_caddy, own_nginx
 
-pytestmark = [pytest.mark.once, pytest.mark.caddy]
+pytestmark = [pytest.mark.once, pytest.mark.any_proxy]
 
 # Another address than the usual one, which may have services of its own.
 ADDRESS = "127.0.0.2"

@@ -14,7 +14,7 @@ from tests.engine import clients
 from tests.engine.conftest import MIRROR_PORT, PREFIX, REGISTRY_PORT, remove_everything, small_stack
 from tests.engine.stack import Stack, engine_address
 
-pytestmark = pytest.mark.caddy
+pytestmark = pytest.mark.any_proxy
 
 
 @pytest.fixture(scope="module")

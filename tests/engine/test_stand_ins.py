@@ -26,7 +26,7 @@ from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 from local.stand_ins._plugin import InitializationError, StandInError, plain, plain_map, pulumi_value
 from local.stand_ins.docker import DockerStandIn
 
-pytestmark = pytest.mark.caddy
+pytestmark = pytest.mark.any_proxy
 
 ROOT = Path(__file__).parent.parent.parent
 PREFIX = "standin-test-"
