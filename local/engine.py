@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import docker
@@ -121,13 +122,13 @@ def run_with(name: str, command: Sequence[str]) -> int:
     """
     if not is_root():
         say(f"engine {name}: only root can start one; using the one at {address()}")
-        with (home("engines") / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # another command's containers would have the same names
+        with _alone():
             images.ensure(ensure())
             return subprocess.call(command, cwd=ROOT)
-    prepare(name)
-    for reference in images.references():
-        images.archive(reference)
+    with _alone():
+        prepare(name)
+        for reference in images.references():
+            images.archive(reference)
     # A terminal's Ctrl-C reaches the command, too: it shall end in its own way, and the engine after it.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -155,6 +156,14 @@ def run_inside(name: str, folder: Path, command: Sequence[str]) -> int:
     finally:
         engine.terminate()
         engine.wait(START_SECONDS)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for commands beside this one: they would make the same files, and containers of the same names."""
+    with (home("engines") / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _install() -> Path | None:

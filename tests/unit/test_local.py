@@ -5,12 +5,14 @@ from __future__ import annotations
 import stat
 import sys
 import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 
-from local import images, sources, stack, steps
+from local import engine, images, sources, stack, steps
 from local.__main__ import purge
 
 
@@ -46,6 +48,30 @@ def test_a_failed_command_tells_its_last_words_and_the_remedy() -> None:
 def test_a_missing_program_is_a_problem_and_no_traceback() -> None:
     with pytest.raises(steps.Problem, match="`no-such-program` cannot be started"):
         steps.run("no-such-program", remedy="install it")
+
+
+@pytest.mark.parametrize("root", [True, False], ids=["root", "no root"])
+def test_commands_side_by_side_make_images_one_after_the_other(root: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def make(*_: object) -> None:
+        seen.append("begins")
+        time.sleep(0.05)
+        seen.append("ends")
+
+    monkeypatch.setattr(engine, "is_root", lambda: root)
+    monkeypatch.setattr(engine, "ensure", lambda: None)
+    monkeypatch.setattr(engine, "prepare", lambda _: None)
+    monkeypatch.setattr(engine.images, "references", lambda: ["registry:1"])
+    monkeypatch.setattr(engine.images, "archive", make)
+    monkeypatch.setattr(engine.images, "ensure", make)
+    monkeypatch.setattr(engine.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(engine.subprocess, "call", lambda *_, **__: 0)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(lambda name: engine.run_with(name, ["true"]), engine.NAMES)) == [0, 0]
+
+    assert seen == ["begins", "ends"] * 2
 
 
 def test_the_machines_stack_file_follows_the_committed_one_and_keeps_its_users_and_secrets(
