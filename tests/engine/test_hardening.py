@@ -20,9 +20,9 @@ pytestmark = pytest.mark.once
 
 #: What testssl.sh may say: also LOW, as of a name without a CAA record.
 HARMLESS = {"OK", "INFO", "LOW", "DEBUG"}
-#: WARN is what it says of a check that it could not make: the openssl that it runs does not manage this handshake, and
-#: has no GOST ciphers to try.
-NOT_CHECKED = {("secure_renego", "WARN"), ("engine_problem", "WARN")}
+#: WARN is no finding: testssl.sh could not make the check. Here its openssl never manages the one, and has no GOST
+#: ciphers to try.
+NEVER_CHECKED = {"secure_renego", "engine_problem"}
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +35,40 @@ def stack(
         yield running
 
 
-def test_testssl_finds_nothing_above_low(stack: Stack, tmp_path: Path) -> None:
-    trusted, report = tmp_path / "authority.pem", tmp_path / "report.json"
+def findings_of_testssl(stack: Stack, folder: Path) -> list[dict[str, str]]:
+    """What testssl.sh finds; once more if a connection failed on a busy machine, and with it a check."""
+    trusted = folder / "authority.pem"
     trusted.write_text(authority().pair()["certificate"])
-    options = (
-        "--quiet",
-        "--color=0",
-        "--warnings=off",
-        "--ip=127.0.0.1",
-        f"--add-ca={trusted}",
-        f"--jsonfile={report}",
-    )
+    for attempt in range(2):
+        report = folder / f"report-{attempt}.json"
+        options = (
+            "--quiet",
+            "--color=0",
+            "--warnings=off",
+            "--ip=127.0.0.1",
+            f"--add-ca={trusted}",
+            f"--jsonfile={report}",
+        )
+        answer = clients.run("testssl", *options, stack.registry)
+        findings: list[dict[str, str]] = json.loads(report.read_text())
+        assert len(findings) > 100, answer.stdout
+        print(f"testssl.sh: {dict(Counter(one['severity'] for one in findings))}")
+        if not unchecked(findings):
+            break
+    return findings
 
-    answer = clients.run("testssl", *options, stack.registry)
 
-    findings = json.loads(report.read_text())
-    print(f"testssl.sh: {dict(Counter(one['severity'] for one in findings))}")
-    assert len(findings) > 100, answer.stdout
+def unchecked(findings: list[dict[str, str]]) -> set[str]:
+    """The checks that testssl.sh should have made and did not."""
+    return {one["id"] for one in findings if one["severity"] == "WARN"} - NEVER_CHECKED
+
+
+def test_testssl_finds_nothing_above_low(stack: Stack, tmp_path: Path) -> None:
+    findings = findings_of_testssl(stack, tmp_path)
+
     bad = [(one["id"], one["severity"], one["finding"]) for one in findings if one["severity"] not in HARMLESS]
-    assert [one for one in bad if one[:2] not in NOT_CHECKED] == []
+    assert [one for one in bad if one[1] != "WARN"] == []
+    assert unchecked(findings) == set()
 
 
 def test_the_container_can_do_nothing_but_serve(stack: Stack, client: docker.DockerClient) -> None:
