@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Mapping
+from functools import cache
 from math import log10
 
 import bcrypt
@@ -100,6 +101,7 @@ def hashes(passwords: Mapping[str, SecretStr], stack_secret: SecretStr) -> dict[
     return {user: hash_password(user, password, stack_secret) for user, password in passwords.items()}
 
 
+@cache  # rules, notices and hashes all ask, and an answer takes some 20 ms
 def _guesses(password: str, user: str) -> float:
     return float(zxcvbn(password, user_inputs=[user])["guesses"])
 
