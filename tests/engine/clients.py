@@ -155,7 +155,7 @@ def clients_at_work(pusher: Skopeo, puller: Skopeo, folder: Path) -> Iterator[di
     def loop(work: Callable[[int], str]) -> None:
         number = 0
         # With a pause, since clients that take all of a small machine slow the `up` that they are to live through.
-        while not stop.wait(0.3) and number < 2000:
+        while not stop.wait(1) and number < 2000:
             number += 1
             error = work(number)
             results["failed" if error else "done"].append(error or str(number))
