@@ -28,8 +28,9 @@ def ssh_host(folder: Path, docker_host: str) -> Iterator[tuple[str, Path]]:
         f"ListenAddress 127.0.0.1\nPort {port}\nHostKey {folder}/host\nPidFile none\n"
         f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\nPasswordAuthentication no\n"
         f"PermitRootLogin prohibit-password\nUsePAM no\n"
-        # The remote docker command talks to the engine of this test run.
-        f"SetEnv DOCKER_HOST={docker_host} PATH={os.environ['PATH']}\n"
+        # The remote docker command talks to the engine of this test run. Bash reads ~/.bashrc for ssh, and what people
+        # have there (pyenv, say, waits up to a minute for a lock) would be in every connection.
+        f"SetEnv DOCKER_HOST={docker_host} PATH={os.environ['PATH']} HOME={folder}\n"
     )
     (folder / "ssh_config").write_text(
         f"Host *\nIdentityFile {folder}/client\nIdentitiesOnly yes\nUserKnownHostsFile {folder}/known_hosts\n"
