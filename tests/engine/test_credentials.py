@@ -245,6 +245,6 @@ def test_twenty_rotations_refuse_no_request_that_should_pass(stack: Stack, regis
         f" {dict(answers)}, the slowest took {slowest:.2f} s"
     )
     assert set(answers) == {"passed"}
-    assert count > ROTATIONS * REQUESTS_A_SECOND
+    assert count / seconds > 0.9 * REQUESTS_A_SECOND
     credentials(stack, "retire", "rotated")
     stack.up()
