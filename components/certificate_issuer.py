@@ -72,8 +72,7 @@ class CertificateIssuer(pulumi.ComponentResource):
             Service(
                 role=name,
                 image=image_name,
-                entrypoint=["caddy", "run"],
-                command=["--adapter=caddyfile", f"--config={_CADDYFILE}"],
+                command=["caddy", "run", "--adapter=caddyfile", f"--config={_CADDYFILE}"],
                 health_url=f"http://127.0.0.1:{HEALTH_PORT}/healthz",
                 config=text,
                 mounts=[

@@ -122,8 +122,7 @@ class PrivateRegistry(pulumi.ComponentResource):
                 Service(
                     role=process,
                     image=args.image_name,
-                    entrypoint=["/bin/sh", "-c", _START],
-                    command=[f"{CONFIG_DIRECTORY}/{process}.yml"],
+                    command=["/bin/sh", "-c", _START, f"{CONFIG_DIRECTORY}/{process}.yml"],
                     environment=environment(settings.memory_mb),
                     health_url=f"http://127.0.0.1:{PORTS[process]}/",
                     # A changed http.secret needs a restart, a changed htpasswd does not.

@@ -115,8 +115,7 @@ class PullThroughMirror(pulumi.ComponentResource):
             Service(
                 role=name,
                 image=args.image_name,
-                entrypoint=["registry", "serve"],
-                command=[f"{CONFIG_DIRECTORY}/config.yml"],
+                command=["registry", "serve", f"{CONFIG_DIRECTORY}/config.yml"],
                 environment=environment(settings.memory_mb),
                 health_url=f"http://127.0.0.1:{mirror_port(args.upstream)}/",
                 config=text + helper,

@@ -197,8 +197,7 @@ class TlsProxy(pulumi.ComponentResource):
             Service(
                 role=name,
                 image=image_name,
-                entrypoint=engine.run[:2],
-                command=engine.run[2:],
+                command=engine.run,
                 health_url=f"http://127.0.0.1:{HEALTH_PORT}/healthz",
                 # After a reload alone, Caddy would go on with what the authority before has issued (staging, say).
                 config=acme.directory_url if acme and not needs_issuer(settings) else "",

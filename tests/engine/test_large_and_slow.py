@@ -40,6 +40,7 @@ from tests.engine.transfers import (
     kept,
     paced,
     proxy,
+    proxy_address,
     resident,
     sampled,
 )
@@ -82,9 +83,7 @@ def as_user(stack: Stack, trust: ssl.SSLContext) -> As:
 
 @pytest.fixture(scope="module")
 def address(stack: Stack, client: docker.DockerClient) -> str:
-    """The proxy's own, to which packets of other machines go; on loopback, a helper of Docker takes many MB ahead."""
-    networks = proxy(client).attrs["NetworkSettings"]["Networks"]
-    return str(networks[f"{PREFIX}-edge"]["IPAddress"])
+    return proxy_address(client)
 
 
 @pytest.fixture

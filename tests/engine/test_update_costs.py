@@ -5,6 +5,7 @@ Prints the README's table "what an update costs" for the engine of ``--proxy``.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import hashlib
 import os
@@ -20,9 +21,10 @@ import httpx
 import pytest
 
 from tests.conftest import example_password
-from tests.engine import clients
+from tests.engine import clients, transfers
 from tests.engine.conftest import (
     MIRROR_PORT,
+    PREFIX,
     REGISTRY_PORT,
     UPSTREAM,
     DockerHost,
@@ -296,3 +298,30 @@ def test_clients_notice_no_change_but_that_of_the_proxy_itself(
             unexpected.append(change.what)
     print(f"\n{engine}:", *rows, sep="\n")
     assert unexpected == []
+
+
+@pytest.mark.parametrize("role", ["reader", "proxy"])
+def test_a_slow_client_gets_the_end_of_a_layer_from_a_process_that_stops(
+    stack: Stack, client: docker.DockerClient, role: str
+) -> None:
+    container, never = clients.containers(client, PREFIX)[role], threading.Event()
+    layer = transfers.Layer(16 * clients.MEGABYTE)
+    with transfers.Connection(stack, stack.trust, "ci") as connection:
+        connection.push(REPOSITORY, layer)
+
+    def pull() -> str:
+        with transfers.Connection(stack, stack.trust, "production", address, receive_buffer=32 * 1024) as connection:
+            pieces = connection.pull(REPOSITORY, layer.digest, clients.MEGABYTE // 10)
+            return transfers.digest_of(transfers.paced(pieces, clients.MEGABYTE, never))
+
+    address = transfers.proxy_address(client)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        pulled = pool.submit(pull)
+        time.sleep(2)
+        assert not pulled.done()
+        container.stop(timeout=60)
+        received = pulled.result()
+    container.start()
+    clients.wait_until_healthy(client, str(container.name))
+
+    assert received == layer.digest

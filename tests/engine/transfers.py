@@ -140,6 +140,12 @@ def proxy(client: docker.DockerClient) -> Container:
     return clients.containers(client, PREFIX)["proxy"]
 
 
+def proxy_address(client: docker.DockerClient) -> str:
+    """Where packets of other machines reach the proxy; on loopback, a helper of Docker takes many MB ahead."""
+    networks = proxy(client).attrs["NetworkSettings"]["Networks"]
+    return str(networks[f"{PREFIX}-edge"]["IPAddress"])
+
+
 @dataclass
 class Used:
     """The most that was seen, in MB, and the number of times that it was looked at."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+import signal
+import subprocess
+import sys
 from typing import Any
 
 import pulumi
@@ -137,7 +140,22 @@ def test_the_reader_cannot_write_and_each_process_reads_its_own_configuration() 
         inputs = containers[f"registry-{process}"].inputs
         data = next(one for one in inputs["volumes"] if one["containerPath"] == "/var/lib/registry")
         assert data["readOnly"] is (process == "reader")
-        assert inputs["command"] == [f"/etc/distribution/{process}.yml"]
+        assert inputs["command"][-1] == f"/etc/distribution/{process}.yml"
+
+
+@pytest.mark.parametrize("sent", [None, signal.SIGTERM, signal.SIGQUIT], ids=["by-itself", "SIGTERM", "SIGQUIT"])
+def test_a_service_hands_signals_on_and_ends_with_the_status_of_its_program(sent: signal.Signals | None) -> None:
+    start = production().of_type(":Container")["registry-reader"].inputs["entrypoints"]
+    program = "import signal, sys, time\n"
+    program += f"signal.signal({int(sent or signal.SIGTERM)}, lambda *_: (time.sleep(0.5), sys.exit(7)))\n"
+    program += "print('ready', flush=True)\n" + ("time.sleep(30)" if sent else "sys.exit(7)")
+
+    with subprocess.Popen([*start, sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None
+        assert service.stdout.readline() == "ready\n"
+        if sent:
+            service.send_signal(sent)
+        assert service.wait(timeout=20) == 7
 
 
 def test_processes_are_replaced_create_first_and_the_rest_delete_first() -> None:
