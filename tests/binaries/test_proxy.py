@@ -149,7 +149,8 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("content-length", 0)))
         credentials = self.headers.get("authorization")
-        body = json.dumps({"process": self.process, "path": self.path, "headers": dict(self.headers)}).encode()
+        said = {"process": self.process, "address": f"127.0.0.1:{self.server.server_address[1]}", "path": self.path}
+        body = json.dumps(said | {"headers": dict(self.headers)}).encode()
         self.send_response(200 if credentials == "Basic known" else 401)
         self.send_header("Content-Length", str(len(body)))
         if credentials != "Basic known":
@@ -165,11 +166,19 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module", params=["caddy", "nginx"])
-def proxy(
-    binary: Binary, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[Callable[..., httpx.Response]]:
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def folder(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the engine's files are, ``log`` among them."""
+    return tmp_path_factory.mktemp(engine)
+
+
+@pytest.fixture(scope="module")
+def proxy(binary: Binary, engine: str, folder: Path) -> Iterator[Callable[..., httpx.Response]]:
     """Requests through each real engine, with stand-ins for the processes behind it."""
-    engine: str = request.param
     text = (
         (GOLDEN / CASE[engine] / FILE[engine])
         .read_text()
@@ -183,7 +192,7 @@ def proxy(
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
             text = re.sub(rf"\b{process}:\d+( resolve)?", f"127.0.0.1:{server.server_port}", text)
-        ports, client = stack.enter_context(running_proxy(binary, engine, text, tmp_path_factory.mktemp(engine)))
+        ports, client = stack.enter_context(running_proxy(binary, engine, text, folder))
 
         def ask(
             method: str, path: str, *, port: str = "5443", login: str | None = "known", **keywords: object
@@ -264,6 +273,27 @@ def test_the_mirror_of_docker_hub_adds_library_to_official_images(
     proxy: Callable[..., httpx.Response], asked: str, sent: str
 ) -> None:
     assert proxy("GET", asked, port="5444").json()["path"] == sent
+
+
+@pytest.mark.parametrize(
+    ("port", "path"),
+    [
+        ("5443", "/v2/app/manifests/latest"),
+        ("5444", "/v2/alpine/manifests/latest"),
+        ("5444", "/v2/grafana/grafana/manifests/latest"),
+    ],
+)
+def test_the_log_names_the_process_that_answered(
+    proxy: Callable[..., httpx.Response], engine: str, folder: Path, port: str, path: str
+) -> None:
+    asked = f"{path}?once={port}"
+    answer = proxy("GET", asked, port=port).json()
+
+    deadline = time.monotonic() + 5
+    while not (lines := [line for line in (folder / "log").read_text().splitlines() if asked in line]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [json.loads(line)["upstream"] for line in lines] == [answer["process" if engine == "nginx" else "address"]]
 
 
 def test_the_mirror_is_for_pulling(proxy: Callable[..., httpx.Response]) -> None:
