@@ -1,4 +1,4 @@
-"""What the registry saves: images brought to a server as tarballs, the article's way, and by push and pull."""
+"""What the registry saves: images brought to a server as tarballs, and by push and pull."""
 
 from __future__ import annotations
 

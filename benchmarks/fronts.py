@@ -1,4 +1,4 @@
-"""The proxies that are compared: the stack's with either engine, the article's nginx, and none."""
+"""The proxies that are compared: the stack's with either engine, the nginx of a usual recipe, and none."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.engine import clients
 from tests.engine.conftest import remove_everything
 from tests.engine.stack import engine_address
 
-BARE_PORT, CADDY_PORT, NGINX_PORT, ARTICLE_PORT = 26442, 26443, 26444, 26445
-#: What the article puts before a registry. Everything that it does not say is nginx's default, but for the workers: one
-#: for each processor, as in the file of every distribution. The user is whom the image surely knows.
-ARTICLE = """\
+BARE_PORT, CADDY_PORT, NGINX_PORT, RECIPE_PORT = 26442, 26443, 26444, 26445
+#: What a usual recipe puts before a registry. Everything that it does not say is nginx's default, but for the workers:
+#: one for each processor, as in the file of every distribution. The user is whom the image surely knows.
+RECIPE = """\
 user root;
 worker_processes auto;
 events {{
@@ -77,16 +77,16 @@ class Front:
 
 @dataclass(frozen=True)
 class Fronts:
-    """All of them on one engine. Caddy and nginx share their registry, and so do the article's nginx and none."""
+    """All of them on one engine. Caddy and nginx share their registry, and so do the recipe's nginx and none."""
 
     caddy: Front
     nginx: Front
-    article: Front
+    recipe: Front
     bare: Front
 
     def all(self) -> list[Front]:
         """The one without a proxy first."""
-        return [self.bare, self.caddy, self.nginx, self.article]
+        return [self.bare, self.caddy, self.nginx, self.recipe]
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def running(api: docker.DockerClient) -> Iterator[Fronts]:
                 proxy(api, edge, backend, "nginx", _settings(NGINX_PORT, "nginx")),
                 writer,
             ),
-            article=Front("the article's nginx", f"https://localhost:{ARTICLE_PORT}", _article(api, plain), bare),
+            recipe=Front("the recipe's nginx", f"https://localhost:{RECIPE_PORT}", _recipe(api, plain), bare),
             bare=Front("bare registry", f"http://localhost:{BARE_PORT}", bare, bare, ("1.1",)),
         )
         for front in fronts.all():
@@ -132,17 +132,17 @@ def _settings(port: int, engine: str) -> Settings:
     )
 
 
-def _article(api: docker.DockerClient, network: Network) -> Container:
+def _recipe(api: docker.DockerClient, network: Network) -> Container:
     chain, key = certificate_files("localhost")
     file, registry = "/etc/nginx/nginx.conf", f"writer:{BARE_PORT}"
-    settings = _settings(ARTICLE_PORT, "nginx")
+    settings = _settings(RECIPE_PORT, "nginx")
     return start(
         api,
         network,
-        "article",
+        "recipe",
         settings.images.nginx,
         ["nginx", "-e", "stderr", "-c", file, "-g", "daemon off;"],
-        {file: ARTICLE.format(port=ARTICLE_PORT, chain=chain, key=key, registry=registry)} | certificates(),
+        {file: RECIPE.format(port=RECIPE_PORT, chain=chain, key=key, registry=registry)} | certificates(),
         memory_mb=settings.proxy.memory_mb,
-        port=ARTICLE_PORT,
+        port=RECIPE_PORT,
     )

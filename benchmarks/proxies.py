@@ -65,13 +65,13 @@ def _comparison(fronts: Fronts, speeds: Speeds) -> Table:
     """A bare registry has no HTTP/2, so its HTTP/1.1 is what both are compared with."""
     rows = []
     for what, (direction, connections, version) in _rows():
-        caddy, nginx, article = (
-            speeds[direction, connections, version, front] for front in (fronts.caddy, fronts.nginx, fronts.article)
+        caddy, nginx, recipe = (
+            speeds[direction, connections, version, front] for front in (fronts.caddy, fronts.nginx, fronts.recipe)
         )
         bare = speeds[direction, connections, "1.1", fronts.bare]
-        pairs = [(caddy, bare), (nginx, bare), (article, bare), (caddy, article), (nginx, article)]
+        pairs = [(caddy, bare), (nginx, bare), (recipe, bare), (caddy, recipe), (nginx, recipe)]
         rows.append([what, *(ratio(one, other) for one, other in pairs)])
-    columns = ["", "Caddy to bare", "nginx to bare", "article to bare", "Caddy to article", "nginx to article"]
+    columns = ["", "Caddy to bare", "nginx to bare", "recipe to bare", "Caddy to recipe", "nginx to recipe"]
     return Table("The same compared, above 1 is faster; HTTP/2 to the bare registry's HTTP/1.1", columns, rows)
 
 
