@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from local import engine, stack, toolchain
+from local import engine, outdated, stack, toolchain
 from local.steps import Problem, is_root, say
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -48,6 +48,12 @@ def prepare() -> None:
     if is_root():  # who else cannot start an engine
         for name in engine.NAMES:
             engine.prepare(name)
+
+
+@app.command(name="outdated")
+def show_outdated() -> None:
+    """Show which pinned versions are not the newest: Python packages, Go modules, images."""
+    typer.echo(outdated.report())
 
 
 @app.command()

@@ -104,7 +104,7 @@ def wheel_version(name: str) -> str:
 
 
 def module_version(folder: str, module: str) -> str:
-    """The version of `module`, like 3.1.1, that the Go module in `local/go/FOLDER` pins."""
+    """The version of `module`, like 3.1.2, that the Go module in `local/go/FOLDER` pins."""
     lines = (GO_MODULES / folder / "go.mod").read_text()
     match = re.search(rf"^\s*(?:require )?{re.escape(module)} v(\S+)", lines, re.MULTILINE)
     assert match is not None, f"local/go/{folder}/go.mod does not name {module}"

