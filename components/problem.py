@@ -1,24 +1,62 @@
-"""A problem of the configuration, and the commands that mend it."""
+"""A problem of the configuration, the commands that fix it, and what an error may show of a refused value."""
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 PROJECT = "registry-stack"
+HIDDEN = "a value that is not shown"
+
+_LONGEST_SHOWN = 120
+_BY_HAND = "edit the stack file by hand: a command would repeat what an error must not show"
+_PEM = re.compile(r"-----|PRIVATE KEY")
+#: A key or a token, if there is a digit in it, and base64, if there are digits, small and large letters in it.
+_TOKEN, _BASE64 = re.compile("[A-Za-z0-9]{24,}"), re.compile("[A-Za-z0-9+/=_-]{40,}")
+#: The user information of a URL in a sentence, where it is not that of the example here.
+_LOGIN = re.compile(r"://(?!/|user@host).*@", re.DOTALL)
+#: An accepted Docker host: its user has no password there.
+_DOCKER_HOST = re.compile(r"(ssh://(?:[\w.-]+@)?[\w.-]+(?::\d{1,5})?(?=[\s,;)']|$)(?!(?:(?!://).)*@))", re.DOTALL)
+_SEGMENT = re.compile(r'\["((?:\\"|[^"])*)"\]|[^.\[\]]+', re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to put right: the key, what was found (never a secret), what is allowed, the command that mends it."""
+    """One thing to fix: the key, what was found, what is allowed, a command that fixes it, and others that do as well.
+
+    Whatever the texts were made from, none of them shows key material or the user information of a URL.
+    """
 
     key: str
     found: str
     allowed: str
-    mend: str
+    fix: str
+    alternatives: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        fixes = [self.fix, *self.alternatives]
+        if shown_key(self.key) != self.key or any(_harmless(fix) != fix for fix in fixes):
+            fixes = [_BY_HAND]
+        for name, text in (
+            ("key", shown_key(self.key)),
+            ("found", _harmless(self.found)),
+            ("allowed", _harmless(self.allowed)),
+            ("fix", fixes[0]),
+            ("alternatives", tuple(fixes[1:])),
+        ):
+            object.__setattr__(self, name, text)
 
     def __str__(self) -> str:
-        return f"  {self.key}\n    found:   {self.found}\n    allowed: {self.allowed}\n    mend:    {self.mend}"
+        lines = [
+            f"  {self.key}",
+            f"    found:   {self.found}",
+            f"    allowed: {self.allowed}",
+            f"    fix:     {self.fix}",
+        ]
+        return "\n".join([*lines, *(f"    or:      {other}" for other in self.alternatives)])
 
 
 class ConfigError(Exception):
@@ -30,58 +68,123 @@ class ConfigError(Exception):
         super().__init__("\n".join([f"the configuration has {count}; nothing was changed", *map(str, problems)]))
 
 
+def is_key_material(text: str) -> bool:
+    """Whether a text seems to hold a key, a token or a hash, in whole or in part."""
+    return bool(
+        _PEM.search(text)
+        or any(re.search("[0-9]", run) for run in _TOKEN.findall(text))
+        or any(all(re.search(kind, run) for kind in ("[0-9]", "[a-z]", "[A-Z]")) for run in _BASE64.findall(text))
+    )
+
+
+def _harmless(text: str) -> str:
+    return HIDDEN if is_key_material(text) else redacted(text)
+
+
+def redacted(text: str) -> str:
+    """A sentence without the user information of URLs in it, and nothing of it if it holds a PEM block."""
+    if _PEM.search(text):
+        return HIDDEN
+    parts = _DOCKER_HOST.split(text)
+    return "".join(part if _DOCKER_HOST.fullmatch(part) else _LOGIN.sub("://…@", part) for part in parts)
+
+
+def shown(value: object) -> str:
+    """A refused value as an error may show it, on one line: the members of objects and lists are never shown."""
+    match value:
+        case dict():
+            return "an object"
+        case list() | tuple():
+            return "a list"
+        case str() if len(value) <= _LONGEST_SHOWN:
+            # Whatever stands before an @, a query and what is no port may belong to a login.
+            text = re.sub(r"^([A-Za-z][\w+.-]*://)?.*(?:@(?!sha256:)|%40)", r"\1…@", value, flags=re.DOTALL)
+            text = re.sub(r"(://[^/:]*:)(?!\d{1,5}(?:/|$)).*", r"\1…", re.sub(r"[?#].*", "…", text, flags=re.DOTALL))
+            text = re.sub(r"@sha256:[0-9a-f]{64}$", "@sha256:…", text)
+            return HIDDEN if is_key_material(text) or not text.isprintable() else json.dumps(text, ensure_ascii=False)
+        case str():
+            return HIDDEN
+    return json.dumps(value, default=str)
+
+
+def shown_key(key: str) -> str:
+    """A configuration path as an error may show it: names in it that hold a login or key material are left out."""
+    return _SEGMENT.sub(lambda segment: '["…"]' if _is_secret_name(segment[1] or segment[0]) else segment[0], key)
+
+
+def _is_secret_name(name: str) -> bool:
+    if len(name) > _LONGEST_SHOWN or not name.isprintable():
+        return True
+    return re.search("(:|//).*@", name) is not None or is_key_material(name)
+
+
 def path(*parts: str | int) -> str:
     """A configuration path as ``pulumi config --path`` reads it: ``mirrors["docker.io"].allow[0]``."""
-    text = str(parts[0])
-    for part in parts[1:]:
+    text = ""
+    for part in parts:
         if isinstance(part, int):
             text += f"[{part}]"
+        elif re.fullmatch(r"[A-Za-z_][\w-]*", part):
+            text += f".{part}" if text else part
         else:
-            text += f".{part}" if re.fullmatch(r"[A-Za-z_][\w-]*", part) else f'["{part}"]'
+            text += '["{}"]'.format(part.replace('"', '\\"'))
     return text
 
 
 def set_command(key: str, example: str) -> str:
     """The command that sets a key."""
-    return f"pulumi config set --path '{PROJECT}:{key}' {example}"
+    return f"pulumi config set --path {_quoted(key)} {shlex.quote(example)}"
+
+
+def file_command(key: str, file: str) -> str:
+    """The command that sets a key to the text of a file."""
+    return f"pulumi config set --path {_quoted(key)} < {file}"
 
 
 def secret_command(*parts: str | int) -> str:
-    """The command that sets a secret, which it reads from standard input."""
-    return f"pulumi config set --secret --path '{PROJECT}:{path(*parts)}'"
+    """The command that sets a secret, which it reads on standard input or asks for."""
+    return f"pulumi config set --secret --path {_quoted(path(*parts))}"
+
+
+def new_secret_command(*parts: str | int) -> str:
+    """The command that sets a secret to a new random value or, where somebody else chose it, to the text of a file."""
+    command = secret_command(*parts)
+    match parts:
+        case ("stack_secret",):
+            return f"openssl rand -hex 32 | {command}"
+        case ("passwords", *_):
+            return f"openssl rand -hex 16 | {command}"
+        case ("certificates", *_):
+            return f"{command} < {'key.pem' if parts[-1] == 'private_key' else 'chain.pem'}"
+        case ("acme_eab_mac_key",):
+            return f"{command} < mac-key.txt"
+    return f"{command} < token.txt"
+
+
+def extract_hash_command(*parts: str | int) -> str:
+    """The command that reduces a secret to the bcrypt hash in it, with doubled dollar signs made single."""
+    pattern = r"\$2[aby]\$[0-9]\{2\}\$[./A-Za-z0-9]\{53\}"
+    current = f"pulumi config get --path {_quoted(path(*parts))}"
+    return f"{current} | tr -s '$' | grep -o '{pattern}' | {secret_command(*parts)}"
 
 
 def certificate_command(name: str) -> str:
     """The commands that set or replace a certificate given as files."""
-    return (
-        f"{secret_command('certificates', name, 'certificate')} < chain.pem"
-        f" and {secret_command('certificates', name, 'private_key')} < key.pem"
-    )
+    parts = ("certificate", "private_key")
+    return " && ".join(new_secret_command("certificates", name, part) for part in parts)
 
 
 def remove_command(*parts: str | int) -> str:
     """The command that removes a key."""
-    return f"pulumi config rm --path '{PROJECT}:{path(*parts)}'"
+    return f"pulumi config rm --path {_quoted(path(*parts))}"
 
 
-_EXAMPLES = {
-    "docker_host": ("the Docker host", "ssh://deploy@registry.example.com"),
-    "registry": ("an object with url and users", "https://registry.example.com"),
-    "registry.url": ("the URL that clients use", "https://registry.example.com"),
-    "registry.users": ("an object: each user with a role", "push"),
-    "proxy": ("an object with certificates", "ops@example.com"),
-}
-_MENDED_BY = {"registry": "registry.url", "registry.users": "registry.users.ci.role"}
+def list_command(parts: Sequence[str | int], entries: Sequence[str]) -> str:
+    """The commands that replace whatever a key holds by a list."""
+    added = [set_command(path(*parts, index), entry) for index, entry in enumerate(entries)]
+    return " && ".join([remove_command(*parts), *added])
 
 
-def missing(*parts: str | int) -> Problem:
-    """The problem of a key that must be set and is not."""
-    key = path(*parts)
-    if key == "stack_secret":
-        allowed = "32 random bytes as hexadecimal digits, from which salts and internal passwords derive"
-        return Problem(key, "nothing", allowed, f"openssl rand -hex 32 | {secret_command(key)}")
-    if key in ("proxy", "proxy.certificates"):
-        allowed = "a source of certificates: acme, files or internal"
-        return Problem(key, "nothing", allowed, set_command("proxy.certificates.acme.email", "ops@example.com"))
-    allowed, example = _EXAMPLES.get(key, ("a value", "VALUE"))
-    return Problem(key, "nothing", allowed, set_command(_MENDED_BY.get(key, key), example))
+def _quoted(key: str) -> str:
+    text = f"{PROJECT}:{key}".replace("'", "'\"'\"'")
+    return f"'{text}'"

@@ -19,11 +19,11 @@ def _group() -> None:
 
 
 def main() -> None:
-    """Run a command; a refusal ends it with its cause and what to do instead of a traceback."""
+    """Run a command; a refusal ends it with the cause and the fix, not with a traceback."""
     try:
         app()
     except Refused as refused:
-        credentials.say(f"{refused}\n  remedy: {refused.remedy}")
+        credentials.say(f"{refused}\n  fix: {refused.fix}")
         sys.exit(1)
 
 

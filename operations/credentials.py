@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.credentials import COST_OF_RANDOM, cost_of, fingerprint, is_hash, milliseconds
+from components.problem import path, set_command
 from components.settings import ROLES_OF, Role, UserName, UserSettings
 from operations.docker_config import write_login
 from operations.stack_config import Change, Credentials, Refused, StackConfig, fault
@@ -30,6 +31,8 @@ ConfigFile = Annotated[
     Path | None, typer.Option("--config-file", help="The stack's configuration file, if it is not beside Pulumi.yaml.")
 ]
 
+#: How long an expired login is renewed by the command that a refusal prints.
+_RENEWAL_DAYS = 90
 _TOOL = ("python", "-m", "operations", "credentials")
 _IN_FORCE, _EXPIRED = "in force", "expired"
 #: A rotation adds `NAME.2` beside `NAME`, the next one `NAME.3` beside `NAME.2`: the names alone tell what belongs
@@ -95,7 +98,8 @@ def add(
     if _SUCCESSOR.fullmatch(name):
         raise Refused(
             f"{name} ends in a dot and a number, which is how the successor of a user is called in a rotation",
-            "choose a name with another ending, or give a user a successor with `rotate`",
+            "choose a name with another ending, or add a successor: "
+            + config.command(*_TOOL, "rotate", _split(name)[0]),
         )
     user = _user(role, expires)
     found = config.read()
@@ -103,12 +107,12 @@ def add(
         taken = name if name in found.users else members[-1]
         raise Refused(
             f"there is a user {taken} already, with the role {found.users[taken].role}",
-            f"choose another name, or give it a new password: {config.command(*_TOOL, 'rotate', taken)}",
+            f"choose another name, or give {taken} a new password: {config.command(*_TOOL, 'rotate', taken)}",
         )
     password = _create(config, found, name, user)
     say(
-        f"{name} is in the configuration, with the role {role}. In force after: {config.command('pulumi', 'up')}\n"
-        f"Its password is printed this once; to hand it over later: {config.command(*_TOOL, 'show-login', name)}"
+        f"added {name} with the role {role}. Run this to make the login valid: {config.command('pulumi', 'up')}\n"
+        f"The password is printed only once; to hand it over later: {config.command(*_TOOL, 'show-login', name)}"
     )
     typer.echo(password)
 
@@ -137,15 +141,19 @@ def rotate(
     if user.expires and user.expires < _today():
         raise Refused(
             f"{name} expired on {user.expires}, and so would its new password",
-            config.command("pulumi", "config", "set", "--path", f'registry.users["{name}"].expires', "DATE"),
+            config.on_this_stack(
+                set_command(
+                    path("registry", "users", name, "expires"), str(_today() + datetime.timedelta(days=_RENEWAL_DAYS))
+                )
+            ),
         )
     if in_place:
         password = secrets.token_hex(32)
         config.change(Change(("passwords", name), found.passwords.get(name), SecretStr(password)))
         say(
-            f"{name} has a new password in the configuration. In force after: {config.command('pulumi', 'up')}\n"
-            "From then on its clients are refused until they have it. It is printed this once; to hand it over later: "
-            + config.command(*_TOOL, "show-login", name)
+            f"{name} has a new password. Run this to make it valid: {config.command('pulumi', 'up')}\n"
+            f"The registry then refuses the clients of {name} until they have the new password. The password is printed"
+            f" only once; to hand it over later: {config.command(*_TOOL, 'show-login', name)}"
         )
         typer.echo(password)
         return
@@ -160,11 +168,11 @@ def rotate(
     _check_name(successor)
     password = _create(config, found, successor, user)
     say(
-        f"{successor} is in the configuration, with the role {user.role} like {name}."
-        f" Both are valid after: {config.command('pulumi', 'up')}\n"
-        f"Hand it over to the clients of {name}: {config.command(*_TOOL, 'show-login', successor)}\n"
-        f"When they use it: {config.command(*_TOOL, 'retire', name)}\n"
-        "Its password is printed this once:"
+        f"added {successor} with the role {user.role}, like {name}."
+        f" Run this to make both valid: {config.command('pulumi', 'up')}\n"
+        f"Hand {successor} over to the clients of {name}: {config.command(*_TOOL, 'show-login', successor)}\n"
+        f"When the clients use {successor}: {config.command(*_TOOL, 'retire', name)}\n"
+        "The password is printed only once:"
     )
     typer.echo(password)
 
@@ -187,7 +195,7 @@ def retire(
     if not others:
         raise Refused(
             f"{name} is the only user, and without one nobody can push or pull: `pulumi up` would refuse it",
-            f"add another one first: {config.command(*_TOOL, 'add', 'NAME', '--role', user.role)}",
+            f"add another user first: {config.command(*_TOOL, 'add', _example_name(name), '--role', user.role)}",
         )
     if not force:
         _check_nobody_is_locked_out(config, found, name, others)
@@ -197,7 +205,7 @@ def retire(
     )
     remaining = _family(_split(name)[0], others)
     end = f" {' and '.join(remaining)} stays." if remaining else ""
-    say(f"{name} is out of the configuration.{end} Refused after: {config.command('pulumi', 'up')}")
+    say(f"removed {name}.{end} Run this to revoke the login: {config.command('pulumi', 'up')}")
 
 
 @app.command()
@@ -225,19 +233,24 @@ def show_login(
             f"ask the person who chose it, or give the user a new one: {config.command(*_TOOL, 'rotate', name)}",
         )
     if found.url is None:
-        raise Refused("registry.url is not set, so nobody can log in yet", "set it, then `pulumi preview`")
+        set_url = config.on_this_stack(set_command("registry.url", "https://registry.example.com"))
+        raise Refused("registry.url is not set, so nobody can log in yet", set_url)
     if output and stdout:
         raise Refused("--output and --stdout exclude each other", "choose one of them")
     if (now := state(name, found, config.deployed_users())) != _IN_FORCE:
         say(f"Note: {name} is not in force as configured ({now}).")
-    login = f"docker login {found.url.netloc} --username {name} --password-stdin"
+    show = config.command(*_TOOL, "show-login", name, "--stdout")
+    pipe = f"{show} | docker login {found.url.netloc} --username {name} --password-stdin"
     if output:
-        write_login(output, found.url.netloc, name, password)
+        try:
+            write_login(output, found.url.netloc, name, password)
+        except Refused as refused:
+            raise Refused(str(refused), f"{refused.fix}; or log in without a file: {pipe}") from None
         say(f"{output} logs in as {name} at {found.url.netloc}; only you can read it.")
     elif stdout:
         typer.echo(password.get_secret_value())
     else:
-        typer.echo(f"{config.command(*_TOOL, 'show-login', name, '--stdout')} | {login}")
+        typer.echo(pipe)
 
 
 def say(text: str) -> None:
@@ -346,16 +359,23 @@ def _check_nobody_is_locked_out(
     if found.users[name].role == "admin" and not _is_past(found.users[name]) and not admins:
         raise Refused(
             f"{name} is the last admin, and without one no person can delete an image",
-            f"add another admin first, or say that it is wanted: {config.command(*_TOOL, 'retire', name, '--force')}",
+            f"add another admin first: {config.command(*_TOOL, 'add', _example_name(name), '--role', 'admin')};"
+            f" or override: {config.command(*_TOOL, 'retire', name, '--force')}",
         )
     kin = _family(_split(name)[0], others)
     deployed = config.deployed_users() if kin else {}
     if name in deployed and kin and all(state(each, found, deployed) != _IN_FORCE for each in kin):
         raise Refused(
-            f"{' and '.join(kin)}, which is to take the place of {name}, is not in force yet:"
-            " both would never have been valid together",
-            f"{config.command('pulumi', 'up')}, give it to the clients, then retire {name}; --force if nobody uses it",
+            f"{' and '.join(kin)}, the successor of {name}, is not in force yet: clients would have no valid login",
+            f"{config.command('pulumi', 'up')}, hand the login over: {config.command(*_TOOL, 'show-login', kin[-1])};"
+            f" then {config.command(*_TOOL, 'retire', name)}; if nobody uses {name}: "
+            + config.command(*_TOOL, "retire", name, "--force"),
         )
+
+
+def _example_name(name: str) -> str:
+    """The name of another user for a command that adds one; a dot would make it a successor."""
+    return f"{_split(name)[0]}-two"
 
 
 def _plain(user: UserSettings) -> dict[str, str]:

@@ -25,9 +25,8 @@ def write_login(file: Path, registry: str, user: str, password: SecretStr) -> No
     helpers = config.get("credHelpers")
     if config.get("credsStore") or (isinstance(helpers, dict) and registry in helpers):
         raise Refused(
-            f"{file} hands its logins to a credential helper, so docker would not read one from the file itself",
-            f"pipe the password into `docker login {registry} --username {user} --password-stdin`: call this with"
-            " --stdout",
+            f"{file} names a credential helper, so docker would not read a login from the file itself",
+            "name another file",
         )
     entry = {"auth": base64.b64encode(f"{user}:{password.get_secret_value()}".encode()).decode()}
     config["auths"] = config.get("auths", {}) | {registry: entry}
@@ -35,15 +34,15 @@ def write_login(file: Path, registry: str, user: str, password: SecretStr) -> No
 
 
 def _read(file: Path) -> dict[str, Any]:
-    remedy = "name a file that does not exist yet, or the config.json of a docker command"
+    fix = "name a file that does not exist yet, or the config.json of a docker command"
     try:
         config: Any = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it holds no JSON"
-        raise Refused(f"{file} is no Docker config.json, and it is left alone: {reason}", remedy) from None
+        raise Refused(f"{file} is no Docker config.json, and it is left alone: {reason}", fix) from None
     is_known = isinstance(config, dict) and (not config or config.keys() & {"auths", "credsStore", "credHelpers"})
     if not is_known or not isinstance(config.get("auths", {}), dict):
-        raise Refused(f"{file} is no Docker config.json, and it is left alone: it has no object `auths`", remedy)
+        raise Refused(f"{file} is no Docker config.json, and it is left alone: it has no object `auths`", fix)
     return dict(config)
 
 

@@ -6,6 +6,7 @@ Secrets go to the CLI on standard input: arguments and environment can be seen b
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -15,18 +16,18 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from components.problem import PROJECT, path, remove_command, secret_command, set_command
-from components.settings import Endpoint, MirrorSettings, Secrets, Url, UserName, UserSettings
+from components.problem import PROJECT, path, redacted, remove_command, secret_command, set_command, shown_key
+from components.settings import Endpoint, MirrorSettings, Secrets, UpstreamName, Url, UserName, UserSettings
 
 T = TypeVar("T")
 
 
 class Refused(Exception):
-    """A command that cannot be done: what was found, and what a person can do about it."""
+    """A command that cannot be done: what was found, and what a person can do about it; neither shows a login."""
 
-    def __init__(self, cause: str, remedy: str) -> None:
-        super().__init__(cause)
-        self.remedy = remedy
+    def __init__(self, cause: str, fix: str) -> None:
+        super().__init__(redacted(cause))
+        self.fix = redacted(fix)
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class StackConfig:
         """A command on this stack, for a person to type."""
         return shlex.join([*words, *self._stack, *self._file])
 
+    def on_this_stack(self, fix: str) -> str:
+        """The commands of a fix, with the stack and the file that ``pulumi config`` needs to know."""
+        options = "".join(f" {shlex.quote(word)}" for word in (*self._stack, *self._file))
+        return re.sub(r"pulumi config (get|rm|set)\b", lambda match: f"{match[0]}{options}", fix)
+
     def read(self) -> Credentials:
         """Users, mirrors and their secrets, decrypted.
 
@@ -77,7 +83,7 @@ class StackConfig:
         return Credentials(
             url=self._valid("registry.url", Url, url) if url else None,
             users=self._valid("registry.users", dict[UserName, UserSettings], registry.get("users") or {}),
-            mirrors=self._valid("mirrors", dict[str, MirrorSettings], values.get(f"{PROJECT}:mirrors") or {}),
+            mirrors=self._valid("mirrors", dict[UpstreamName, MirrorSettings], values.get(f"{PROJECT}:mirrors") or {}),
             stack_secret=SecretStr(values.get(f"{PROJECT}:stack_secret") or ""),
             **{
                 key: self._valid(key, dict[str, SecretStr], values.get(f"{PROJECT}:{key}") or {})
@@ -105,10 +111,11 @@ class StackConfig:
             cause = str(error) or "interrupted"
             left = self._take_back(begun)
             if left:
-                state = f"This could not be taken back: {'; '.join(path(*change.parts) for change in left)}."
-                raise Refused(f"{cause}\n{state}", "; ".join(_by_hand(change) for change in left)) from None
-            remedy = error.remedy if isinstance(error, Refused) else "call the command again"
-            raise Refused(f"{cause}\nThe configuration is as it was before.", remedy) from None
+                state = f"These changes could not be undone: {'; '.join(path(*change.parts) for change in left)}."
+                by_hand = "; ".join(self.on_this_stack(_by_hand(change)) for change in left)
+                raise Refused(f"{cause}\n{state}", by_hand) from None
+            fix = error.fix if isinstance(error, Refused) else "run the command again"
+            raise Refused(f"{cause}\nThe configuration is as it was before.", fix) from None
 
     def _take_back(self, changes: Sequence[Change]) -> list[Change]:
         """Restore the old values, the last change first; the changes for which that failed."""
@@ -153,7 +160,7 @@ class StackConfig:
             said = done.stderr.strip().removeprefix("error: ") or f"it ended with {done.returncode}"
             raise Refused(
                 f"`{shlex.join(command)}` failed: {said}",
-                "call this in the folder of Pulumi.yaml, with the stack's backend, passphrase and name"
+                "run this in the folder of Pulumi.yaml, with the stack's backend, passphrase and name"
                 " (pulumi login, PULUMI_CONFIG_PASSPHRASE_FILE, --stack)",
             )
         return done.stdout
@@ -163,7 +170,7 @@ class StackConfig:
             return TypeAdapter(kind).validate_python(value)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            where = path(key, *(part for part in first["loc"] if part != "[key]"))
+            where = shown_key(path(key, *(part for part in first["loc"] if part != "[key]")))
             raise Refused(f"{where} is not valid: {fault(error)}", self.command("pulumi", "preview")) from None
 
 
@@ -178,6 +185,6 @@ def _by_hand(change: Change) -> str:
         case None:
             return remove_command(*change.parts)
         case SecretStr():
-            return f"{secret_command(*change.parts)}, with the old value on standard input"
+            return f"{secret_command(*change.parts)}, and enter the old value"
         case _:
-            return ", ".join(set_command(path(*change.parts, key), text) for key, text in change.old.items())
+            return " && ".join(set_command(path(*change.parts, key), text) for key, text in change.old.items())

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from local.toolchain import environment
-from tests.conftest import ROOT, configuration, example_password
+from tests.conftest import ROOT, configuration, example_password, set_all_secrets
 
 #: Notes the arguments and the environment of each call. The first one whose arguments hold $FAIL_AT fails, and with
 #: $FOR_EVER all that follow.
@@ -42,7 +42,7 @@ class Project:
 
     def __init__(self, folder: Path, pulumi: str) -> None:
         self.folder, self.record = folder, folder / "record"
-        self._pulumi = pulumi
+        self._pulumi, self._shown = pulumi, ("", dict[str, Any]())
         self.environment = environment() | {
             "PULUMI_BACKEND_URL": f"file://{folder / 'state'}",
             "PULUMI_CONFIG_PASSPHRASE": "example-only",
@@ -63,9 +63,9 @@ class Project:
         (self.folder / "Pulumi.yaml").write_text((ROOT / "Pulumi.yaml").read_text())
         self.pulumi("stack", "init", "test")
         values = configuration()
-        self.set_secret("stack_secret", values.pop("stack_secret"))
-        for user, password in values.pop("passwords").items():
-            self.set_secret(f"passwords.{user}", password)
+        secrets = {f"passwords.{user}": password for user, password in values.pop("passwords").items()}
+        secrets["stack_secret"] = values.pop("stack_secret")
+        self.pulumi(*set_all_secrets(secrets))
         written = yaml.safe_load(self.file.read_text())
         written["config"] |= {f"registry-stack:{key}": value for key, value in values.items()}
         self.file.write_text(yaml.safe_dump(written))
@@ -84,9 +84,12 @@ class Project:
         self.pulumi("config", "set", "--secret", "--path", f"registry-stack:{path}", stdin=value)
 
     def config(self, key: str) -> Any:
-        """A key of the configuration, decrypted."""
-        shown = json.loads(self.pulumi("config", "--json", "--show-secrets"))[f"registry-stack:{key}"]
-        return shown.get("objectValue", shown["value"])
+        """A key of the configuration, decrypted; the CLI is asked anew when the file has changed."""
+        content = self.file.read_text()
+        if self._shown[0] != content:
+            self._shown = content, json.loads(self.pulumi("config", "--json", "--show-secrets"))
+        value = self._shown[1][f"registry-stack:{key}"]
+        return value.get("objectValue", value["value"])
 
     def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -124,12 +127,12 @@ def done(answer: subprocess.CompletedProcess[str]) -> str:
 
 
 def refused(answer: subprocess.CompletedProcess[str], words: str) -> str:
-    """The answer was a sentence with a remedy, and no traceback."""
+    """The answer was a sentence with a fix, which is returned, and no traceback."""
     assert answer.returncode == 1, answer.stdout
     assert answer.stdout == ""
     assert "Traceback" not in answer.stderr
     assert words in answer.stderr
-    return answer.stderr.partition("remedy: ")[2].strip()
+    return answer.stderr.partition("fix: ")[2].strip()
 
 
 def test_a_new_user_has_a_role_an_expiry_and_256_random_bits_that_are_printed_once(project: Project) -> None:
@@ -172,7 +175,7 @@ def test_a_rotation_in_place_changes_the_password_alone(project: Project) -> Non
 
     assert project.config("passwords")["woodpecker"] == done(answer).strip() != example_password("woodpecker")
     assert project.config("registry") == before
-    assert "are refused until they have it" in answer.stderr
+    assert "refuses the clients of woodpecker until they have the new password" in answer.stderr
 
 
 def test_the_list_names_right_processes_expiry_and_kind_and_no_password(project: Project) -> None:
@@ -228,7 +231,7 @@ def test_a_hash_cannot_be_handed_over(project: Project) -> None:
         (["list", "--stack", "other"], "no stack named 'other'"),
     ],
 )
-def test_a_refusal_is_a_sentence_with_a_remedy_and_changes_nothing(
+def test_a_refusal_is_a_sentence_with_a_fix_and_changes_nothing(
     arguments: Sequence[str], words: str, project: Project
 ) -> None:
     before = project.file.read_text()
@@ -269,9 +272,9 @@ def test_what_cannot_be_taken_back_is_told_with_the_command_that_does_it(project
 
     answer = project("add", "ci", "--role", "push", FAIL_AT=fail_at, FOR_EVER="yes")
 
-    remedy = refused(answer, "the disk is full")
-    assert "This could not be taken back: registry.users.ci; passwords.ci" in answer.stderr
-    assert "pulumi config rm --path 'registry-stack:passwords.ci'" in remedy
+    fix = refused(answer, "the disk is full")
+    assert "These changes could not be undone: registry.users.ci; passwords.ci" in answer.stderr
+    assert "pulumi config rm --path 'registry-stack:passwords.ci'" in fix
 
 
 def test_the_configuration_may_lie_elsewhere(project: Project, tmp_path: Path) -> None:
@@ -288,5 +291,5 @@ def test_the_configuration_may_lie_elsewhere(project: Project, tmp_path: Path) -
     elsewhere.rename(project.file)
 
 
-def test_without_the_cli_the_remedy_is_to_install_it(project: Project) -> None:
+def test_without_the_cli_the_fix_is_to_install_it(project: Project) -> None:
     assert "install the Pulumi CLI" in refused(project("list", PATH="/nowhere"), "`pulumi` cannot be started")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import base64
 import datetime
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from typer.testing import CliRunner
 
 from components.credentials import fingerprint
 from components.settings import UserSettings
+from operations.__main__ import app
 from operations.credentials import kind, rotations, state
 from operations.docker_config import write_login
-from operations.stack_config import Credentials, Refused
+from operations.stack_config import Change, Credentials, Refused, StackConfig
+from tests.conftest import configuration, example_password
 
 PASSWORD, STACK_SECRET = SecretStr("example-only-zq7kx2vw9rj4hbm3-5tgy8nc1"), SecretStr("5" * 64)
 
@@ -118,3 +122,116 @@ def test_a_login_that_docker_would_not_read_is_not_written(helper: dict[str, Any
 def test_a_folder_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="cannot be written: No such file"):
         write_login(tmp_path / "no" / "config.json", "registry.example.com", "ci", PASSWORD)
+
+
+class Cli:
+    """Stands in for the Pulumi CLI: a configuration, what is deployed, and the words of which all calls fail."""
+
+    def __init__(self, values: dict[str, Any], deployed: dict[str, str], fails: str = "never") -> None:
+        self.values, self.deployed, self.fails = values, deployed, fails
+
+    def run(self, *arguments: str, stdin: str = "") -> str:
+        if self.fails in " ".join(arguments):
+            raise Refused("the disk is full", "make room")
+        if arguments[0] == "stack":
+            return json.dumps({"users": self.deployed})
+        return json.dumps({f"registry-stack:{key}": {"value": value} for key, value in self.values.items()})
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, cli: Cli, *arguments: str) -> Refused:
+    monkeypatch.setattr(StackConfig, "_run", cli.run)
+    answer = CliRunner().invoke(app, ["credentials", *arguments])
+    assert isinstance(answer.exception, Refused), answer.output
+    return answer.exception
+
+
+EXPIRED = configuration(registry=configuration()["registry"] | {"users": {"ci": {"expires": "2020-01-31"}}})
+ROTATED = configuration(
+    registry=configuration()["registry"] | {"users": {"ci": {"role": "push"}, "ci.2": {"role": "push"}}},
+    passwords={"ci": example_password("ci"), "ci.2": example_password("other")},
+)
+ALONE = configuration(registry=configuration()["registry"] | {"users": {"ci": {"role": "push"}}})
+HASHED = configuration(passwords={"boss": "$2y$05$" + "a" * 53})
+WITHOUT_URL = configuration(registry={"users": {"ci": {}}}, passwords={"ci": example_password("ci")})
+BROKEN = configuration(registry=configuration()["registry"] | {"users": {"ci": {"role": "pusher"}}})
+
+
+@pytest.mark.parametrize(
+    ("values", "arguments"),
+    [
+        (ROTATED, ("add", "ci.3", "--role", "push")),
+        (ROTATED, ("add", "ci", "--role", "push")),
+        (ROTATED, ("rotate", "ci")),
+        (ROTATED, ("retire", "ci")),
+        (EXPIRED, ("rotate", "ci")),
+        (ALONE, ("retire", "ci")),
+        (configuration(), ("retire", "boss")),
+        (HASHED, ("show-login", "boss")),
+        (WITHOUT_URL, ("show-login", "ci")),
+        (configuration(), ("show-login", "boss", "--output", "/nowhere/config.json")),
+        (BROKEN, ("list",)),
+    ],
+)
+def test_each_fix_names_the_stack_and_the_file_that_were_given(
+    values: dict[str, Any], arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = ("--stack", "prod", "--config-file", "/etc/two words.yaml")
+
+    fix = refusal(monkeypatch, Cli(values, {"ci": "push, password 00000000"}), *arguments, *where).fix
+
+    commands = re.findall(r"(?:pulumi (?:config|up|preview)|python -m operations).*?(?=;| &&| \||: |$)", fix)
+    assert commands
+    for command in commands:
+        assert "--stack prod --config-file '/etc/two words.yaml'" in command
+
+
+def test_a_change_that_fails_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = refusal(monkeypatch, Cli(ROTATED, {}, fails="config set"), "add", "new", "--role", "push")
+
+    assert "The configuration is as it was before" in str(refused)
+    assert refused.fix == "make room"
+
+
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        (
+            Change(("registry", "users", "ci"), {"role": "push", "expires": "2099-01-31"}, None),
+            (
+                "pulumi config set {} --path 'registry-stack:registry.users.ci.role' push"
+                " && pulumi config set {} --path 'registry-stack:registry.users.ci.expires' 2099-01-31"
+            ),
+        ),
+        (
+            Change(("passwords", "ci"), PASSWORD, None),
+            "pulumi config set {} --secret --path 'registry-stack:passwords.ci', and enter the old value",
+        ),
+    ],
+)
+def test_what_cannot_be_undone_is_told_with_commands_for_the_stack(
+    change: Change, fix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StackConfig, "_run", Cli({}, {}, fails="config").run)
+
+    with pytest.raises(Refused) as caught:
+        StackConfig("prod", Path("/etc/prod.yaml")).change(change)
+
+    assert caught.value.fix == fix.replace("{}", "--stack prod --config-file /etc/prod.yaml")
+    assert PASSWORD.get_secret_value() not in str(caught.value) + caught.value.fix
+
+
+def test_a_refusal_shows_no_login_of_a_url() -> None:
+    refused = Refused(
+        "`pulumi config` failed: https://robot:token@ghcr.io is no value", "ask https://robot:token@ghcr.io"
+    )
+
+    assert "token" not in str(refused) + refused.fix
+
+
+def test_a_broken_name_in_the_configuration_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    mirrors = {"https://robot:token@ghcr.io": {"url": "https://ghcr.example.com"}}
+
+    refused = refusal(monkeypatch, Cli(configuration(mirrors=mirrors), {}), "list")
+
+    assert 'mirrors["…"]' in str(refused)
+    assert "token" not in str(refused) + refused.fix
