@@ -15,22 +15,33 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from components import certificates, credentials
+from components.fixes import intended_dangers, missing, refused, set_secret_command
 from components.problem import (
     PROJECT,
     ConfigError,
     Problem,
     certificate_command,
-    missing,
+    new_secret_command,
     path,
     remove_command,
-    secret_command,
-    set_command,
+    shown,
 )
-from components.render.proxy import certificate_name, hosts
-from components.rules import RULES, Draft, certificate_problems, volume_problems
-from components.settings import MirrorSettings, Secrets, Settings
+from components.render.proxy import certificates_in_use
+from components.rules import RULES, Draft, certificate_problems
+from components.settings import Secrets, Settings
 
 _EXPIRY_NOTICE_DAYS = 14
+
+
+def _adapter(field: FieldInfo) -> TypeAdapter[Any]:
+    kind: Any = field.annotation
+    return TypeAdapter(Annotated[kind, *field.metadata] if field.metadata else kind)
+
+
+_FIELDS = Settings.model_fields | Secrets.model_fields
+#: Objects whose members people name.
+_BY_NAME = ("mirrors", "passwords", "upstream_passwords", "certificates")
+_ADAPTERS = {key: _adapter(field) for key, field in _FIELDS.items()}
 
 
 def load_stack(now: datetime.datetime) -> tuple[Settings, Secrets]:
@@ -74,54 +85,27 @@ def load(
     Raises:
         ConfigError: with every problem.
     """
-    known = [*Settings.model_fields, *Secrets.model_fields]
     problems = [
-        Problem(key, "a key that the program does not know", f"one of {', '.join(known)}", remove_command(key))
+        Problem(path(key), "a key that the program does not know", f"one of {', '.join(_FIELDS)}", remove_command(key))
         for key in values
-        if key not in known
+        if key not in _FIELDS
     ]
     problems += _environment_problems(environment)
     problems += [problem for key in Secrets.model_fields for problem in _plain(key, values, encrypted, written)]
 
     parsed: dict[str, Any] = {}
-    for key, field in (Settings.model_fields | Secrets.model_fields).items():
-        if key == "mirrors":
-            continue
-        if key not in values or values[key] == "":
-            if field.is_required():
-                problems.append(missing(key))
-            continue
-        adapter = _adapter(field)
-        problems += _parse(parsed, key, (key,), _decode(values[key], adapter), adapter)
-    mirrors: dict[str, MirrorSettings] = {}
-    if not isinstance(_decode(values.get("mirrors") or "{}", _adapter(Settings.model_fields["mirrors"])), dict):
-        problems.append(
-            Problem("mirrors", "no object", "an object: each upstream with a url", remove_command("mirrors"))
-        )
-    for name, raw in _object(values.get("mirrors", "{}")).items():
-        entry: dict[str, Any] = {}
-        problems += _parse(entry, "mirrors", ("mirrors",), {name: raw}, _adapter(Settings.model_fields["mirrors"]))
-        mirrors |= entry.get("mirrors", {})
-
-    draft = Draft(
-        _object(_object(values.get("registry", "{}")).get("users")),
-        parsed.get("registry"),
-        parsed.get("proxy"),
-        mirrors,
-        frozenset(parsed.get("acknowledge", ())),
-        Secrets.model_construct(
-            stack_secret=parsed.get("stack_secret", SecretStr("")),
-            acme_eab_mac_key=parsed.get("acme_eab_mac_key", SecretStr("")),
-            **{key: parsed.get(key, {}) for key in ("passwords", "upstream_passwords", "certificates")},
-        ),
-    )
+    given = {key: _decode(key, values[key]) if key in values else None for key in _FIELDS}
+    for key, field in _FIELDS.items():
+        if given[key] is None and field.is_required():
+            problems.append(missing(key))
+        elif given[key] is not None:
+            problems += _parse(parsed, key, given[key])
+    draft = _draft(given, parsed)
     for rule in RULES:
         problems += rule(draft)
     if not problems:
-        settings = Settings(
-            mirrors=mirrors, **{key: value for key, value in parsed.items() if key in Settings.model_fields}
-        )
-        problems += volume_problems(settings) + list(certificate_problems(settings, draft.secrets, now))
+        settings = Settings(**{key: value for key, value in parsed.items() if key in Settings.model_fields})
+        problems += certificate_problems(settings, draft.secrets, now)
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: problem.key))
     return settings, Secrets(**{key: value for key, value in parsed.items() if key in Secrets.model_fields})
@@ -140,12 +124,16 @@ def notices(settings: Settings, secrets: Secrets, now: datetime.datetime) -> lis
             found.append(
                 f"the password of {name} is hashed at bcrypt cost {cost}: each of its requests takes about"
                 f" {credentials.milliseconds(cost)} ms of CPU, a push of 20 layers makes more than 100;"
-                f" a generated one is free: openssl rand -hex 16 | {secret_command('passwords', name)}"
+                f" a generated one is free: {new_secret_command('passwords', name)}"
             )
-    used = {certificate_name(host, tuple(secrets.certificates)) for host in hosts(settings)}
-    for name, pair in secrets.certificates.items():
-        if name in used and (days := (certificates.end(pair) - now).days) <= certificates.NOTICE_DAYS:
+    used = certificates_in_use(settings, secrets)
+    for name, pair in used.items():
+        if (days := (certificates.end(pair) - now).days) <= certificates.NOTICE_DAYS:
             found.append(f"the certificate {name} ends in {days} days; replace it: {certificate_command(name)}")
+    found += [
+        f"the certificate {name} serves no host and is not delivered; remove it: {remove_command('certificates', name)}"
+        for name in sorted(secrets.certificates.keys() - used.keys())
+    ]
     return found
 
 
@@ -155,7 +143,7 @@ def _environment_problems(environment: Mapping[str, str]) -> list[Problem]:
     return [
         Problem(
             "DOCKER_CONTEXT",
-            f"{environment['DOCKER_CONTEXT']}, in the environment",
+            f"{shown(environment['DOCKER_CONTEXT'])}, in the environment",
             "no DOCKER_CONTEXT: it would send the deployment to another Docker host than docker_host",
             "unset DOCKER_CONTEXT",
         )
@@ -175,7 +163,7 @@ def _plain(
             path(*leaf),
             "a plain value in the stack file",
             "an encrypted one (secure: …); treat the plain one as known to all who can read the repository",
-            secret_command(*leaf),
+            set_secret_command(leaf),
         )
 
 
@@ -187,9 +175,38 @@ def _plain_leaves(parts: tuple[str, ...], value: object) -> list[tuple[str, ...]
     return [] if value in (None, "") else [parts]
 
 
-def _decode(text: str, adapter: TypeAdapter[Any]) -> Any:
-    """Pulumi hands objects, numbers and booleans over as JSON, text as it is."""
-    if adapter.json_schema().get("type") == "string":
+def _draft(given: Mapping[str, Any], parsed: Mapping[str, Any]) -> Draft:
+    registry = {} if given["registry"] is None else given["registry"]
+    users = registry.get("users") if isinstance(registry, dict) else registry
+    words = given["acknowledge"]
+    names = {key: set(given[key]) if isinstance(given[key], dict) else set() for key in _BY_NAME}
+    unreadable = {(key, name) for key in _BY_NAME for name in names[key] - parsed.get(key, {}).keys()}
+    return Draft(
+        users={} if users is None else users if isinstance(users, dict) else None,
+        registry=parsed.get("registry"),
+        proxy=parsed.get("proxy"),
+        mirrors=parsed.get("mirrors", {}),
+        unreadable=frozenset(unreadable | {(key,) for key in _BY_NAME if given[key] is not None and key not in parsed}),
+        acknowledge=parsed.get("acknowledge", frozenset(intended_dangers(words))),
+        acknowledged=len(words or ()) if words is None or "acknowledge" in parsed else None,
+        name_prefix=parsed.get("name_prefix", Settings.model_fields["name_prefix"].default),
+        secrets=Secrets.model_construct(
+            stack_secret=parsed.get("stack_secret", SecretStr("")),
+            acme_eab_mac_key=parsed.get("acme_eab_mac_key", SecretStr("")),
+            **{key: parsed.get(key, {}) for key in _BY_NAME if key in Secrets.model_fields},
+        ),
+    )
+
+
+def _decode(key: str, text: str) -> Any:
+    """Pulumi hands objects, numbers and booleans over as JSON, text as it is; None is a key that is not set.
+
+    An empty text is a key that is not set, unless Pulumi.yaml has a default for it: then somebody wrote it.
+    """
+    field = _FIELDS[key]
+    if not text and not isinstance(field.default, str):
+        return None
+    if field.annotation in (str, SecretStr):
         return text
     try:
         return json.loads(text)
@@ -197,54 +214,20 @@ def _decode(text: str, adapter: TypeAdapter[Any]) -> Any:
         return text
 
 
-def _object(value: object) -> dict[str, Any]:
-    """The members of an object, given as such or as JSON; none where the value is something else."""
-    if isinstance(value, str):
+def _parse(parsed: dict[str, Any], key: str, value: Any) -> list[Problem]:
+    """Add what the value of ``key`` means, and return the problems.
+
+    The members of an object by names are parsed one by one, so that a broken one does not hide the others.
+    """
+    problems, pieces = [], [value]
+    if key in _BY_NAME and isinstance(value, dict):
+        parsed[key], pieces = {}, [{name: member} for name, member in value.items()]
+    for piece in pieces:
         try:
-            value = json.loads(value or "{}")
-        except ValueError:
-            return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _adapter(field: FieldInfo) -> TypeAdapter[Any]:
-    kind: Any = field.annotation
-    return TypeAdapter(Annotated[kind, *field.metadata] if field.metadata else kind)
-
-
-def _parse(
-    parsed: dict[str, Any], key: str, parts: tuple[str, ...], value: Any, adapter: TypeAdapter[Any]
-) -> list[Problem]:
-    try:
-        parsed[key] = adapter.validate_python(value)
-    except ValidationError as error:
-        secret = key in Secrets.model_fields
-        return [
-            _problem((*parts, *detail["loc"]), dict(detail), secret)
-            for detail in error.errors(include_url=False, include_context=True)
-        ]
-    return []
-
-
-def _problem(parts: tuple[str | int, ...], detail: dict[str, Any], secret: bool) -> Problem:
-    is_name = "[key]" in parts
-    parts = tuple(part for part in parts if part != "[key]")
-    key = path(*parts)
-    found = "a value that is not shown" if secret else json.dumps(detail["input"], default=str)
-    match detail["type"]:
-        case "missing":
-            return missing(*parts) if not secret else Problem(key, "nothing", "a value", secret_command(*parts))
-        case "extra_forbidden":
-            return Problem(
-                key, "a key that the program does not know", "see the table in README.md", remove_command(*parts)
-            )
-        case "value_error":
-            allowed = str(detail["ctx"]["error"])
-        case "literal_error" | "enum":
-            allowed = detail["ctx"]["expected"]
-        case "too_short" | "string_too_short" if secret:
-            allowed = "at least 64 hexadecimal digits, 32 random bytes"
-        case _:
-            allowed = detail["msg"].removeprefix("Input should be ")
-    mend = secret_command(*parts) if secret else remove_command(*parts) if is_name else set_command(key, "VALUE")
-    return Problem(key, found, allowed, mend)
+            result = _ADAPTERS[key].validate_python(piece)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_context=True)
+            problems += [refused((key, *detail["loc"]), dict(detail), piece) for detail in details]
+        else:
+            parsed[key] = parsed[key] | result if key in _BY_NAME else result
+    return problems

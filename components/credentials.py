@@ -27,7 +27,16 @@ _GUESSABLE = 1e10
 _RANDOM = 1e28
 COST_OF_RANDOM, COST_OF_CHOSEN = 4, 10
 
-_BCRYPT_HASH = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
+#: Costs of ready hashes: bcrypt's lowest, and the last one at which a request takes less than a second of CPU. A push
+#: of 20 layers makes more than 100 requests, and each wrong password costs as much.
+LOWEST_COST, HIGHEST_COST = 4, 14
+
+_BCRYPT_HASH = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
+#: How hashes of other kinds begin, as they are or in an htpasswd line or in quotes: ``$apr1$``, ``{SHA}``, ``$6$``.
+_ANY_HASH = re.compile(
+    r"""[\s"']*(?:[^\s:]{1,64}:)?[\s"']*(\$+[a-z0-9-]{1,20}\$|\{(?:S?SHA|S?MD5|CRYPT|SCRYPT|ARGON2|PBKDF2)[A-Z0-9-]*\})""",
+    re.IGNORECASE,
+)
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _BCRYPT64 = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -42,13 +51,20 @@ def is_hash(password: SecretStr) -> bool:
     return bool(_BCRYPT_HASH.fullmatch(password.get_secret_value()))
 
 
+def holds_hash(password: SecretStr) -> bool:
+    """Whether a value is no bcrypt hash but holds a usable one, with something around it or with doubled dollars."""
+    text = password.get_secret_value()
+    costs = _BCRYPT_HASH.findall(re.sub(r"\$+", "$", text))
+    return not is_hash(password) and len(costs) == 1 and LOWEST_COST <= int(costs[0]) <= HIGHEST_COST
+
+
 def weakness(user: str, password: SecretStr) -> str | None:  # noqa: PLR0911 - one return for each fault
     """What is wrong with a password, as the end of a sentence, or None; never the password itself."""
     text = password.get_secret_value()
     if is_hash(password):
-        return None
-    if text.startswith("$2"):
-        return "looks like a bcrypt hash but is none: 60 characters beginning with $2a$, $2b$ or $2y$"
+        return _unusable_cost(cost_of(user, password))
+    if misread := _misread_hash(user, text):
+        return misread
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         return "contains a control character"
     if len(text.encode()) > LONGEST_PASSWORD_BYTES:
@@ -57,6 +73,36 @@ def weakness(user: str, password: SecretStr) -> str | None:  # noqa: PLR0911 - o
         return f"has fewer than {SHORTEST_CHOSEN_PASSWORD} characters"
     if _guesses(text, user) < _GUESSABLE:
         return f"can be guessed: fewer than 10^{log10(_GUESSABLE):.0f} tries find it"
+    return None
+
+
+def _unusable_cost(cost: int) -> str | None:
+    if not LOWEST_COST <= cost <= 31:
+        return f"is a bcrypt hash of cost {cost:02}, which bcrypt does not have"
+    if cost > HIGHEST_COST:
+        return f"is a bcrypt hash of cost {cost}, at which each request takes {milliseconds(cost) / 1000:,.0f} s of CPU"
+    return None
+
+
+def _misread_hash(user: str, text: str) -> str | None:
+    """What a text looks like that somebody meant as a hash, but that would be taken as the password itself."""
+    if _BCRYPT_HASH.search(re.sub(r"\$+", "$", text)):
+        inside = text.strip().strip("\"'")
+        around = (
+            ("white space", text != text.strip()),
+            ("quotes", text.strip() != inside),
+            ("the user's name before it (a line of an htpasswd file)", not inside.startswith("$")),
+            ("doubled dollar signs (as in a Compose file)", "$$" in inside),
+        )
+        words = [word for word, is_there in around if is_there] or ["something else"]
+        return f"looks like a bcrypt hash with {' and '.join(words)}"
+    if match := _ANY_HASH.match(text):
+        kind = re.sub(r"\$+", "$", match[1])
+        if kind.startswith("$2"):
+            return "looks like a bcrypt hash but is none: 60 characters beginning with $2a$, $2b$ or $2y$"
+        return f"looks like a hash of the kind {kind}, which the registry cannot read: it knows bcrypt alone"
+    if text.startswith(f"{user}:"):
+        return "begins with the user's name and a colon, like a line of an htpasswd file"
     return None
 
 

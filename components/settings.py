@@ -1,7 +1,8 @@
 """What an operator can choose: frozen models of the stack's configuration, with every default.
 
 A field is spelled like its key in ``Pulumi.<stack>.yaml``; ``config.py`` reads the values and reports every problem.
-The text of a ``ValueError`` raised here says what is *allowed*; the report adds the key, what was found and the remedy.
+The text of a ``ValueError`` raised here says what is *allowed*, and never repeats the value; the report adds the key,
+what was found and the commands that fix it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
-
-from components.problem import path
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, model_validator
 
 FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -47,13 +47,22 @@ KNOWN_UPSTREAMS = {
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - being reached is the proxy's purpose
 
 _HOST = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*"
+_WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
-_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?")
+_DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", re.ASCII)
 _IMAGE = re.compile(
-    r"(?P<name>[a-z0-9][a-z0-9._/-]*(?::\d+/[a-z0-9._/-]+)?):(?P<tag>[A-Za-z0-9_][\w.-]{0,127})(?:@sha256:[0-9a-f]{64})?"
+    r"(?P<name>[a-z0-9][a-z0-9._/-]*(?::(?P<port>\d{1,5})/[a-z0-9._/-]+)?):(?P<tag>[A-Za-z0-9_][\w.-]{0,127})(?P<digest>@sha256:[0-9a-f]{64})?",
+    re.ASCII,
 )
-_VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(?:-[\w.-]+)?")
+_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?:-[\w.-]+)?", re.ASCII)
+
+#: What belongs to the system or to Docker; data lies in none of these folders, and none of them lies among data.
+SYSTEM_FOLDERS = (
+    *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys"),
+    *(f"/usr/{name}" for name in ("bin", "include", "lib", "lib32", "lib64", "libexec", "sbin", "share", "src")),
+    *("/var/lib/containerd", "/var/lib/docker", "/var/log", "/var/run", "/var/spool", "/root/.ssh"),
+)
 
 
 @dataclass(frozen=True)
@@ -79,17 +88,36 @@ class Endpoint:
     @property
     def is_address(self) -> bool:
         """Whether the host is an IPv4 address; IPv6 is not accepted."""
-        return re.fullmatch(r"[\d.]+", self.host) is not None
+        return re.fullmatch(r"[0-9.]+", self.host) is not None
+
+
+class Conflict(ValueError):
+    """Settings that exclude each other; each of ``fixes`` is a change that ends it, with None for a key to remove."""
+
+    def __init__(self, allowed: str, *fixes: Mapping[str, str | None]) -> None:
+        super().__init__(allowed)
+        self.fixes = fixes
+
+
+def is_origin(host: str, port: str | None = None) -> bool:
+    """Whether clients can connect to ``host``, a name or an IPv4 address in the syntax of ``_HOST``, at ``port``."""
+    if port is not None and not 0 < int(port) < 65536:
+        return False
+    if not host.rpartition(".")[2].isdecimal():
+        return True
+    try:
+        return bool(ipaddress.IPv4Address(host))
+    except ValueError:
+        return False
 
 
 def _endpoint(value: object) -> Endpoint:
-    match = re.fullmatch(rf"https://({_HOST})(?::(\d{{1,5}}))?/?", value) if isinstance(value, str) else None
-    port = int(match[2] or 443) if match else 0
-    if not match or not 0 < port < 65536:
+    match = re.fullmatch(rf"https://({_HOST})(?::([0-9]{{1,5}}))?/?", value) if isinstance(value, str) else None
+    if not match or not is_origin(match[1], match[2]):
         raise ValueError(
             "an https:// URL without path, in lower case, like https://registry.example.com or https://localhost:5443"
         )
-    return Endpoint(match[1], port)
+    return Endpoint(match[1], int(match[2] or 443))
 
 
 def _duration(value: str) -> str:
@@ -117,15 +145,22 @@ def _network(value: str) -> str:
 
 
 def _upstream(value: str) -> str:
-    if not re.fullmatch(rf"https?://{_HOST}(:\d{{1,5}})?", value):
-        raise ValueError("the origin of a registry without path or trailing slash, like https://registry.example.org")
+    match = re.fullmatch(rf"https?://({_HOST})(?::([0-9]{{1,5}}))?", value)
+    if not match or not is_origin(match[1], match[2]):
+        raise ValueError(
+            "the origin of a registry without path, trailing slash or login, like https://registry.example.org; a login"
+            " is `username` and a password in `upstream_passwords`"
+        )
     return value
 
 
 def _docker_host(value: str) -> str:
-    if not re.fullmatch(
-        r"unix:///[\w./-]+|ssh://(?:[\w.-]+@)?[\w.-]+(?::\d{1,5})?|tcp://(?:localhost|127\.[\d.]+):\d{1,5}", value
-    ):
+    is_one = re.fullmatch(
+        rf"unix:///[\w./-]+|ssh://(?:{_WORD}@)?{_WORD}(?::[0-9]{{1,5}})?|tcp://(?:localhost|127\.[0-9.]+):[0-9]{{1,5}}",
+        value,
+    )
+    port = re.search(r":(\d+)$", value)
+    if not is_one or (port and not is_origin("localhost", port[1])):
         raise ValueError(
             "unix:///path/to/docker.sock or ssh://user@host[:port]; tcp:// only to a loopback address,"
             " since the Docker API without TLS hands out root"
@@ -135,7 +170,7 @@ def _docker_host(value: str) -> str:
 
 def _date(value: object) -> object:
     # YAML has dates of its own, and Pulumi hands them over as the midnight they begin with.
-    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)(?:T00:00:00Z)?", value) if isinstance(value, str) else None
+    match = re.fullmatch(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:T00:00:00Z)?", value) if isinstance(value, str) else None
     try:
         return datetime.date.fromisoformat(match[1] if match else "")
     except ValueError:
@@ -144,10 +179,12 @@ def _date(value: object) -> object:
 
 def _image(value: str) -> str:
     match = _IMAGE.fullmatch(value)
-    if not match or not re.search(r"\d", match["tag"]):
+    is_exact = match and (match["digest"] or _VERSION.fullmatch(match["tag"]))
+    if not match or not is_exact or not is_origin("localhost", match["port"]):
         raise ValueError(
-            "an image with an exact tag and, if wanted, a digest, like registry:3.1.1 or registry:3.1.1@sha256:…;"
-            " a moving tag such as latest would deploy something else on another day"
+            "an image with an exact tag, which has all three numbers of a version, or with a tag and a digest, like"
+            " caddy:2.11.4-alpine or caddy:alpine@sha256:…; a moving tag such as latest or 2 would deploy something"
+            " else on another day"
         )
     return value
 
@@ -156,10 +193,10 @@ def _registry_image(value: str) -> str:
     match = _IMAGE.fullmatch(_image(value))
     assert match is not None
     version = _VERSION.fullmatch(match["tag"])
-    if not version or tuple(int(part) for part in version.groups()) < (3, 1, 1):
+    if not version or tuple(int(part) for part in version.groups()) < (3, 1, 2):
         raise ValueError(
-            "distribution 3.1.1 or newer with all three numbers in the tag, like registry:3.1.1;"
-            " older ones delete tags where deletes are off (CVE-2026-41888)"
+            "distribution 3.1.2 or newer with all three numbers in the tag, like registry:3.1.2: the pull-through cache"
+            " of older versions can store content that does not match its digest (CVE-2026-85747)"
         )
     return value
 
@@ -181,7 +218,8 @@ def _user_name(value: str) -> str:
 
 
 def _upstream_name(value: str) -> str:
-    if not re.fullmatch(_HOST + r"(?::\d{1,5})?", value):
+    match = re.fullmatch(rf"({_HOST})(?::([0-9]{{1,5}}))?", value)
+    if not match or not is_origin(match[1], match[2]):
         raise ValueError("the name of a registry as it stands in image names, like ghcr.io")
     return value
 
@@ -193,19 +231,88 @@ def _object_name(value: str) -> str:
 
 
 def _host_path(value: str) -> str:
-    if not re.fullmatch(r"/[\w./-]+", value) or ".." in value.split("/"):
-        raise ValueError("an absolute folder of the Docker host, like /opt/registry/data")
-    return value.rstrip("/")
+    parts = [part for part in value.split("/") if part not in ("", ".")]
+    folder = "/" + "/".join(parts)
+    if not re.fullmatch(r"/[\w./-]+", value) or ".." in parts or is_system_folder(folder):
+        raise ValueError(
+            "an absolute folder of the Docker host which holds nothing else, like /opt/registry/data; neither / nor one"
+            " of the system or of Docker"
+        )
+    return folder
+
+
+def is_system_folder(folder: str) -> bool:
+    """Whether a folder, absolute and without ``.`` and ``..``, belongs to the system, or holds such folders."""
+    return any(lies_in(folder, one) or lies_in(one, folder) for one in SYSTEM_FOLDERS)
+
+
+def lies_in(folder: str, other: str) -> bool:
+    """Whether an absolute folder is another one or lies in it."""
+    return f"{folder}/".startswith(f"{other.rstrip('/')}/")
+
+
+def _email(value: str) -> str:
+    match = re.fullmatch(
+        rf"[A-Za-z0-9][\w.!#$%&'*+/=?^|~-]{{0,63}}@({_HOST}\.{_HOST})", value, re.ASCII | re.IGNORECASE
+    )
+    if not match or not is_origin(match[1]):
+        raise ValueError("an e-mail address, like ops@example.com")
+    return value
+
+
+def _directory(value: str) -> str:
+    match = re.fullmatch(rf"https://({_HOST})(?::(\d{{1,5}}))?(?:/[\w.:~/-]*)?", value, re.ASCII | re.IGNORECASE)
+    if not match or not is_origin(match[1], match[2]):
+        raise ValueError("the https:// URL of an ACME directory, like https://ca.example.com/acme/directory")
+    return value
+
+
+def _key_id(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_.:/+=-]{1,255}", value):
+        raise ValueError("1 to 255 letters, digits or _ . : / + = -, as the authority gave it")
+    return value
+
+
+def _login(value: str) -> str:
+    if not 0 < len(value) <= 255:
+        raise ValueError("a user name of the upstream, 1 to 255 characters")
+    return value
+
+
+def _text(check: Callable[[str], str]) -> BeforeValidator:
+    """A check of texts, which says of anything else, too, what is allowed."""
+    return BeforeValidator(lambda value: check(value if isinstance(value, str) else ""))
+
+
+def _whole(lowest: int, highest: int) -> BeforeValidator:
+    def check(value: object) -> int:
+        match = re.fullmatch(r"([0-9]{1,9})(?:\.0)?", str(value))
+        if not match or not lowest <= int(match[1]) <= highest:
+            raise ValueError(f"a whole number from {lowest} to {highest}")
+        return int(match[1])
+
+    return BeforeValidator(check)
+
+
+def _empty(value: object) -> object:
+    # `pulumi config set` makes texts alone; this one is an object without keys.
+    return {} if value == "{}" else value
+
+
+def _hexadecimal(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[0-9a-fA-F]{64,}", value.get_secret_value()):
+        raise ValueError("at least 64 hexadecimal digits, 32 random bytes")
+    return value
 
 
 Url = Annotated[Endpoint, BeforeValidator(_endpoint)]
-Duration = Annotated[str, AfterValidator(_duration)]
-Network = Annotated[str, AfterValidator(_network)]
-DockerName = Annotated[str, AfterValidator(_object_name)]
-UserName = Annotated[str, AfterValidator(_user_name)]
-UpstreamName = Annotated[str, AfterValidator(_upstream_name)]
+Duration = Annotated[str, _text(_duration)]
+Network = Annotated[str, _text(_network)]
+DockerName = Annotated[str, _text(_object_name)]
+UserName = Annotated[str, _text(_user_name)]
+UpstreamName = Annotated[str, _text(_upstream_name)]
 LogLevel = Literal["error", "warn", "info", "debug"]
-MemoryMb = Annotated[int, Field(ge=64, le=65536)]
+MemoryMb = Annotated[int, _whole(64, 65536)]
 
 
 class UserSettings(BaseModel):
@@ -227,7 +334,7 @@ class StorageSettings(BaseModel):
     @model_validator(mode="after")
     def _one_place(self) -> StorageSettings:
         if self.volume and self.host_path:
-            raise ValueError("either volume or host_path")
+            raise Conflict("either volume or host_path", {"volume": None}, {"host_path": None})
         return self
 
 
@@ -255,10 +362,10 @@ class MirrorSettings(BaseModel):
 
     model_config = FROZEN
     url: Url
-    upstream: Annotated[str, AfterValidator(_upstream)] | None = None
+    upstream: Annotated[str, _text(_upstream)] | None = None
     ttl: Duration = "168h"
     allow: tuple[Network, ...] = ()
-    username: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    username: Annotated[str, _text(_login)] | None = None
     storage: StorageSettings = StorageSettings()
     log_level: LogLevel = "info"
     memory_mb: MemoryMb = 1024
@@ -280,15 +387,15 @@ class AcmeAccountBinding(BaseModel):
     """An account that exists at the authority; the MAC key of ``key_id`` is the secret key ``acme_eab_mac_key``."""
 
     model_config = FROZEN
-    key_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:/+=-]{1,255}$")]
+    key_id: Annotated[str, _text(_key_id)]
 
 
 class AcmeCertificates(BaseModel):
     """Certificates from an ACME authority (Let's Encrypt by default); needs public names and port 80 or 443."""
 
     model_config = FROZEN
-    email: Annotated[str, Field(pattern=r"^[^@\s{}\"]+@[^@\s{}\"]+\.[^@\s{}\"]+$")]
-    directory: Annotated[str, Field(pattern=r"^https://[\w.:/-]+$")] = "https://acme-v02.api.letsencrypt.org/directory"
+    email: Annotated[str, _text(_email)]
+    directory: Annotated[str, _text(_directory)] = "https://acme-v02.api.letsencrypt.org/directory"
     staging: bool = False
     """Let's Encrypt's staging directory, whose certificates nobody trusts and whose limits nobody reaches."""
     root: str | None = None
@@ -298,9 +405,15 @@ class AcmeCertificates(BaseModel):
     @model_validator(mode="after")
     def _one_directory(self) -> AcmeCertificates:
         if self.staging and "directory" in self.model_fields_set:
-            raise ValueError("either directory or staging: true, which is Let's Encrypt's")
+            raise Conflict(
+                "either directory or staging: true, which is Let's Encrypt's", {"directory": None}, {"staging": None}
+            )
         if self.root is not None and "directory" not in self.model_fields_set:
-            raise ValueError("root with a directory alone: Let's Encrypt's would not be trusted any more")
+            raise Conflict(
+                "root only together with directory: the proxy would no longer trust Let's Encrypt",
+                {"root": None},
+                *([] if self.staging else [{"directory": "https://ca.example.com/acme/directory"}]),
+            )
         return self
 
     @property
@@ -313,14 +426,18 @@ class CertificateSettings(BaseModel):
     """One source of certificates; none where the operator's own proxy has them."""
 
     model_config = FROZEN
-    internal: InternalCertificates | None = None
-    files: FileCertificates | None = None
+    internal: Annotated[InternalCertificates, BeforeValidator(_empty)] | None = None
+    files: Annotated[FileCertificates, BeforeValidator(_empty)] | None = None
     acme: AcmeCertificates | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> CertificateSettings:
-        if [self.internal, self.files, self.acme].count(None) < 2:
-            raise ValueError("exactly one of acme: {email: …}, files: {} and internal: {}")
+        chosen = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(chosen) > 1:
+            raise Conflict(
+                "exactly one of acme: {email: …}, files: {} and internal: {}",
+                *({name: None for name in chosen if name != kept} for kept in reversed(chosen)),
+            )
         return self
 
     @property
@@ -337,9 +454,9 @@ class ProxySettings(BaseModel):
 
     model_config = FROZEN
     engine: Literal["caddy", "nginx", "none"] = "caddy"
-    address: Annotated[str, AfterValidator(_address)] = ANY_ADDRESS
+    address: Annotated[str, _text(_address)] = ANY_ADDRESS
     certificates: CertificateSettings = CertificateSettings()
-    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    metrics_port: Annotated[int, _whole(1, 65535)] | None = None
     """Where Prometheus finds ``/metrics``, on 127.0.0.1 of the Docker host."""
     memory_mb: MemoryMb = 256
 
@@ -358,16 +475,16 @@ class ImageSettings(BaseModel):
     """The images that run; the one place where versions stand."""
 
     model_config = FROZEN
-    registry: Annotated[str, AfterValidator(_registry_image)] = "registry:3.1.1"
-    caddy: Annotated[str, AfterValidator(_image)] = "caddy:2.11.4-alpine"
-    nginx: Annotated[str, AfterValidator(_image)] = "nginx:1.31.3-alpine"
+    registry: Annotated[str, _text(_registry_image)] = "registry:3.1.2"
+    caddy: Annotated[str, _text(_image)] = "caddy:2.11.4-alpine"
+    nginx: Annotated[str, _text(_image)] = "nginx:1.31.3-alpine"
 
 
 #: Choices that expose something and are refused unless ``acknowledge`` names them, with what they expose.
 DANGERS = {
-    "open_mirror": "whoever reaches the proxy pulls through the mirror, uses up its quota and fills its disk",
-    "open_upstream_login": "whoever reaches the proxy reads every repository that the upstream login can read",
-    "anonymous_pull": "whoever reaches the proxy lists and pulls every image of the private registry without a login",
+    "open_mirror": "anyone who can reach the proxy can pull through the mirror, use up its quota and fill its disk",
+    "open_upstream_login": "anyone who can reach the proxy can read every repository that the upstream login can read",
+    "anonymous_pull": "anyone who can reach the proxy can then list and pull every image without a login",
 }
 Danger = Literal["open_mirror", "open_upstream_login", "anonymous_pull"]
 
@@ -398,7 +515,7 @@ class Secrets(BaseModel):
     """Values that exist only encrypted in the stack file and inside files on the Docker host."""
 
     model_config = FROZEN
-    stack_secret: Annotated[SecretStr, Field(min_length=64)]
+    stack_secret: Annotated[SecretStr, AfterValidator(_hexadecimal)]
     passwords: dict[str, SecretStr] = {}
     upstream_passwords: dict[str, SecretStr] = {}
     certificates: dict[str, CertificatePair] = {}
@@ -427,11 +544,18 @@ def upstream_url(name: str, mirror: MirrorSettings) -> str:
     return mirror.upstream or KNOWN_UPSTREAMS[name]
 
 
-def volume_names(settings: Settings) -> dict[str, str]:
-    """Docker volume of each data store by its configuration key; data in host folders is not in it."""
-    prefix = settings.name_prefix
-    stores = {"registry.storage": (settings.registry.storage, f"{prefix}-registry-data")} | {
-        path("mirrors", name, "storage"): (mirror.storage, f"{prefix}-mirror-{slug(name)}-cache")
-        for name, mirror in settings.mirrors.items()
+def data_stores(
+    prefix: str, registry: RegistrySettings | None, mirrors: Mapping[str, MirrorSettings]
+) -> dict[tuple[str, ...], tuple[StorageSettings, str]]:
+    """Each data store by its configuration path, with the default name of its Docker volume."""
+    stores = {("registry", "storage"): (registry.storage, f"{prefix}-registry-data")} if registry else {}
+    return stores | {
+        ("mirrors", name, "storage"): (mirror.storage, f"{prefix}-mirror-{slug(name)}-cache")
+        for name, mirror in mirrors.items()
     }
-    return {key: storage.volume or default for key, (storage, default) in stores.items() if not storage.host_path}
+
+
+def host_folders(settings: Settings) -> dict[tuple[str, ...], str]:
+    """Folder of each data store that lies in one of the host, by its configuration path."""
+    stores = data_stores(settings.name_prefix, settings.registry, settings.mirrors)
+    return {(*parts, "host_path"): storage.host_path for parts, (storage, _) in stores.items() if storage.host_path}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+import functools
 import json
+import re
 from typing import Any
 
 import pytest
@@ -12,12 +15,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from components.config import load, notices
-from components.problem import ConfigError
+from components.problem import ConfigError, path
 from components.settings import without_expired
 from tests.certificates import certificate_pair, issue
 from tests.conftest import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
+from tests.unit.test_secrecy import EVERY_KEY, places
 
 NOW = datetime.datetime(2026, 6, 1, 12, 0, tzinfo=datetime.UTC)
+BCRYPT = "$2y$10$" + "a" * 53
+MIRROR = {"url": "https://mirror.example.com", "allow": ["10.0.0.0/8"]}
 OPEN_MIRROR = {"docker.io": {"url": "https://mirror.example.com"}}
 
 
@@ -30,6 +36,16 @@ def problems(values: dict[str, Any], **keywords: Any) -> dict[str, str]:
 
 def with_registry(**changes: Any) -> dict[str, Any]:
     return configuration(registry=configuration()["registry"] | changes)
+
+
+def with_mirror(**changes: Any) -> dict[str, Any]:
+    return configuration(mirrors={"docker.io": MIRROR | changes})
+
+
+def in_folders(registry: str, mirror: str) -> dict[str, Any]:
+    return with_registry(storage={"host_path": registry}) | {
+        "mirrors": {"docker.io": MIRROR | {"storage": {"host_path": mirror}}}
+    }
 
 
 def with_acme(**acme: Any) -> dict[str, Any]:
@@ -45,14 +61,14 @@ def test_a_complete_configuration_is_accepted_with_its_defaults() -> None:
     chosen, secrets = loaded(configuration())
 
     assert chosen.registry.url.netloc == "registry.example.com"
-    assert chosen.images.registry == "registry:3.1.1"
+    assert chosen.images.registry == "registry:3.1.2"
     assert chosen.name_prefix == "registry-stack"
     assert chosen.protect_data is True
     assert secrets.passwords["boss"].get_secret_value() == example_password("boss")
 
 
 def test_empty_defaults_of_the_project_file_count_as_unset() -> None:
-    values = configuration(name_prefix="", images={}, acknowledge=[], certificates={}, upstream_passwords={})
+    values = configuration(images={}, acknowledge=[], certificates={}, upstream_passwords={})
 
     assert loaded(values)[0] == loaded(configuration())[0]
 
@@ -89,7 +105,26 @@ def test_missing_passwords_are_reported_beside_a_broken_registry_section() -> No
         ("x7" * 40, "longer than the 72 bytes"),
         ("é" * 37, "longer than the 72 bytes"),
         ("zq7kx2vw9\x00rj4hbm3", "control character"),
-        ("$2b$10$tooshort", "looks like a bcrypt hash"),
+        ("$2b$10$tooshort", "looks like a bcrypt hash but is none"),
+        (f"woodpecker:{BCRYPT}", "with the user's name before it (a line of an htpasswd file)"),
+        (f"'{BCRYPT}'", "with quotes"),
+        (f'"{BCRYPT}"', "with quotes"),
+        (f" {BCRYPT}", "with white space"),
+        (f"{BCRYPT}\n", "with white space"),
+        (BCRYPT.replace("$", "$$"), "with doubled dollar signs"),
+        (f"woodpecker:{BCRYPT}".replace("$", "$$"), "doubled dollar signs"),
+        (BCRYPT.replace("$10$", "$03$"), "of cost 03, which bcrypt does not have"),
+        (BCRYPT.replace("$10$", "$32$"), "of cost 32, which bcrypt does not have"),
+        (BCRYPT.replace("$10$", "$15$"), "at which each request takes 2 s of CPU"),
+        ("$apr1$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3", "a hash of the kind $apr1$"),
+        ("$$apr1$$Zk3Yq9h5$$ZUglD3CZJT4lBsfEqNCco3", "a hash of the kind $apr1$"),
+        ("woodpecker:$apr1$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3", "a hash of the kind $apr1$"),
+        ("{SHA}fEqNCco3Yq9h5ZUglD3CZJT4lBs=", "a hash of the kind {SHA}"),
+        ("$5$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3Yq9h5ZUglD3CZJT4lBsfE", "a hash of the kind $5$"),
+        ("$6$Zk3Yq9h5$" + "ZUglD3CZJT4" * 8, "a hash of the kind $6$"),
+        ("'$y$j9T$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3'", "a hash of the kind $y$"),
+        ("$argon2id$v=19$m=65536,t=3,p=4$Zk3Yq9h5$ZUglD3CZJT4", "a hash of the kind $argon2id$"),
+        ("woodpecker:zq7kx2vw9rj4hbm3", "begins with the user's name and a colon"),
     ],
 )
 def test_a_weak_or_unusable_password_is_refused_without_being_shown(password: str, reason: str) -> None:
@@ -120,87 +155,250 @@ def test_a_plain_secret_is_refused_where_the_stack_file_cannot_be_read() -> None
     assert [problem.key for problem in caught.value.problems] == ["stack_secret"]
 
 
-@pytest.mark.parametrize(
-    ("values", "key", "words"),
-    [
-        (configuration(docker_host="tcp://203.0.113.7:2375"), "docker_host", "hands out root"),
-        (configuration(docker_host="localhost"), "docker_host", "ssh://user@host"),
-        (configuration(unknown_key="x"), "unknown_key", "does not know"),
-        (with_registry(port=5000), "registry.port", "does not know"),
-        (with_registry(url="http://registry.example.com"), "registry.url", "https:// URL"),
-        (with_registry(url="https://registry.example.com/v2"), "registry.url", "without path"),
-        (with_registry(url="https://registry.example.com:2015"), "registry.url", "health check"),
-        (with_registry(url="https://localhost"), "registry.url", "public DNS name"),
-        (with_registry(drain_timeout="five"), "registry.drain_timeout", "Go duration"),
-        (with_registry(memory_mb=4), "registry.memory_mb", "64"),
-        (with_registry(log_level="chatty"), "registry.log_level", "'debug'"),
-        (with_registry(storage={"volume": "a", "host_path": "/b"}), "registry.storage", "either volume or host_path"),
-        (with_registry(storage={"host_path": "../x"}), "registry.storage.host_path", "absolute folder"),
-        (
-            with_registry(storage={"volume": "registry-stack-mirror-docker-io-cache"}),
-            "registry.storage.volume",
-            "nothing else uses",
-        ),
-        (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"],
-                                              "storage": {"volume": "registry-stack-registry-data"}}}),
-         'mirrors["docker.io"].storage.volume', "nothing else uses"),
-        (configuration(images={"registry": "registry:latest"}), "images.registry", "exact tag"),
-        (configuration(images={"registry": "registry:3"}), "images.registry", "3.1.1 or newer"),
-        (configuration(images={"registry": "registry:3.1.0"}), "images.registry", "3.1.1 or newer"),
-        (configuration(images={"caddy": "caddy"}), "images.caddy", "exact tag"),
-        (configuration(proxy={"engine": "apache"}), "proxy.engine", "'caddy'"),
-        (configuration(images={"nginx": "nginx:mainline"}), "images.nginx", "exact tag"),
-        (with_registry(url="https://192.0.2.1") | {"proxy": {"engine": "nginx", "certificates": {"files": {}}}},
-         "registry.url", "name no host in TLS"),
-        (configuration(proxy={"certificates": {}}), "proxy.certificates", "acme, files or internal"),
-        (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.1/8"]}}),
-         'mirrors["docker.io"].allow[0]', "CIDR"),
-        (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["2001:db8::/32"]}}),
-         'mirrors["docker.io"].allow[0]', "IPv6 is not listened on"),
-        (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"], "ttl": "week"}}),
-         'mirrors["docker.io"].ttl', "Go duration"),
-        (configuration(mirrors={"docker.io": {"url": "https://registry.example.com", "allow": ["10.0.0.0/8"]}}),
-         'mirrors["docker.io"].url', "host or port of its own"),
-        (configuration(mirrors={"images.corp": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"]}}),
-         'mirrors["images.corp"].upstream', "URL of its API"),
-        (configuration(mirrors=OPEN_MIRROR), 'mirrors["docker.io"].allow', "fills its disk"),
-        (configuration(mirrors={"docker.io": OPEN_MIRROR["docker.io"] | {"allow": ["0.0.0.0/0"]}}),
-         'mirrors["docker.io"].allow', "every address"),
-        (configuration(mirrors={"docker.io": OPEN_MIRROR["docker.io"] | {"username": "robot"}},
-                       upstream_passwords={"docker.io": "token"}, acknowledge=["open_mirror"]),
-         'mirrors["docker.io"].allow', "every repository that the upstream login can read"),
-        (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"],
-                                              "username": "robot"}}),
-         'upstream_passwords["docker.io"]', "access token"),
-        (configuration(upstream_passwords={"docker.io": "token"}), 'upstream_passwords["docker.io"]', "username"),
-        (configuration(stack_secret="abc"), "stack_secret", "64 hexadecimal digits"),
-        (configuration(name_prefix="a b"), "name_prefix", "Docker name"),
-        (with_registry(anonymous_url="https://public.example.com"), "registry.anonymous_url", "without a login"),
-        (with_registry(anonymous_url="https://registry.example.com"), "registry.anonymous_url", "of its own"),
-        (with_registry(users={"boss": {"role": "admin", "expires": "31.1.2027"}}), "registry.users.boss.expires",
-         "a date like 2027-01-31"),
-        (configuration(acknowledge=["everything"]), "acknowledge[0]", "open_mirror"),
-        (configuration(proxy={"certificates": {"files": {}}}), 'certificates["registry.example.com"]', "chain"),
-        (with_acme(directory="https://ca.example.com/dir", staging=True), "proxy.certificates.acme",
-         "either directory"),
-        (with_acme(root="no PEM"), "proxy.certificates.acme", "root with a directory alone"),
-        (with_acme(directory="https://ca.example.com", root="no PEM"),
-         "proxy.certificates.acme.root", "no certificate in PEM"),
-        (with_acme(directory="https://ca.example.com", root=certificate_pair("a.example.com")["private_key"]),
-         "proxy.certificates.acme.root", "now known"),
-        (with_acme(eab={}), "proxy.certificates.acme.eab.key_id", "nothing"),
-        (with_acme(eab={"key_id": "a {b}"}), "proxy.certificates.acme.eab.key_id", "match pattern"),
-        (with_acme(eab={"key_id": "kid-1"}), "acme_eab_mac_key", "nothing, although"),
-        (with_acme(eab={"key_id": "kid-1"}) | {"acme_eab_mac_key": "c2hvcnQ="}, "acme_eab_mac_key", "base64url"),
-        (with_acme(eab={"key_id": "kid-1"}) | {"acme_eab_mac_key": "a" * 65}, "acme_eab_mac_key", "base64url"),
-        (with_acme() | {"acme_eab_mac_key": "c2VjcmV0c2VjcmV0c2VjcmV0"}, "acme_eab_mac_key", "nothing uses"),
-    ],
-)  # fmt: skip
+#: Configurations with one problem or two, the key that is to be named, and words of what is allowed there.
+BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
+    # Pulumi begins the names of containers with it, and none may begin with a dash.
+    (configuration(name_prefix=""), "name_prefix", "a Docker name"),
+    (configuration(docker_host="tcp://203.0.113.7:2375"), "docker_host", "hands out root"),
+    (configuration(docker_host="localhost"), "docker_host", "ssh://user@host"),
+    (configuration(unknown_key="x"), "unknown_key", "does not know"),
+    (with_registry(port=5000), "registry.port", "does not know"),
+    (with_registry(url="http://registry.example.com"), "registry.url", "https:// URL"),
+    (with_registry(url="https://registry.example.com/v2"), "registry.url", "without path"),
+    (with_registry(url="https://registry.example.com:2015"), "registry.url", "health check"),
+    (with_registry(url="https://localhost"), "registry.url", "public DNS name"),
+    (with_registry(drain_timeout="five"), "registry.drain_timeout", "Go duration"),
+    (with_registry(memory_mb=4), "registry.memory_mb", "64"),
+    (with_registry(log_level="chatty"), "registry.log_level", "'debug'"),
+    (with_registry(storage={"volume": "a", "host_path": "/b"}), "registry.storage", "either volume or host_path"),
+    *(
+        (with_registry(storage={"host_path": folder}), "registry.storage.host_path", "absolute folder")
+        for folder in ("../x", "/srv/../etc", "/", "/.", "//", "///.//", "/etc", "/etc/.", "//proc/", "/dev/shm",
+                       "/var", "/root", "/var/./lib/docker/volumes", "/var/run/docker.sock", "/var/log/registry",
+                       "/usr")
+    ),
+    *(
+        (in_folders(one, other), 'mirrors["docker.io"].storage.host_path', "none inside another")
+        for one, other in (("/srv/data", "/srv/data"), ("/srv/data", "/srv/data/."), ("/srv//data/", "/srv/data/cache"),
+                           ("/srv/data/registry", "/srv/data"))
+    ),
+    (configuration(mirrors={name: {"url": f"https://{name}.example.com", "allow": ["10.0.0.0/8"],
+                                   "storage": {"host_path": "/srv/mirror"}} for name in ("ghcr.io", "quay.io")}),
+     'mirrors["quay.io"].storage.host_path', "none inside another"),
+    (with_registry(drain_timeout="١٢m"), "registry.drain_timeout", "Go duration"),
+    (with_mirror(allow=["0.0.0.0/1"]), 'mirrors["docker.io"].allow', "address ranges that may pull"),
+    (with_mirror(allow=[f"{first}.0.0.0/8" for first in range(1, 224)]), 'mirrors["docker.io"].allow', "much of"),
+    (
+        with_registry(storage={"volume": "registry-stack-mirror-docker-io-cache"}),
+        "registry.storage.volume",
+        "nothing else uses",
+    ),
+    (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"],
+                                          "storage": {"volume": "registry-stack-registry-data"}}}),
+     'mirrors["docker.io"].storage.volume', "nothing else uses"),
+    (configuration(images={"registry": "registry:latest"}), "images.registry", "exact tag"),
+    (configuration(images={"registry": "registry:3"}), "images.registry", "all three numbers"),
+    (configuration(images={"caddy": "caddy:2"}), "images.caddy", "all three numbers"),
+    (configuration(images={"nginx": "nginx:1.31-alpine"}), "images.nginx", "all three numbers"),
+    (configuration(images={"registry": "registry:3.1.0@sha256:" + "a" * 64}), "images.registry", "3.1.2 or newer"),
+    (configuration(images={"registry": "registry:3.1.1"}), "images.registry", "CVE-2026-85747"),
+    (configuration(images={"caddy": "caddy"}), "images.caddy", "exact tag"),
+    (configuration(proxy={"engine": "apache"}), "proxy.engine", "'caddy'"),
+    (configuration(images={"nginx": "nginx:mainline"}), "images.nginx", "exact tag"),
+    (with_registry(url="https://192.0.2.1") | {"proxy": {"engine": "nginx", "certificates": {"files": {}}}},
+     "registry.url", "clients send no SNI"),
+    (configuration(proxy={"certificates": {}}), "proxy.certificates", "acme, files or internal"),
+    (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.1/8"]}}),
+     'mirrors["docker.io"].allow[0]', "CIDR"),
+    (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["2001:db8::/32"]}}),
+     'mirrors["docker.io"].allow[0]', "IPv6 is not listened on"),
+    (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"], "ttl": "week"}}),
+     'mirrors["docker.io"].ttl', "Go duration"),
+    (configuration(mirrors={"docker.io": {"url": "https://registry.example.com", "allow": ["10.0.0.0/8"]}}),
+     'mirrors["docker.io"].url', "host or port of its own"),
+    (configuration(mirrors={"images.corp": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"]}}),
+     'mirrors["images.corp"].upstream', "URL of its API"),
+    (configuration(mirrors=OPEN_MIRROR), 'mirrors["docker.io"].allow', "fill its disk"),
+    (configuration(mirrors={"docker.io": OPEN_MIRROR["docker.io"] | {"allow": ["0.0.0.0/0"]}}),
+     'mirrors["docker.io"].allow', "every address"),
+    (configuration(mirrors={"docker.io": OPEN_MIRROR["docker.io"] | {"username": "robot"}},
+                   upstream_passwords={"docker.io": "token"}, acknowledge=["open_mirror"]),
+     'mirrors["docker.io"].allow', "every repository that the upstream login can read"),
+    (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"],
+                                          "username": "robot"}}),
+     'upstream_passwords["docker.io"]', "access token"),
+    (configuration(upstream_passwords={"docker.io": "token"}), 'upstream_passwords["docker.io"]', "username"),
+    (configuration(stack_secret="abc"), "stack_secret", "64 hexadecimal digits"),
+    (configuration(stack_secret="g" * 64), "stack_secret", "64 hexadecimal digits"),
+    (configuration(docker_host="ssh://registry.example.com:65536"), "docker_host", "ssh://user@host"),
+    (configuration(docker_host="ssh://-v@registry.example.com"), "docker_host", "ssh://user@host"),
+    (configuration(images={"registry": "localhost:99999/registry:3.1.2"}), "images.registry", "exact tag"),
+    (with_registry(url="https://registry.example.com:80"), "registry.url", "any port but 80"),
+    (with_registry(url="https://registry.example.com:80") | {"proxy": {"certificates": {"internal": {}}}},
+     "registry.url", "any port but 80"),
+    (with_registry(url="https://256.0.0.1") | {"proxy": {"certificates": {"internal": {}}}},
+     "registry.url", "https:// URL"),
+    (configuration(proxy={"metrics_port": True, "certificates": {"internal": {}}}),
+     "proxy.metrics_port", "a whole number from 1 to 65535"),
+    (configuration(proxy="caddy"), "proxy", "a source of certificates"),
+    (configuration(acknowledge="open_mirror"), "acknowledge", "a list of open_mirror"),
+    (configuration(acknowledge={"open_mirror": True}), "acknowledge", "a list of open_mirror"),
+    (with_registry(users=["woodpecker"]), "registry.users", "an object: each user with a role"),
+    (with_registry(users={"boss": "admin"}), "registry.users.boss", "an object with a role"),
+    (with_mirror(allow="10.0.0.0/8"), 'mirrors["docker.io"].allow', "a list of address ranges"),
+    (with_mirror(allow=["0.0.0.0/1", "128.0.0.0/1"]), 'mirrors["docker.io"].allow', "address ranges that may pull"),
+    (with_mirror(upstream="https://hub.example.com:0"), 'mirrors["docker.io"].upstream', "origin of a registry"),
+    (with_mirror(upstream="https://hub.example.com:65536"), 'mirrors["docker.io"].upstream', "origin of a registry"),
+    (with_mirror(upstream="https://robot:token@hub.example.com"), 'mirrors["docker.io"].upstream', "`username`"),
+    (with_mirror(ttl=5), 'mirrors["docker.io"].ttl', "Go duration"),
+    (with_mirror(upstream=5), 'mirrors["docker.io"].upstream', "origin of a registry"),
+    (with_mirror(username=""), 'mirrors["docker.io"].username', "1 to 255 characters"),
+    (configuration(mirrors={"localhost:65536": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"]}}),
+     'mirrors["localhost:65536"]', "name of a registry"),
+    (with_acme(email="ops@example"), "proxy.certificates.acme.email", "an e-mail address"),
+    (with_acme(email="ops@example..com"), "proxy.certificates.acme.email", "an e-mail address"),
+    (with_acme(email="`ops@example.com"), "proxy.certificates.acme.email", "an e-mail address"),
+    (with_acme(directory="https://:::///"), "proxy.certificates.acme.directory", "URL of an ACME directory"),
+    (with_acme(directory="https://ca.example.com:65536/dir"), "proxy.certificates.acme.directory", "URL of an ACME"),
+    *(
+        (with_registry(storage={"volume": f"registry-stack-{name}"}), "registry.storage.volume", "nothing else uses")
+        for name in ("proxy-config", "proxy-data", "registry-secrets", "mirror-docker-io-config", "mirror-x-cache")
+    ),
+    (with_mirror(storage={"volume": "registry-stack-registry-data"}), 'mirrors["docker.io"].storage.volume',
+     "belong to the stack"),
+    (configuration(name_prefix="a b"), "name_prefix", "Docker name"),
+    (with_registry(anonymous_url="https://public.example.com"), "registry.anonymous_url", "without a login"),
+    (with_registry(anonymous_url="https://registry.example.com"), "registry.anonymous_url", "of its own"),
+    (with_registry(users={"boss": {"role": "admin", "expires": "31.1.2027"}}), "registry.users.boss.expires",
+     "a date like 2027-01-31"),
+    (configuration(acknowledge=["everything"]), "acknowledge[0]", "open_mirror"),
+    (configuration(proxy={"certificates": {"files": {}}}), 'certificates["registry.example.com"]', "chain"),
+    (with_acme(directory="https://ca.example.com/dir", staging=True), "proxy.certificates.acme",
+     "either directory"),
+    (with_acme(root="no PEM"), "proxy.certificates.acme", "root only together with directory"),
+    (with_acme(directory="https://ca.example.com", root="no PEM"),
+     "proxy.certificates.acme.root", "no certificate in PEM"),
+    (with_acme(directory="https://ca.example.com", root=certificate_pair("a.example.com")["private_key"]),
+     "proxy.certificates.acme.root", "now known"),
+    (with_acme(eab={}), "proxy.certificates.acme.eab.key_id", "nothing"),
+    (with_acme(eab={"key_id": "a {b}"}), "proxy.certificates.acme.eab.key_id", "as the authority gave it"),
+    (with_acme(eab={"key_id": "kid-1"}), "acme_eab_mac_key", "nothing, although"),
+    (with_acme(eab={"key_id": "kid-1"}) | {"acme_eab_mac_key": "c2hvcnQ="}, "acme_eab_mac_key", "base64url"),
+    (with_acme(eab={"key_id": "kid-1"}) | {"acme_eab_mac_key": "a" * 65}, "acme_eab_mac_key", "base64url"),
+    (with_acme() | {"acme_eab_mac_key": "c2VjcmV0c2VjcmV0c2VjcmV0"}, "acme_eab_mac_key", "nothing uses"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "key", "words"), BAD_VALUES)
 def test_a_bad_value_is_refused_with_its_key_and_what_is_allowed(values: dict[str, Any], key: str, words: str) -> None:
     found = problems(values)
 
     assert words in found[key]
-    assert "mend:" in found[key]
+    assert "fix:" in found[key]
+
+
+NAMES = st.lists(
+    st.from_regex(r"[a-z0-9_.-]{1,8}", fullmatch=True).filter(lambda one: one not in (".", "..")), max_size=3
+)
+
+
+@st.composite
+def spelled(draw: st.DrawFn, parts: list[str]) -> str:
+    """A folder with slashes and dots that mean nothing."""
+    between = st.sampled_from(["/", "//", "/./", "/././/"])
+    return "".join(draw(between) + part for part in parts) + draw(st.sampled_from(["", "/", "/.", "//"]))
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(NAMES, NAMES, st.booleans(), st.data())
+def test_two_spellings_never_lead_two_stores_to_one_folder_nor_into_each_other(
+    shared: list[str], deeper: list[str], registry_first: bool, data: st.DataObject
+) -> None:
+    outer = data.draw(spelled(["srv", *shared]))
+    inner = data.draw(spelled(["srv", *shared, *deeper]))
+    one, other = (outer, inner) if registry_first else (inner, outer)
+
+    found = problems(in_folders(one, other))
+
+    assert list(found) == ['mirrors["docker.io"].storage.host_path']
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(st.sampled_from(["/", "/etc", "/usr/lib", "/var", "/var/lib/docker", "/dev/shm", "/run/docker.sock"]), st.data())
+def test_no_spelling_of_a_folder_of_the_system_is_accepted(folder: str, data: st.DataObject) -> None:
+    text = data.draw(spelled([part for part in folder.split("/") if part])) or "/"
+
+    assert set(problems(with_registry(storage={"host_path": text}))) == {"registry.storage.host_path"}
+
+
+@pytest.mark.parametrize("digit", ["\u0661", "\u0967", "\uff11"])
+def test_a_digit_of_another_script_is_refused_wherever_a_value_may_have_digits(digit: str) -> None:
+    tried = []
+    for parts in places(EVERY_KEY):
+        values: Any = copy.deepcopy(EVERY_KEY)
+        *inside, last = parts
+        holder = functools.reduce(lambda value, part: value[part], inside, values)
+        text = str(holder[last])
+        if isinstance(holder[last], dict | list) or not re.search("[0-9]", text) or parts[0] in SECRET_KEYS:
+            continue
+        holder[last] = re.sub("[0-9]", digit, text, count=1)
+        assert path(*parts) in problems(values), text
+        tried.append(parts)
+    assert len(tried) > 15
+
+
+def test_several_dangers_are_acknowledged_behind_what_is_there_already() -> None:
+    values = with_registry(anonymous_url="https://public.example.com") | {
+        "mirrors": {
+            "docker.io": {"url": "https://mirror.example.com"},
+            "ghcr.io": {"url": "https://ghcr.example.com", "username": "robot"},
+            "quay.io": {"url": "https://quay.example.com"},
+        },
+        "upstream_passwords": {"ghcr.io": "token"},
+    }
+
+    for acknowledge, indexes in (([], (0, 1, 0, 2)), (["open_mirror"], (None, 1, None, 2))):
+        found = problems(values | {"acknowledge": acknowledge})
+        keys = [
+            *(path("mirrors", name, "allow") for name in ("docker.io", "ghcr.io", "quay.io")),
+            "registry.anonymous_url",
+        ]
+        commands = [found.get(key, "").partition("acknowledge[")[2].split("]")[0] for key in keys]
+        assert commands == ["" if index is None else str(index) for index in indexes]
+
+
+def test_a_broken_secret_does_not_make_the_others_look_missing() -> None:
+    passwords = configuration()["passwords"] | {"boss": ["a", "list"]}
+
+    assert set(problems(configuration(passwords=passwords))) == {"passwords.boss"}
+
+
+def test_a_broken_list_of_users_does_not_make_passwords_look_unused() -> None:
+    assert set(problems(with_registry(users="woodpecker"))) == {"registry.users"}
+
+
+def test_a_broken_mirror_does_not_make_its_password_look_unused() -> None:
+    values = with_mirror(username="robot", ttl="week") | {"upstream_passwords": {"docker.io": "token"}}
+
+    assert set(problems(values)) == {'mirrors["docker.io"].ttl'}
+
+
+def test_a_stack_secret_may_have_large_letters_and_more_digits() -> None:
+    for stack_secret in ("AB" * 32, "0123456789abcdefABCDEF" * 4):
+        assert loaded(configuration(stack_secret=stack_secret))[1].stack_secret.get_secret_value() == stack_secret
+
+
+def test_certificates_without_choices_may_be_a_text_since_the_cli_sets_texts_alone() -> None:
+    chosen = loaded(configuration(proxy={"certificates": {"internal": "{}"}}))[0]
+
+    assert chosen.proxy.certificates.source == "internal"
+
+
+def test_https_on_port_80_is_possible_with_nginx_and_certificates_of_ones_own() -> None:
+    values = with_registry(url="https://registry.example.com:80")
+    proxy = {"engine": "nginx", "certificates": {"internal": {}}}
+
+    assert loaded(values | {"proxy": proxy})[0].registry.url.port == 80
 
 
 def test_names_of_users_must_be_safe_and_not_the_internal_one() -> None:
@@ -330,6 +528,25 @@ def test_the_end_of_a_certificate_is_announced_three_weeks_before_with_the_comma
 
 def test_a_certificate_with_more_than_three_weeks_left_is_not_mentioned() -> None:
     assert notices(*loaded(with_files(NOW, 22), now=NOW), NOW) == []
+
+
+@pytest.mark.parametrize(
+    "unused",
+    [
+        certificate_pair("former.example.com"),
+        issue("former.example.com", start=NOW - datetime.timedelta(days=90), days=80).pair(),
+        {"certificate": "no PEM", "private_key": "no PEM"},
+    ],
+    ids=["whole", "ended", "broken"],
+)
+def test_a_certificate_that_serves_no_host_is_named_with_the_command_that_removes_it(unused: dict[str, str]) -> None:
+    values = with_files(NOW, 90)
+    values["certificates"] = {"former.example.com": unused} | values["certificates"]
+
+    (found,) = notices(*loaded(values, now=NOW), NOW)
+
+    assert found.startswith("the certificate former.example.com serves no host")
+    assert found.endswith("""pulumi config rm --path 'registry-stack:certificates["former.example.com"]'""")
 
 
 def test_a_certificate_that_ended_stops_the_preview_with_the_command_that_replaces_it() -> None:
