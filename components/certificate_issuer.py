@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
 from pulumi import ResourceOptions
 
-from components._docker import Attachment, Mount, Service, StackName, service, validated_config
+from components._docker import Attachment, Mount, Service, StackName, config_volume, service
 from components.render.proxy import DATA_DIRECTORY, HEALTH_PORT, ISSUER, RUN_DIRECTORY, issuer_caddyfile
 from components.settings import Settings
 
@@ -22,29 +22,28 @@ CADDY_TMPFS = {"/config": f"size=1m,{_OWN}", **RUN_TMPFS}
 DATA_TMPFS = {DATA_DIRECTORY: f"size=1m,{_OWN}"}
 #: Its file asks for it, and it does not start without; it never has it, since it may gain no privileges.
 CADDY_CAPABILITIES = ("CAP_NET_BIND_SERVICE",)
-CADDY_VALIDATE = ("caddy", "validate", "--adapter=caddyfile", "--config=-")
-_CADDYFILE = "/etc/caddy/Caddyfile"
+CADDYFILE = "/etc/caddy/Caddyfile"
+CADDY_VALIDATE = ("caddy", "validate", "--adapter=caddyfile", f"--config={CADDYFILE}")
 _MEMORY_MB = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateIssuerArgs:
-    """``data`` is where the proxy reads certificates; ``mounts`` and ``given`` (volumes) hold what ACME needs."""
+    """``data`` is where the proxy reads certificates, ``mounts`` hold what ACME needs; TlsProxy validated it all."""
 
     names: StackName
     settings: Settings
     image: docker.RemoteImage
     data: docker.Volume
     mounts: Sequence[Mount]
-    given: Mapping[str, str]
     network: docker.Network
 
 
 class CertificateIssuer(pulumi.ComponentResource):
     """A Caddy that serves nothing and keeps certificates in a volume, by ACME or from its own authority.
 
-    Declares a volume and a carrier for its configuration, which is validated first, and the container. It is replaced
-    where the proxy is reloaded: no client asks it.
+    Declares a volume and a carrier for its configuration, and the container. It is replaced where the proxy is
+    reloaded: no client asks it.
     """
 
     container: docker.Container
@@ -52,19 +51,8 @@ class CertificateIssuer(pulumi.ComponentResource):
     def __init__(self, name: str, args: CertificateIssuerArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:CertificateIssuer", name, {}, opts)
         names, image_name, text = args.names, args.settings.images.caddy, issuer_caddyfile(args.settings)
-        config, delivery = validated_config(
-            name,
-            names,
-            image=args.image,
-            image_name=image_name,
-            path=_CADDYFILE,
-            text=text,
-            validate=CADDY_VALIDATE,
-            user=USER,
-            tmpfs={**DATA_TMPFS, **CADDY_TMPFS},
-            volumes=args.given,
-            docker_host=args.settings.docker_host,
-            parent=self,
+        config, delivery = config_volume(
+            name, names, image=args.image, image_name=image_name, path=CADDYFILE, text=text, parent=self
         )
         self.container = service(
             f"{name}-container",
@@ -72,7 +60,7 @@ class CertificateIssuer(pulumi.ComponentResource):
             Service(
                 role=name,
                 image=image_name,
-                command=["caddy", "run", "--adapter=caddyfile", f"--config={_CADDYFILE}"],
+                command=["caddy", "run", "--adapter=caddyfile", f"--config={CADDYFILE}"],
                 health_url=f"http://127.0.0.1:{HEALTH_PORT}/healthz",
                 config=text,
                 mounts=[
@@ -87,7 +75,8 @@ class CertificateIssuer(pulumi.ComponentResource):
                 tmpfs=CADDY_TMPFS,
                 capabilities=CADDY_CAPABILITIES,
             ),
-            fixed_name=None,
+            # One at a time: the authority's questions to a new one would also reach the old one, which knows no answer.
+            fixed_name=f"{names.prefix}-{name}",
             parent=self,
             depends_on=[args.image, delivery],
         )

@@ -9,7 +9,13 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 
 from components.settings import CertificatePair
 
@@ -24,9 +30,9 @@ def fault(pair: CertificatePair, host: str, now: datetime.datetime) -> str | Non
     try:
         chain = _chain(pair)
     except (ValueError, x509.InvalidVersion):
-        return "a certificate that is not PEM text"
+        return "a certificate that is not PEM text, or not the whole of it"
     try:
-        key = load_pem_private_key(pair.private_key.get_secret_value().encode(), password=None)
+        key = _key(pair)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return "a private key that is not PEM text, or that is protected by a passphrase"
     if refused := _refused_key(chain[0]):
@@ -41,19 +47,46 @@ def end(pair: CertificatePair) -> datetime.datetime:
     return min(certificate.not_valid_after_utc for certificate in _chain(pair))
 
 
+def canonical(pair: CertificatePair) -> tuple[str, str]:
+    """Chain and key of a pair without fault as every program reads them: nothing but PEM blocks, the key in PKCS #8."""
+    key = _key(pair).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    return _pem(_chain(pair)), key.decode()
+
+
+def canonical_root(text: str) -> str:
+    """The certificates of a text without fault as every program reads them."""
+    return _pem(_certificates(text))
+
+
 def root_fault(text: str) -> str | None:
     """What is wrong with the PEM text of a certificate authority, or None; a text with a private key is never shown."""
     if "PRIVATE KEY" in text:
         return "a private key, which is now known to all who can read the stack file"
     try:
-        x509.load_pem_x509_certificates(text.encode())
+        _certificates(text)
     except (ValueError, x509.InvalidVersion):
-        return "no certificate in PEM"
+        return "no certificate in PEM, or not the whole of it"
     return None
 
 
 def _chain(pair: CertificatePair) -> list[x509.Certificate]:
-    return x509.load_pem_x509_certificates(pair.certificate.get_secret_value().encode())
+    return _certificates(pair.certificate.get_secret_value())
+
+
+def _certificates(text: str) -> list[x509.Certificate]:
+    found = x509.load_pem_x509_certificates(text.encode())
+    # The parser passes over a block whose other end is cut off, and over OpenSSL's TRUSTED CERTIFICATE.
+    if text.count("CERTIFICATE-----") != 2 * len(found):
+        raise ValueError("not each certificate could be read")
+    return found
+
+
+def _key(pair: CertificatePair) -> PrivateKeyTypes:
+    return load_pem_private_key(pair.private_key.get_secret_value().encode(), password=None)
+
+
+def _pem(chain: list[x509.Certificate]) -> str:
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in chain).decode()
 
 
 def _refused_key(leaf: x509.Certificate) -> str | None:

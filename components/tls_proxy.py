@@ -18,16 +18,18 @@ from components._docker import (
     Service,
     StackName,
     carrier,
+    config_volume,
     digest,
     published,
     service,
-    validated_config,
+    validation,
     volume,
 )
 from components.certificate_issuer import (
     CADDY_CAPABILITIES,
     CADDY_TMPFS,
     CADDY_VALIDATE,
+    CADDYFILE,
     DATA_TMPFS,
     RUN_TMPFS,
     USER,
@@ -43,6 +45,8 @@ from components.render.proxy import (
     RUN_DIRECTORY,
     caddyfile,
     certificate_contents,
+    certificates_in_use,
+    issuer_caddyfile,
     needs_issuer,
     nginx_conf,
     ports,
@@ -52,7 +56,7 @@ from components.settings import Secrets, Settings
 
 @dataclass(frozen=True, kw_only=True)
 class _Engine:
-    """How one program is run; ``validate`` reads a configuration on standard input, the others read ``config``."""
+    """How one program is run: it reads ``config``, in a trial and at work."""
 
     config: str
     render: Callable[[Settings, Mapping[str, int]], str]
@@ -64,17 +68,16 @@ class _Engine:
     tmpfs: Mapping[str, str]
 
 
-_CADDYFILE = "/etc/caddy/Caddyfile"
 _NGINX_CONF = "/etc/nginx-config/nginx.conf"
 _ENGINES = {
     "caddy": _Engine(
-        config=_CADDYFILE,
+        config=CADDYFILE,
         render=caddyfile,
         validate=CADDY_VALIDATE,
-        run=["caddy", "run", "--adapter=caddyfile", f"--config={_CADDYFILE}"],
+        run=["caddy", "run", "--adapter=caddyfile", f"--config={CADDYFILE}"],
         # Without --force, certificates that changed alone would not be read anew.
         reload=[
-            *["caddy", "reload", "--force", "--adapter=caddyfile", f"--config={_CADDYFILE}"],
+            *["caddy", "reload", "--force", "--adapter=caddyfile", f"--config={CADDYFILE}"],
             f"--address=unix/{RUN_DIRECTORY}/admin.sock",
         ],
         stop_signal=None,
@@ -84,7 +87,7 @@ _ENGINES = {
     "nginx": _Engine(
         config=_NGINX_CONF,
         render=nginx_conf,
-        validate=["sh", "-c", f"cat > {RUN_DIRECTORY}/nginx.conf && exec nginx -t -q -c {RUN_DIRECTORY}/nginx.conf"],
+        validate=["nginx", "-t", "-q", "-c", _NGINX_CONF],
         run=["nginx", "-e", "stderr", "-c", _NGINX_CONF, "-g", "daemon off;"],
         reload=["nginx", "-e", "stderr", "-c", _NGINX_CONF, "-s", "reload"],
         stop_signal="SIGQUIT",  # SIGTERM cuts what is under way
@@ -110,9 +113,10 @@ class TlsProxy(pulumi.ComponentResource):
     """Caddy or nginx with TLS in front of the registry and the mirrors; publishes their ports.
 
     Declares a volume for certificates and accounts, a volume and a carrier for the configuration, with certificates
-    given as files the same for them, the container and, for nginx, a CertificateIssuer. A changed configuration is
-    validated in a throwaway container before it is delivered, since a bad one would keep a restarted proxy from coming
-    up, and then reloaded without a restart. Another engine replaces the container and finds the certificates.
+    given as files the same for them, the container and, for nginx, a CertificateIssuer. A changed configuration and
+    changed files are validated together in a throwaway container before they are delivered, since bad ones would keep
+    a restarted proxy from coming up, and then reloaded without a restart. Another engine replaces the container and
+    finds the certificates.
     """
 
     containers: dict[str, Output[str]]
@@ -125,54 +129,23 @@ class TlsProxy(pulumi.ComponentResource):
         names, settings, acme = args.names, args.settings, args.settings.proxy.certificates.acme
         engine, image_name = _ENGINES[settings.proxy.engine], proxy_images(settings)[settings.proxy.engine]
         image = args.images[settings.proxy.engine]
-        ends = {name: int(certificates.end(pair).timestamp()) for name, pair in args.secrets.certificates.items()}
-        text = engine.render(settings, ends)
+        in_use = certificates_in_use(settings, args.secrets)
+        text = engine.render(settings, {name: int(certificates.end(pair).timestamp()) for name, pair in in_use.items()})
+        contents = certificate_contents(settings, args.secrets)
+        checked = self._validations(name, args, text, contents)
         data = volume(
             f"{name}-data", f"{names.prefix}-{name}-data", names, keep=True, protect=settings.protect_data, parent=self
         )
-        mounts: list[Mount] = []
-        carriers: list[docker.Container] = []
-        contents = certificate_contents(settings, args.secrets)
-        if contents:
-            store = volume(
-                f"{name}-certificates",
-                f"{names.prefix}-{name}-certificates",
-                names,
-                keep=False,
-                protect=False,
-                parent=self,
-            )
-            carriers.append(
-                carrier(
-                    f"{name}-certificates-carrier",
-                    names,
-                    image=image,
-                    image_name=image_name,
-                    target=store,
-                    files={
-                        path.removeprefix(f"{CERTIFICATES_DIRECTORY}/"): Output.secret(content)
-                        for path, content in contents.items()
-                    },
-                    directory=CERTIFICATES_DIRECTORY,
-                    parent=self,
-                )
-            )
-            mounts.append(Mount(path=CERTIFICATES_DIRECTORY, volume=store.name))
-        given = {f"{names.prefix}-{name}-certificates": CERTIFICATES_DIRECTORY} if contents else {}
-        config, delivery = validated_config(
+        mounts, carriers = self._certificates(name, args, contents, checked) if contents else ([], [])
+        config, delivery = config_volume(
             name,
             names,
             image=image,
             image_name=image_name,
             path=engine.config,
             text=text,
-            validate=engine.validate,
-            user=USER,
-            tmpfs={**DATA_TMPFS, **engine.tmpfs},
-            volumes=given,
-            docker_host=settings.docker_host,
             parent=self,
-            depends_on=carriers,
+            depends_on=[*checked, *carriers],
         )
         carriers.append(delivery)
         host = {"DOCKER_HOST": settings.docker_host}
@@ -222,7 +195,7 @@ class TlsProxy(pulumi.ComponentResource):
             depends_on=[image, owner, *carriers],
         )
         inside = ["docker", "exec", f"{names.prefix}-{name}"]
-        command.local.Command(
+        reload = command.local.Command(
             f"{name}-reload",
             create="true",  # the container that was just made has read it
             update=shlex.join([*inside, *engine.reload]),
@@ -231,6 +204,8 @@ class TlsProxy(pulumi.ComponentResource):
             add_previous_output_in_env=False,
             opts=ResourceOptions(parent=self, depends_on=[container]),
         )
+        if contents:
+            self._remove_former(name, args, contents, reload)
         self.containers = {name: container.name}
         issuers: list[pulumi.Resource] = []
         if needs_issuer(settings):
@@ -243,7 +218,6 @@ class TlsProxy(pulumi.ComponentResource):
                     image=args.images["caddy"],
                     data=data,
                     mounts=mounts,
-                    given=given,
                     network=args.edge,
                 ),
                 ResourceOptions(parent=self, depends_on=[container, *carriers]),
@@ -262,6 +236,71 @@ class TlsProxy(pulumi.ComponentResource):
                 opts=ResourceOptions(parent=self, depends_on=issuers),
             ).stdout
         self.register_outputs({"containers": self.containers, "ca_certificate": self.ca_certificate})
+
+    def _validations(
+        self, name: str, args: TlsProxyArgs, text: str, contents: Mapping[str, str]
+    ) -> list[pulumi.Resource]:
+        """Each program that will read ``contents``, with its configuration, reads them in a trial."""
+        engine = args.settings.proxy.engine
+        trials = {name: (engine, _ENGINES[engine], text)}
+        if needs_issuer(args.settings):
+            trials[f"{name}-issuer"] = ("caddy", _ENGINES["caddy"], issuer_caddyfile(args.settings))
+        return [
+            validation(
+                trial,
+                image=args.images[image],
+                image_name=proxy_images(args.settings)[image],
+                files={program.config: configuration, **contents},
+                validate=program.validate,
+                user=USER,
+                tmpfs={**DATA_TMPFS, **program.tmpfs},
+                docker_host=args.settings.docker_host,
+                parent=self,
+            )
+            for trial, (image, program, configuration) in trials.items()
+        ]
+
+    def _certificates(
+        self, name: str, args: TlsProxyArgs, contents: Mapping[str, str], checked: Sequence[pulumi.Resource]
+    ) -> tuple[list[Mount], list[docker.Container]]:
+        """A volume for ``contents`` and the carrier that delivers them."""
+        role, engine = f"{name}-certificates", args.settings.proxy.engine
+        store = volume(role, f"{args.names.prefix}-{role}", args.names, keep=False, protect=False, parent=self)
+        delivery = carrier(
+            f"{role}-carrier",
+            args.names,
+            image=args.images[engine],
+            image_name=proxy_images(args.settings)[engine],
+            target=store,
+            files={
+                path.removeprefix(f"{CERTIFICATES_DIRECTORY}/"): Output.secret(content)
+                for path, content in contents.items()
+            },
+            directory=CERTIFICATES_DIRECTORY,
+            parent=self,
+            depends_on=checked,
+        )
+        return [Mount(path=CERTIFICATES_DIRECTORY, volume=store.name)], [delivery]
+
+    def _remove_former(
+        self, name: str, args: TlsProxyArgs, contents: Mapping[str, str], reload: pulumi.Resource
+    ) -> None:
+        """Remove the keys of former hosts from the volume, once no configuration in force names them."""
+        kept = [word for path in contents for word in ("!", "-path", path)]
+        command.local.Command(
+            f"{name}-certificates-cleanup",
+            create=shlex.join(
+                [
+                    *["docker", "run", "--rm", "--network=none", "--user=0", "--entrypoint=", "--cap-drop=ALL"],
+                    f"--volume={args.names.prefix}-{name}-certificates:{CERTIFICATES_DIRECTORY}",
+                    proxy_images(args.settings)[args.settings.proxy.engine],
+                    *["find", CERTIFICATES_DIRECTORY, "-type", "f", *kept, "-exec", "rm", "{}", "+"],
+                ]
+            ),
+            environment={"DOCKER_HOST": args.settings.docker_host},
+            add_previous_output_in_env=False,
+            opts=ResourceOptions(parent=self, depends_on=[reload]),
+        )
 
 
 def proxy_images(settings: Settings) -> dict[str, str]:

@@ -11,6 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
 
@@ -39,12 +40,14 @@ def issue(
     start: datetime.datetime,
     days: int = 2,
     name: str = "registry-stack test",
+    organization: x509.NameAttribute | None = None,
     key: CertificateIssuerPrivateKeyTypes | None = None,
     issuer: Issued | None = None,
 ) -> Issued:
     """A certificate for ``hosts``, signed by ``issuer`` or by itself."""
     own = ec.generate_private_key(ec.SECP256R1()) if key is None else key
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    organizations = [organization] if organization else []
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name), *organizations])
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -77,6 +80,18 @@ def authority() -> Issued:
 def certificate_pair(*hosts: str) -> dict[str, str]:
     """A certificate for ``hosts`` that is in force and signed by ``authority``, and its key."""
     return issue(*hosts, start=_an_hour_ago(), days=90, issuer=authority()).pair()
+
+
+def odd_pair(*hosts: str) -> dict[str, str]:
+    """A pair that Python reads, and neither Go nor OpenSSL: a BMPString has no room for an emoji."""
+    organization = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Rocket team \U0001f680", _ASN1Type.BMPString)
+    return issue(*hosts, start=_an_hour_ago(), days=90, organization=organization).pair()
+
+
+def joined_pair(*hosts: str) -> dict[str, str]:
+    """The pair of ``certificate_pair`` with its issuer, joined as ``printf %s "$(cat a)" "$(cat b)"`` joins files."""
+    chain = certificate_pair(*hosts)["certificate"].rstrip() + authority().pair()["certificate"]
+    return certificate_pair(*hosts) | {"certificate": chain}
 
 
 def _an_hour_ago() -> datetime.datetime:

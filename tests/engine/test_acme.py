@@ -16,6 +16,7 @@ import httpx
 import pytest
 from cryptography import x509
 
+from tests.certificates import odd_pair
 from tests.engine import clients
 from tests.engine.acme import CLOSED, TLS_PORT, AcmeServer, acme_server
 from tests.engine.conftest import PREFIX, UPSTREAM, DockerHost, remove_everything, small_stack
@@ -180,3 +181,28 @@ def test_another_authority_is_taken_over_at_once_and_its_certificate_is_renewed_
         second = eventually(another.root(), accept=lambda shown: shown.serial_number != first.serial_number)
 
     assert second.not_valid_after_utc > first.not_valid_after_utc
+
+
+@pytest.mark.parametrize("engine", ["caddy", "nginx"])
+def test_a_root_that_only_caddy_refuses_is_not_delivered(
+    client: docker.DockerClient, docker_host: DockerHost, tmp_path: Path, engine: str
+) -> None:
+    acme = {
+        "email": "ops@example.com",
+        "directory": "https://ca.test.example.com/directory",
+        "root": odd_pair("ca.test.example.com")["certificate"],
+    }
+    proxy = {"engine": engine, "address": "127.0.0.1", "certificates": {"acme": acme}}
+    registry = small_stack()["registry"] | {"url": f"https://{REGISTRY}"}
+    remove_everything(client)
+    stack = Stack(
+        tmp_path, docker_host.address, small_stack(registry=registry, mirrors={}, proxy=proxy), path=docker_host.path
+    )
+    try:
+        refused = stack.up(check=False)
+        assert refused.returncode != 0
+        assert {"caddy": "proxy-validation", "nginx": "proxy-issuer-validation"}[engine] in refused.stdout
+        assert "acme-root.crt to trust pool" in refused.stdout
+        assert not [role for role in clients.containers(client, PREFIX) if role.startswith("proxy")]
+    finally:
+        remove_everything(client)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import re
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from components.certificates import end, fault, root_fault
+from components.certificates import canonical, canonical_root, end, fault, root_fault
 from components.settings import CertificatePair
 from tests.certificates import Issued, certificate_pair, issue
 
@@ -124,3 +129,89 @@ def test_the_root_of_an_acme_server_must_be_a_certificate_and_no_key() -> None:
     assert root_fault(pair["certificate"]) is None
     assert "no certificate in PEM" in str(root_fault("no PEM"))
     assert "a private key" in str(root_fault(pair["certificate"] + pair["private_key"]))
+
+
+ROOT = issued(name="root")
+MIDDLE = issued(name="middle", issuer=ROOT)
+LEAF = issued(issuer=MIDDLE)
+CHAIN = LEAF.pair(MIDDLE, ROOT)
+TRADITIONAL = LEAF.key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+
+
+def chain_pair(**changes: str) -> CertificatePair:
+    return CertificatePair.model_validate(CHAIN | changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"certificate": CHAIN["certificate"].replace("-----\n-----", "----------")},
+        {"certificate": CHAIN["certificate"].rstrip()},
+        {"certificate": CHAIN["certificate"].replace("\n", "\r")},
+        {"certificate": CHAIN["certificate"].replace("\n", " ")},
+        {"certificate": CHAIN["certificate"].replace("\n", "\n  ")},
+        {"certificate": CHAIN["certificate"].replace(" CERTIFICATE", " X509 CERTIFICATE")},
+        {"certificate": f"\ufeff{CHAIN['certificate']}"},
+        {"certificate": CHAIN["private_key"] + CHAIN["certificate"]},
+        {"private_key": CHAIN["certificate"] + CHAIN["private_key"]},
+        {"private_key": f"key:{CHAIN['private_key']}."},
+        {"private_key": TRADITIONAL},
+    ],
+    ids=[
+        *["joined", "no newline at the end", "old Macintosh", "one line", "indented", "X509", "byte order mark"],
+        *["key before the chain", "chain before the key", "words around the key", "traditional key"],
+    ],
+)
+def test_what_python_alone_can_read_is_delivered_as_every_program_reads_it(changes: dict[str, str]) -> None:
+    assert fault(chain_pair(**changes), HOST, NOW) is None
+    assert canonical(chain_pair(**changes)) == (CHAIN["certificate"], CHAIN["private_key"])
+
+
+WORDS = st.one_of(st.text(" \t\r\n", max_size=3), st.text(max_size=12).filter(lambda text: "-" not in text))
+
+
+@st.composite
+def mangled(draw: st.DrawFn, text: str) -> str:
+    """PEM blocks with other ends of lines and with other text around them."""
+    blocks = re.findall(r"-----BEGIN.+?-----END [A-Z ]+-----", text, re.DOTALL)
+    ends = draw(st.sampled_from(["\n", "\r\n", "\r", " ", "\n\n", "\n\t", ""]))
+    return draw(WORDS) + "".join(block.replace("\n", ends) + draw(WORDS) for block in blocks)
+
+
+@settings(max_examples=200, deadline=None)
+@given(chain=mangled(CHAIN["certificate"]), key=mangled(CHAIN["private_key"]))
+def test_however_a_pair_is_written_the_same_bytes_are_delivered(chain: str, key: str) -> None:
+    pair = chain_pair(certificate=chain, private_key=key)
+    assume(fault(pair, HOST, NOW) is None)
+
+    assert canonical(pair) == (CHAIN["certificate"], CHAIN["private_key"])
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=mangled(MIDDLE.pair(ROOT)["certificate"]))
+def test_however_the_root_of_an_acme_server_is_written_the_same_bytes_are_delivered(text: str) -> None:
+    assume(root_fault(text) is None)
+
+    assert canonical_root(text) == MIDDLE.pair(ROOT)["certificate"]
+
+
+@pytest.mark.parametrize(
+    "spoiled",
+    [
+        CHAIN["certificate"][:-200],
+        CHAIN["certificate"][:-1800],
+        CHAIN["certificate"][10:],
+        CHAIN["certificate"][::-1].replace("NIGEB-----", "NIGEB----", 1)[::-1],
+        LEAF.pair()["certificate"] + MIDDLE.pair()["certificate"].replace(" CERT", " TRUSTED CERT"),
+    ],
+    ids=["end cut", "middle cut", "start cut", "a dash lost", "trusted"],
+)
+def test_a_chain_of_which_a_part_cannot_be_read_is_refused(spoiled: str) -> None:
+    assert "not the whole of it" in str(fault(chain_pair(certificate=spoiled), HOST, NOW))
+    assert "not the whole of it" in str(root_fault(spoiled))
+
+
+def test_what_is_delivered_is_the_very_certificate() -> None:
+    (first, *_) = x509.load_pem_x509_certificates(canonical(chain_pair())[0].encode())
+
+    assert first == LEAF.certificate
