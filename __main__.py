@@ -4,7 +4,7 @@ import datetime
 
 import pulumi
 import pulumi_docker as docker
-from pulumi import ResourceOptions
+from pulumi import ResourceHook, ResourceHookArgs, ResourceHookBinding, ResourceHookOptions, ResourceOptions
 
 from components import (
     PrivateRegistry,
@@ -17,10 +17,11 @@ from components import (
 )
 from components._docker import StackName, network
 from components.config import load_stack, notices
-from components.preflight import check_local_engine
+from components.host_folder import host_folder
+from components.preflight import check_local_engine, check_same_engine
 from components.problem import ConfigError
 from components.render.proxy import mirror_alias, snippets
-from components.settings import without_expired
+from components.settings import host_folders, without_expired
 from components.tls_proxy import proxy_images
 
 try:
@@ -34,15 +35,40 @@ try:
 except ConfigError as error:
     raise pulumi.RunError(str(error)) from None
 
-host = docker.Provider("docker-host", host=settings.docker_host)
+
+def refuse_another_engine(args: ResourceHookArgs) -> None:
+    """Runs before the provider gets another address, which alone would replace nothing."""
+    check_same_engine((args.old_inputs or {})["host"], (args.new_inputs or {})["host"], names)
+
+
+same_engine = ResourceHook("same-engine", refuse_another_engine, ResourceHookOptions(on_dry_run=True))
+host = docker.Provider(
+    "docker-host",
+    host=settings.docker_host,
+    opts=ResourceOptions(hooks=ResourceHookBinding(before_update=[same_engine])),
+)
 on_host = ResourceOptions(provider=host)
-inside = ResourceOptions(providers=[host])
 
 registry_image = docker.RemoteImage("registry-image", name=settings.images.registry, keep_locally=True, opts=on_host)
 images = {
     name: docker.RemoteImage(f"{name}-image", name=image, keep_locally=True, opts=on_host)
     for name, image in proxy_images(settings).items()
 }
+data_folders = host_folders(settings)
+folders = [
+    host_folder(
+        key,
+        folder,
+        others=[other for other in data_folders.values() if other != folder],
+        image_name=settings.images.registry,
+        docker_host=settings.docker_host,
+        depends_on=[registry_image],
+    )
+    for key, folder in data_folders.items()
+]
+# Whatever else is made or replaced waits for the folders, so that a bad one leaves everything as it is.
+on_host = ResourceOptions(provider=host, depends_on=folders)
+inside = ResourceOptions(providers=[host], depends_on=folders)
 edge = network("edge", names, internal=False, opts=on_host)
 address = settings.proxy.services_address
 if address:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import io
 import shlex
+import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +26,22 @@ _HEALTHY_WITHIN = 90
 #: modification of its own, by which distribution notices that it is another file.
 _STAGE = "/delivery"
 _SWAP = f'for file in {_STAGE}/*; do cp "$file" "$0/.new" && mv "$0/.new" "$0/${{file##*/}}" || exit; done'
+
+#: Puts what ``archive`` packed where it belongs, then runs the program that follows.
+_UNPACK = 'base64 -d | tar -x -C / && exec "$@"'
+
+#: Asks whether a service answers at the URL ``$0``. Docker runs the first check one interval after the start, and a
+#: shorter interval for a young container needs API 1.44. So the interval is short and the check itself waits: it asks
+#: ten times a second until there is an answer, and from then on every 30 seconds, which costs an idle host less than a
+#: check every five seconds. /dev/shm may be written in every container, and is empty when that starts.
+_HEALTH = r"""
+if [ -e /dev/shm/answered ]; then
+  sleep 30
+else
+  for tenth in $(seq 50); do wget -q -O /dev/null "$0" 2>/dev/null && exec touch /dev/shm/answered; sleep 0.1; done
+fi
+exec wget -q -O /dev/null "$0"
+"""
 
 #: Runs a service's program and, when it has ended, lets the kernel send what the program had written last: with the
 #: container its network ends at once, and a client that was slower than its server lost up to 4 MB (``tcp_wmem``) of a
@@ -162,6 +181,7 @@ def carrier(
         name,
         image=image_name,
         entrypoints=["/bin/sh", "-c", _SWAP, directory] if swapped else ["/bin/true"],
+        envs=[],  # a state that says null (an older stand-in's) would make the official plugin replace it
         start=False,
         must_run=False,
         network_mode="none",
@@ -184,7 +204,50 @@ def carrier(
     )
 
 
-def validated_config(
+def validation(
+    name: str,
+    *,
+    image: docker.RemoteImage,
+    image_name: str,
+    files: Mapping[str, str],
+    validate: Sequence[str],
+    user: str,
+    tmpfs: Mapping[str, str],
+    docker_host: str,
+    parent: pulumi.Resource,
+) -> command.local.Command:
+    """Let the program ``validate`` read ``files``, by path, in a throwaway container before anything is delivered.
+
+    Where it fails, the ``up`` does: a bad file in a volume would keep a restarted service from coming up. The files
+    come on standard input and lie in memory, since private keys are among them.
+    """
+    options = ["--rm", "--interactive", "--network=none", "--entrypoint=", f"--user={user}"]
+    own = f"size=1m,uid={user},gid={user},mode=0700"
+    folders = {path.rpartition("/")[0]: own for path in files}
+    options += [f"--tmpfs={folder}:{option}" for folder, option in {**tmpfs, **folders}.items()]
+    return command.local.Command(
+        f"{name}-validation",
+        create=shlex.join(["docker", "run", *options, image_name, "sh", "-c", _UNPACK, "sh", *validate]),
+        stdin=Output.secret(archive(files)),
+        environment={"DOCKER_HOST": docker_host},
+        add_previous_output_in_env=False,
+        opts=ResourceOptions(parent=parent, depends_on=[image], hide_diffs=["stdin"]),
+    )
+
+
+def archive(files: Mapping[str, str]) -> str:
+    """A tar archive of files by path, as base64 for a standard input that takes text; same files, same archive."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for path, text in sorted(files.items()):
+            content = text.encode()
+            entry = tarfile.TarInfo(path.removeprefix("/"))
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return base64.encodebytes(packed.getvalue()).decode()
+
+
+def config_volume(
     name: str,
     names: StackName,
     *,
@@ -192,31 +255,10 @@ def validated_config(
     image_name: str,
     path: str,
     text: str,
-    validate: Sequence[str],
-    user: str,
-    tmpfs: Mapping[str, str],
-    volumes: Mapping[str, str],
-    docker_host: str,
     parent: pulumi.Resource,
     depends_on: Sequence[pulumi.Resource] = (),
 ) -> tuple[Mount, docker.Container]:
-    """A volume for the folder of ``path``, and the carrier that delivers ``text`` to it.
-
-    First the program ``validate`` reads it on standard input in a throwaway container, with ``volumes`` (from names to
-    folders) that cannot be written. Where it fails, the ``up`` does, and nothing is delivered: a bad file would keep a
-    restarted service from coming up.
-    """
-    options = ["--rm", "--interactive", "--network=none", "--entrypoint=", f"--user={user}"]
-    options += [f"--tmpfs={folder}:{option}" for folder, option in tmpfs.items()]
-    options += [f"--volume={volume}:{folder}:ro" for volume, folder in volumes.items()]
-    validation = command.local.Command(
-        f"{name}-validation",
-        create=shlex.join(["docker", "run", *options, image_name, *validate]),
-        stdin=text,
-        environment={"DOCKER_HOST": docker_host},
-        add_previous_output_in_env=False,
-        opts=ResourceOptions(parent=parent, depends_on=[image, *depends_on], hide_diffs=["stdin"]),
-    )
+    """A volume for the folder of ``path``, and the carrier that delivers ``text`` to it."""
     directory, _, file = path.rpartition("/")
     target = volume(f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=parent)
     delivery = carrier(
@@ -228,7 +270,7 @@ def validated_config(
         files={file: text},
         directory=directory,
         parent=parent,
-        depends_on=[validation],
+        depends_on=depends_on,
     )
     return Mount(path=directory, volume=target.name), delivery
 
@@ -275,14 +317,17 @@ def service(
         envs=list(spec.environment),
         labels=[docker.ContainerLabelArgs(label=key, value=value) for key, value in labels.items()],
         volumes=[
-            docker.ContainerVolumeArgs(
-                container_path=mount.path,
-                volume_name=mount.volume,
-                host_path=mount.host_path,
-                read_only=mount.read_only,
-            )
+            docker.ContainerVolumeArgs(container_path=mount.path, volume_name=mount.volume, read_only=mount.read_only)
             for mount in spec.mounts
+            if mount.host_path is None
         ],
+        # Unlike a volume with a host path, a mount does not create a folder that is missing at a restart.
+        mounts=[
+            docker.ContainerMountArgs(target=mount.path, type="bind", source=mount.host_path, read_only=mount.read_only)
+            for mount in spec.mounts
+            if mount.host_path is not None
+        ]
+        or None,
         networks_advanced=[
             docker.ContainerNetworksAdvancedArgs(name=attached.network.name, aliases=list(attached.aliases))
             for attached in spec.attachments
@@ -300,9 +345,9 @@ def service(
         log_driver="json-file",
         log_opts={"max-size": "20m", "max-file": "5"},
         healthcheck=docker.ContainerHealthcheckArgs(
-            tests=["CMD", "wget", "-q", "-O", "/dev/null", spec.health_url],
-            interval="5s",
-            timeout="5s",
+            tests=["CMD", "/bin/sh", "-c", _HEALTH, spec.health_url],
+            interval="500ms",
+            timeout="40s",
             retries=3,
             start_period="1m0s",
         ),

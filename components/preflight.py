@@ -1,18 +1,28 @@
-"""What a preview can know of a local Docker host before anything changes; one over ``ssh://`` is not connected to."""
+"""Checks that run during preview: does a local engine answer, are the ports free, is a new address another engine.
+
+They ask by the ``docker`` command, which an ``up`` needs, too. A host over ``ssh://`` is only connected to when
+``docker_host`` changes.
+"""
 
 from __future__ import annotations
 
 import errno
+import json
+import os
 import socket
-from collections.abc import Iterator
-
-import docker
-from docker.errors import DockerException
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any
 
 from components._docker import StackName
 from components.problem import ConfigError, Problem, set_command
 from components.render.proxy import endpoints, service_ports
 from components.settings import ANY_ADDRESS, Settings
+
+#: Until a Docker host counts as unreachable, in seconds.
+_ANSWERS_WITHIN = 20
+_LOOPBACK = "127.0.0.1"
 
 
 def check_local_engine(settings: Settings, names: StackName) -> None:
@@ -24,52 +34,181 @@ def check_local_engine(settings: Settings, names: StackName) -> None:
     if settings.docker_host.startswith("ssh://"):
         return
     try:
-        # The daemon's own, lowest API is negotiated; a short timeout keeps a preview from hanging on a dead socket.
-        client = docker.DockerClient(base_url=settings.docker_host, version="auto", timeout=10)
-    except DockerException as error:
+        containers = _containers(settings.docker_host)
+    except OSError as error:
         problem = Problem(
             "docker_host",
             f"{settings.docker_host}, which does not answer ({error})",
-            "the address of a running Docker Engine that this user may use",
-            "docker info, to see why; or pulumi config set registry-stack:docker_host ssh://user@host",
+            "the address of a running Docker Engine that this user may use; `docker info` says more",
+            f"docker --host {settings.docker_host} info",
+            (set_command("docker_host", "ssh://deploy@registry.example.com"),),
         )
         raise ConfigError([problem]) from None
-    problems = list(_taken_ports(settings, names, client))
-    client.close()
+    problems = list(_taken_ports(settings, _holders(names, containers)))
     if problems:
         raise ConfigError(problems)
 
 
-def _taken_ports(settings: Settings, names: StackName, client: docker.DockerClient) -> Iterator[Problem]:
-    ours = {f"registry-stack.stack={names.stack}", f"registry-stack.prefix={names.prefix}"}
-    held: dict[int, str] = {}
-    for container in client.api.containers():
-        labels = {f"{key}={value}" for key, value in (container.get("Labels") or {}).items()}
-        for port in container.get("Ports") or []:
-            meets = settings.proxy.address in (ANY_ADDRESS, port.get("IP")) or port.get("IP") in (ANY_ADDRESS, "::")
-            if meets and port.get("PublicPort"):
-                held[port["PublicPort"]] = "" if ours <= labels else container["Names"][0].lstrip("/")
-    for port, (key, other) in _published(settings).items():
-        holder = held.get(port)
-        if holder is None and settings.docker_host.startswith("unix://") and _is_bound(settings.proxy.address, port):
-            holder = "a process of this machine"
-        if holder:
-            yield Problem(
-                key,
-                f"port {port}, which {holder} holds",
-                "a port that is free on the Docker host",
-                f"stop it, or {set_command(key, other)}" if other else "stop it",
-            )
+def check_same_engine(old: str, new: str, names: StackName) -> None:
+    """Refuse an address of another engine than the one on which the stack runs.
+
+    Pulumi would take what runs on the old engine to be on the new one: it would manage neither.
+
+    Args:
+        old: ``docker_host`` of the last ``up``.
+        new: ``docker_host`` as configured now.
+        names: of the stack.
+
+    Raises:
+        ConfigError: unless both addresses lead to the same engine; also when one of them cannot be asked.
+    """
+    if old == new:
+        return
+    engines, silent = {}, {}
+    for address in (old, new):
+        try:
+            engines[address] = _identity(address, names)
+        except OSError as error:
+            silent[address] = str(error)
+    if not silent and engines[old] == engines[new]:
+        return
+    if silent:
+        said = "; ".join(f"{address} does not answer ({reason})" for address, reason in silent.items())
+        found = f"{new} instead of {old}, possibly another engine: {said}"
+    else:
+        found = f"{new}, another engine than {old}, on which the stack runs"
+    raise ConfigError([_moved(old, new, found, old in silent)])
 
 
-def _published(settings: Settings) -> dict[int, tuple[str, str]]:
-    """Ports that the stack publishes, each with its key and, if another place will do, an example for that key."""
+def _moved(old: str, new: str, found: str, old_is_silent: bool) -> Problem:
+    others = ["to move the stack with its data, follow docs/moving.md"]
+    if old_is_silent and old.startswith("ssh://") and new.startswith("ssh://"):
+        alias, name = (address.rpartition("/")[2].rpartition("@")[2].partition(":")[0] for address in (old, new))
+        entry = f"printf 'Host {alias}\\n  HostName {name}\\n' >> ~/.ssh/config"
+        others.append(f"if only the name of the host changed, until the next `up` is done: {entry}")
+    elif old_is_silent and old.startswith("unix://") and new.startswith("unix://"):
+        paths = " ".join(address.removeprefix("unix://") for address in (new, old))
+        others.append(f"if only the path of the socket changed, until the next `up` is done: ln -s {paths}")
+    return Problem(
+        "docker_host",
+        found,
+        "another address of the same engine; what runs on the old engine would go on there, out of Pulumi's reach",
+        set_command("docker_host", old),
+        tuple(others),
+    )
+
+
+def _identity(address: str, names: StackName) -> tuple[str, frozenset[str]]:
+    """The ID of the engine at ``address`` and those of the stack's containers: hosts made of one disk image share IDs.
+
+    The docker command speaks ``ssh://`` as the plugin does.
+    """
+    label = f"--filter=label=registry-stack.prefix={names.prefix}"
+    containers = _ask(address, "ps", "--all", "--quiet", "--no-trunc", label)
+    return _ask(address, "info", "--format={{.ID}}"), frozenset(containers.split())
+
+
+def _containers(address: str) -> list[dict[str, Any]]:
+    """The containers on an engine that run, or try to, as its API describes each."""
+    identities = _ask(address, "ps", "--quiet", "--no-trunc").split()
+    if not identities:
+        return []
+    # Fails for one that is gone by now, and describes the others.
+    described = _run(address, "container", "inspect", "--format={{json .}}", *identities)
+    return [json.loads(line) for line in described.stdout.split("\n") if line]
+
+
+def _ask(address: str, *command: str) -> str:
+    answer = _run(address, *command)
+    if answer.returncode:
+        said = answer.stderr.strip().splitlines() or [f"docker {command[0]} ended with status {answer.returncode}"]
+        raise OSError(said[-1])
+    return answer.stdout
+
+
+def _run(address: str, *command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ["docker", *command],
+            env=os.environ | {"DOCKER_HOST": address},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_ANSWERS_WITHIN,
+        )
+    except FileNotFoundError:
+        raise OSError("the docker command is not installed here") from None
+    except subprocess.TimeoutExpired:
+        raise OSError(f"no answer to docker {command[0]} within {_ANSWERS_WITHIN} s") from None
+
+
+def _holders(names: StackName, containers: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, str]]:
+    """Address and port that each container holds, with the container's name, or "" for one of the stack.
+
+    The stack's own are known by the prefix of its names: `pulumi stack rename` changes what else their labels say.
+    """
+    found = []
+    for container in containers:
+        labels = container["Config"].get("Labels") or {}
+        is_ours = labels.get("registry-stack.prefix") == names.prefix and "registry-stack.role" in labels
+        name = "" if is_ours else container["Name"].lstrip("/")
+        found += [(address, port, name) for address, port in _bindings(container)]
+    return found
+
+
+def _bindings(container: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    match container["State"]["Status"]:
+        case "running" | "paused":
+            bindings = container["NetworkSettings"]["Ports"]
+        case "restarting":  # it holds them from moment to moment
+            bindings = container["HostConfig"]["PortBindings"]
+        case _:
+            return
+    for binding in (one for bound in (bindings or {}).values() for one in bound or ()):
+        if binding.get("HostPort", "").isdecimal():
+            yield binding.get("HostIp") or ANY_ADDRESS, int(binding["HostPort"])
+
+
+def _taken_ports(settings: Settings, holders: Sequence[tuple[str, int, str]]) -> Iterator[Problem]:
+    published, is_local = _published(settings), settings.docker_host.startswith("unix://")
+    used = {port for _, port in published} | {port for _, port, _ in holders}
+    for (address, port), examples in published.items():
+        names = [name for held, number, name in holders if number == port and _meet(address, held)]
+        if not any(names) and (names or not is_local or not _is_bound(address, port)):
+            continue
+        container, which = next(filter(None, names), None), f"ss -ltnp 'sport = :{port}'"
+        free = next(other for other in count(8443) if other not in used and not (is_local and _is_bound("", other)))
+        used.add(free)
+        fixes = [f"docker --host {settings.docker_host} stop {container}"] if container else []
+        moved = [set_command(key, example.format(port=free)) for key, example in examples.items() if example]
+        fixes += [" && ".join(moved)] if moved else [] if container else [which]
+        yield Problem(
+            next(iter(examples)),
+            f"port {port}, which {container or 'a process of this machine'} holds",
+            "a port that is free on the Docker host" + ("" if container else f"; `{which}` names the process"),
+            fixes[0],
+            tuple(fixes[1:]),
+        )
+
+
+def _published(settings: Settings) -> dict[tuple[str, int], dict[str, str]]:
+    """What the stack publishes: by address and port the keys, each with a value for another ``{port}``, "" for none."""
+    address = settings.proxy.address
     if settings.proxy.services_address:
-        return dict.fromkeys(service_ports(settings).values(), ("proxy.address", "127.0.0.2"))
-    challenges = {80: ("proxy.certificates.acme", "")} if settings.proxy.certificates.acme else {}
-    urls = endpoints(settings.registry, settings.mirrors)
-    metrics = {settings.proxy.metrics_port: ("proxy.metrics_port", "PORT")} if settings.proxy.metrics_port else {}
-    return challenges | metrics | {url.port: (key, "https://HOST:PORT") for key, url in urls.items()}
+        return {(address, port): {"proxy.address": "127.0.0.2"} for port in service_ports(settings).values()}
+    found: dict[tuple[str, int], dict[str, str]] = {}
+    if settings.proxy.certificates.acme:
+        found[address, 80] = {"proxy.certificates.acme": ""}
+    if settings.proxy.metrics_port:
+        found[_LOOPBACK, settings.proxy.metrics_port] = {"proxy.metrics_port": "{port}"}
+    for key, url in endpoints(settings.registry, settings.mirrors).items():
+        found.setdefault((address, url.port), {})[key] = f"https://{url.host}:{{port}}"
+    return found
+
+
+def _meet(address: str, other: str) -> bool:
+    return address == other or ANY_ADDRESS in (address, other) or other == "::"
 
 
 def _is_bound(address: str, port: int) -> bool:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import functools
+import io
 import json
 import signal
 import subprocess
 import sys
+import tarfile
 from typing import Any
 
 import pulumi
 import pytest
 import yaml
 
+from components.problem import ConfigError
 from components.settings import Secrets, Settings
 from tests.certificates import certificate_pair
-from tests.conftest import ROOT, configuration, example_password
+from tests.conftest import ROOT, configuration, example_password, loaded
 from tests.unit.recorder import Recording, run_program
 
 
@@ -140,7 +144,7 @@ def test_the_reader_cannot_write_and_each_process_reads_its_own_configuration() 
         inputs = containers[f"registry-{process}"].inputs
         data = next(one for one in inputs["volumes"] if one["containerPath"] == "/var/lib/registry")
         assert data["readOnly"] is (process == "reader")
-        assert inputs["command"][-1] == f"/etc/distribution/{process}.yml"
+        assert inputs["command"][-3:] == [f"/etc/distribution/{process}.yml", "/var/lib/registry", "registry"]
 
 
 @pytest.mark.parametrize("sent", [None, signal.SIGTERM, signal.SIGQUIT], ids=["by-itself", "SIGTERM", "SIGQUIT"])
@@ -187,10 +191,41 @@ def test_volumes_with_data_are_protected_and_kept_and_the_others_are_not() -> No
     assert kept == {"registry-data", "proxy-data", "mirror-docker-io-cache", "mirror-ghcr-io-cache"}
 
 
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        {"certificates": {"acme": {"email": "ops@example.com"}}},
+        {"engine": "nginx", "certificates": {"internal": {}}},
+        {"certificates": {"files": {}}},
+        {"engine": "none", "address": "127.0.0.1"},
+    ],
+)
+def test_data_cannot_lie_in_any_volume_of_the_stacks_own(proxy: dict[str, Any]) -> None:
+    pairs = {host: certificate_pair(host) for host in ("registry.example.com", "ghcr.example.com")}
+    values = with_secret_everything() | {"proxy": proxy}
+    if "files" in proxy.get("certificates", {}):
+        values["certificates"] = pairs
+    declared = {one.inputs["name"]: name for name, one in run_program(values).of_type(":Volume").items()}
+
+    refused: dict[str, set[str]] = {}
+    for name in declared:
+        for key in ("registry", "mirrors"):
+            stored = json.loads(json.dumps(values))
+            (stored[key] if key == "registry" else stored[key]["ghcr.io"])["storage"] = {"volume": name}
+            try:
+                loaded(stored)
+            except ConfigError as error:
+                refused.setdefault(key, set()).update(one.found for one in error.problems)
+
+    assert refused["registry"] == declared.keys() - {"registry-stack-registry-data"}
+    assert refused["mirrors"] == declared.keys() - {"registry-stack-mirror-ghcr-io-cache"}
+
+
 def test_secrets_are_secret_where_they_travel_and_nowhere_else() -> None:
     recording = run_program(with_secret_everything())
 
     assert {name: one.secret_paths for name, one in recording.resources.items() if one.secret_paths} == {
+        "proxy-validation": {"stdin"},
         "registry-secrets-carrier": {f"uploads.{index}.content" for index in range(4)},
         "mirror-ghcr-io-secrets-carrier": {"uploads.0.content"},
     }
@@ -276,6 +311,69 @@ def test_what_acme_needs_lies_where_the_configuration_looks_for_it_and_the_mac_k
     assert mac_key not in json.dumps(others)
 
 
+def with_files(**others: dict[str, str]) -> dict[str, Any]:
+    hosts = ("registry.example.com", "mirror.example.com")
+    given = {host: certificate_pair(host) for host in hosts}
+    return configuration(proxy={"certificates": {"files": {}}}, certificates=given | others)
+
+
+def uploads(recording: Recording, carrier: str) -> dict[str, str]:
+    """What a carrier delivers, by path."""
+    inputs = recording.resources[carrier].inputs
+    return {upload["file"]: shown(upload["content"]) for upload in inputs["uploads"]}
+
+
+def shown(value: Any) -> str:
+    return str(value["value"] if isinstance(value, dict) else value)
+
+
+def tried(recording: Recording, validation: str) -> dict[str, str]:
+    """What a program reads before anything is delivered, by path."""
+    packed = base64.b64decode(shown(recording.resources[validation].inputs["stdin"]))
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        return {f"/{entry.name}": tar.extractfile(entry).read().decode() for entry in tar}  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("part", ["no PEM", certificate_pair("former.example.com")["certificate"]])
+def test_a_certificate_that_serves_no_host_is_not_delivered_and_harms_nothing(part: str) -> None:
+    recording = run_program(with_files(**{"former.example.com": {"certificate": part, "private_key": part}}))
+
+    assert set(uploads(recording, "proxy-certificates-carrier")) == {
+        f"/etc/proxy-certificates/{host}.{kind}"
+        for host in ("registry.example.com", "mirror.example.com")
+        for kind in ("crt", "key")
+    }
+    assert run_program(with_files()).resources["proxy-reload"].inputs == recording.resources["proxy-reload"].inputs
+
+
+@pytest.mark.parametrize("engine", ["caddy", "nginx"])
+@pytest.mark.parametrize("source", ["files", "acme"])
+def test_each_program_reads_what_it_gets_before_anything_is_delivered(engine: str, source: str) -> None:
+    values = with_files()
+    if source == "acme":
+        root = certificate_pair("ca.example.com")["certificate"]
+        acme = {"email": "ops@example.com", "directory": "https://ca.example.com/directory", "root": root}
+        values = configuration(proxy={"certificates": {"acme": acme}})
+    values["proxy"]["engine"] = engine
+    recording = run_program(values)
+    roles = ["proxy", "proxy-issuer"] if engine == "nginx" and source == "acme" else ["proxy"]
+
+    given = uploads(recording, "proxy-certificates-carrier")
+    for role in roles:
+        assert tried(recording, f"{role}-validation") == given | uploads(recording, f"{role}-config-carrier")
+    for carrier in ("proxy-certificates-carrier", "proxy-config-carrier"):
+        after = {urn.rpartition("::")[2] for urn in recording.resources[carrier].request.dependencies}
+        assert {f"{role}-validation" for role in roles} <= after
+
+
+def test_files_of_former_hosts_are_removed_from_the_volume_after_the_reload() -> None:
+    cleanup = run_program(with_files()).resources["proxy-certificates-cleanup"]
+    kept = uploads(run_program(with_files()), "proxy-certificates-carrier")
+
+    assert all(f"'!' -path {path} " in cleanup.inputs["create"] for path in kept)
+    assert "proxy-reload" in {urn.rpartition("::")[2] for urn in cleanup.request.dependencies}
+
+
 @pytest.mark.parametrize("source", [{"internal": {}}, {"acme": {"email": "ops@example.com"}}])
 def test_beside_nginx_an_issuer_writes_the_certificates_that_nginx_alone_may_read(source: dict[str, Any]) -> None:
     recording = run_program(configuration(proxy={"engine": "nginx", "certificates": source}))
@@ -325,8 +423,23 @@ def test_data_in_a_host_folder_needs_no_volume() -> None:
     recording = run_program(configuration(registry=registry))
 
     assert "registry-data" not in recording.resources
-    mounts = recording.resources["registry-writer"].inputs["volumes"]
-    assert {"containerPath": "/var/lib/registry", "hostPath": "/opt/registry/data", "readOnly": False} in mounts
+    for process, read_only in (("reader", True), ("writer", False), ("admin", False)):
+        assert recording.resources[f"registry-{process}"].inputs["mounts"] == [
+            {"target": "/var/lib/registry", "type": "bind", "source": "/opt/registry/data", "readOnly": read_only}
+        ]
+
+
+def test_everything_but_images_waits_for_the_check_of_host_folders() -> None:
+    folder, cache = ({"storage": {"host_path": f"/opt/registry/{name}"}} for name in ("data", "cache"))
+    mirrors = {"docker.io": configuration()["mirrors"]["docker.io"] | cache}
+    recording = run_program(configuration(registry=configuration()["registry"] | folder, mirrors=mirrors))
+
+    checks = {"registry-folder", "mirror-docker-io-folder"}
+    assert checks < set(recording.of_type(":Command"))
+    for kind in (":Network", ":PrivateRegistry", ":PullThroughMirror", ":TlsProxy"):
+        for name, one in recording.of_type(kind).items():
+            waits_for = {urn.rpartition("::")[2] for urn in one.request.dependencies}
+            assert checks <= waits_for, name
 
 
 def test_a_changed_http_secret_restarts_the_processes_and_a_changed_password_does_not() -> None:
@@ -356,7 +469,7 @@ def test_the_project_file_declares_every_key_with_type_and_description() -> None
         assert entry["description"], key
         assert entry["description"].startswith("Secret.") is (key in Secrets.model_fields), key
     for key, field in Settings.model_fields.items():
-        if key != "protect_data":
+        if key not in ("protect_data", "name_prefix"):
             assert not own[key]["default"], f"{key}: real defaults live in components/settings.py"
         else:
             assert own[key]["default"] == field.default
