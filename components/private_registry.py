@@ -31,6 +31,7 @@ from components.render.registry import (
     READ_ONLY,
     SECRETS_DIRECTORY,
     environment,
+    on_own_store,
     registry_config,
 )
 from components.settings import OPERATIONS_USER, ROLES_OF, RegistrySettings, Secrets, processes, seconds
@@ -122,7 +123,7 @@ class PrivateRegistry(pulumi.ComponentResource):
                 Service(
                     role=process,
                     image=args.image_name,
-                    command=["/bin/sh", "-c", _START, f"{CONFIG_DIRECTORY}/{process}.yml"],
+                    command=on_own_store(_START, f"{CONFIG_DIRECTORY}/{process}.yml", "registry"),
                     environment=environment(settings.memory_mb),
                     health_url=f"http://127.0.0.1:{PORTS[process]}/",
                     # A changed http.secret needs a restart, a changed htpasswd does not.

@@ -23,6 +23,7 @@ from components.render.registry import (
     environment,
     mirror_config,
     mirror_port,
+    on_own_store,
 )
 from components.settings import MirrorSettings
 
@@ -115,7 +116,9 @@ class PullThroughMirror(pulumi.ComponentResource):
             Service(
                 role=name,
                 image=args.image_name,
-                command=["registry", "serve", f"{CONFIG_DIRECTORY}/config.yml"],
+                command=on_own_store(
+                    'exec registry serve "$0"', f"{CONFIG_DIRECTORY}/config.yml", f"mirror {args.upstream}"
+                ),
                 environment=environment(settings.memory_mb),
                 health_url=f"http://127.0.0.1:{mirror_port(args.upstream)}/",
                 config=text + helper,

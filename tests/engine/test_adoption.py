@@ -28,7 +28,7 @@ def old_registry(client: docker.DockerClient, tmp_path_factory: pytest.TempPathF
     (folder / "auth").mkdir()
     (folder / "auth" / "htpasswd").write_text(f"{USER}:{hashed}\n")
     container = client.containers.run(
-        "registry:3.1.1",
+        clients.IMAGES.registry,
         name="rs-test-private-registry",
         detach=True,
         ports={"5000/tcp": ("127.0.0.1", OLD_PORT)},

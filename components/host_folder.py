@@ -1,0 +1,140 @@
+"""Folders of the Docker host that hold data, checked before anything is replaced."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+import pulumi
+import pulumi_command as command
+from pulumi import ResourceOptions
+
+from components.problem import Problem, path, set_command
+from components.render.proxy import mirror_alias
+from components.render.registry import OTHER_OWNER
+from components.settings import SYSTEM_FOLDERS
+
+#: Asks in the container what its process may do. Without capabilities, uid 0 obeys owners and modes like any user;
+#: busybox's `test -w` does not know that. $1 of `may` are the rights as a digit: 7 is rwx, 4 is r.
+_CHECK = r"""
+read -r inside outside count < /proc/self/uid_map
+shift=$((outside - inside)) user=$(id -u)
+owner=$((user + shift)) groups="( -group $(id -G | sed 's/ / -o -group /g') )"
+may() {
+  echo "( -user $user -perm -${1}00 -o ! -user $user $groups -perm -0${1}0 -o ! -user $user ! $groups -perm -00$1 )"
+}
+complain() {
+  printf '%%s\n' "%(problem)s" >&2
+  exit 1
+}
+[ -d /folder ] || complain ", which is a file" "%(elsewhere)s"
+
+# Where it really is, whatever links lead there: the kernel tells device and path of what is mounted at $1; of NFS it
+# tells the path in another place, as server:/path.
+place() {
+  awk -v at="$1" '
+    $5 == at { path = $4; for (i = 7; $i != "-"; i++); if ($(i + 1) ~ /^nfs/) { path = $(i + 2); sub(/^.*:/, "", path) }
+               found = $3 " " path }
+    END { print found }' /proc/self/mountinfo
+}
+lies_in() { case "$1/" in "${2%%/}/"*) ;; *) return 1 ;; esac; }
+apart() { ! lies_in "$1" "$2" && ! lies_in "$2" "$1"; }
+here=$(place /folder) number=0
+for other in %(others)s; do
+  apart "$here" "$(place "/other/$number")" || complain ", which shares files with $other" "%(elsewhere)s"
+  number=$((number + 1))
+done
+engine=$(place /etc/hostname) root=$(place /host/passwd)
+apart "$here" "${engine%%/containers/*}" || complain ", which shares files with Docker itself" "%(elsewhere)s"
+for folder in %(system)s; do
+  apart "$here" "${root%%/etc/passwd}$folder" || complain ", which shares files with $folder" "%(elsewhere)s"
+done
+owner_of_data=$(other_owner /folder "%(service)s")
+[ -z "$owner_of_data" ] || complain ", which has the data of the $owner_of_data" "%(elsewhere)s
+    or, if it is not so: %(claim)s"
+
+denied=$({
+  find /folder -maxdepth 0 ! $(may 7)
+  [ ! -d /folder/docker ] || find /folder/docker \( -type d ! $(may 7) -o -type f ! $(may 4) \)
+} 2> /dev/null | head -n 1)
+[ -z "$denied" ] || complain \
+  "${denied#/folder}, which belongs to uid $(($(stat -c %%u "$denied") + shift)) with mode $(stat -c %%a "$denied")" \
+  "%(own)s"
+said=$({ : > /folder/.writable && rm /folder/.writable; } 2>&1) ||
+  complain ", which cannot be written: ${said##*: }" "%(elsewhere)s"
+"""
+#: Says what `docker run` said, or in our words that the folder is missing, which --mount refuses to create.
+_RUN = """said=$(%s 2>&1) && exit
+end='
+'
+case $said$end in
+  *"source path does not exist: $FOLDER$end"* | *"source path does not exist: $FOLDER.$end"*) said=$MISSING ;;
+esac
+printf '%%s\\n' "$said" >&2
+exit 1"""
+
+
+def host_folder(
+    key: tuple[str, ...],
+    folder: str,
+    *,
+    others: Sequence[str],
+    image_name: str,
+    docker_host: str,
+    depends_on: Sequence[pulumi.Resource],
+) -> command.local.Command:
+    """Fails the ``up`` unless a service of ``image_name`` can read and write everything in the folder, alone.
+
+    A throwaway container tries it with the service's user and without capabilities. It runs when a folder, the image
+    or the Docker host change. Missing folders are not created: a typo would give an empty registry. Whatever links and
+    mounts lead there, the folder shares no file with ``others``, with Docker or with the system.
+
+    Args:
+        key: configuration path that names the folder, for the error.
+        folder: its path on the Docker host.
+        others: those of the other data stores.
+        image_name: what the service runs.
+        docker_host: address of the Docker host.
+        depends_on: what must be there before, like the image.
+    """
+    name = path(*key)
+    problem = Problem(
+        name, f"{folder}$1", "a folder of its own in which uid $owner may read and write everything", "$2"
+    )
+    is_registry = key[0] == "registry"
+    service = "registry" if is_registry else f"mirror {key[1]}"
+    script = OTHER_OWNER + _CHECK % {
+        "others": shlex.join(others),
+        "system": shlex.join(SYSTEM_FOLDERS),
+        "service": service,
+        "claim": _on_host(docker_host, f"echo {service} | sudo tee {folder}/.store"),
+        "problem": str(problem).replace('"', r"\""),
+        "elsewhere": set_command(name, f"{folder}-data").replace('"', r"\""),
+        "own": _on_host(docker_host, f"sudo chown -R $owner {folder} && sudo chmod -R u+rwX {folder}"),
+    }
+    missing = Problem(
+        name,
+        f"{folder}, which does not exist on the Docker host",
+        "a folder that exists, so that a typo does not give an empty registry",
+        _on_host(docker_host, f"sudo mkdir -p {folder}"),
+    )
+    run = ["docker", "run", "--rm", "--interactive", "--network=none", "--read-only", "--cap-drop=ALL"]
+    run += ["--security-opt=no-new-privileges", "--entrypoint=", f"--mount=type=bind,source={folder},target=/folder"]
+    to_compare = {"/etc/passwd": "/host/passwd"} | {other: f"/other/{at}" for at, other in enumerate(others)}
+    run += [f"--mount=type=bind,source={source},target={at},readonly" for source, at in to_compare.items()]
+    return command.local.Command(
+        f"{'registry' if is_registry else mirror_alias(key[1])}-folder",
+        create=_RUN % shlex.join([*run, image_name, "sh", "-s"]),
+        stdin=script,
+        environment={"DOCKER_HOST": docker_host, "FOLDER": folder, "MISSING": str(missing)},
+        add_previous_output_in_env=False,
+        opts=ResourceOptions(depends_on=list(depends_on), hide_diffs=["stdin"]),
+    )
+
+
+def _on_host(docker_host: str, shell: str) -> str:
+    """The command that runs ``shell`` on the Docker host."""
+    if not docker_host.startswith("ssh://"):
+        return shell
+    login, _, port = docker_host.removeprefix("ssh://").partition(":")
+    return f"ssh {f'-p {port} ' if port else ''}{login} '{shell}'"
