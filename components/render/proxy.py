@@ -7,9 +7,19 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from components.certificates import canonical, canonical_root
 from components.problem import path
 from components.render.registry import PORTS, mirror_port
-from components.settings import Endpoint, MirrorSettings, RegistrySettings, Secrets, Settings, processes, slug
+from components.settings import (
+    CertificatePair,
+    Endpoint,
+    MirrorSettings,
+    RegistrySettings,
+    Secrets,
+    Settings,
+    processes,
+    slug,
+)
 
 CERTIFICATES_DIRECTORY = "/etc/proxy-certificates"
 #: For ACME: the root of the server's own certificate, and the MAC key of the account.
@@ -24,6 +34,8 @@ ROOT_CERTIFICATE = f"{DATA_DIRECTORY}/caddy/pki/authorities/local/root.crt"
 HEALTH_PORT = 2015
 #: Network name of the container that gets certificates for nginx.
 ISSUER = "issuer"
+#: Clients on the Docker host use either.
+LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "localhost"}
 #: How long a stopping proxy lets requests finish.
 GRACE_SECONDS = 30
 
@@ -89,22 +101,27 @@ def certificate_files(name: str) -> tuple[str, str]:
     return f"{stem}.crt", f"{stem}.key"
 
 
+def certificates_in_use(settings: Settings, secrets: Secrets) -> dict[str, CertificatePair]:
+    """The certificates given as files that serve a host, by name; no other was checked, so no other may be read."""
+    names = {certificate_name(host, tuple(secrets.certificates)) for host in hosts(settings)}
+    return {name: pair for name, pair in sorted(secrets.certificates.items()) if name in names}
+
+
 def certificate_contents(settings: Settings, secrets: Secrets) -> dict[str, str]:
-    """Every file of ``CERTIFICATES_DIRECTORY`` by its path: certificates given as files, and what ACME needs."""
-    contents = {}
-    for name, pair in sorted(secrets.certificates.items()):
-        for file, content in zip(certificate_files(name), (pair.certificate, pair.private_key), strict=True):
-            contents[file] = content.get_secret_value()
+    """Every file of ``CERTIFICATES_DIRECTORY`` by its path: certificates that serve a host, and what ACME needs."""
+    contents: dict[str, str] = {}
+    for name, pair in certificates_in_use(settings, secrets).items():
+        contents |= dict(zip(certificate_files(name), canonical(pair), strict=True))
     acme = settings.proxy.certificates.acme
     if acme and acme.root:
-        contents[ACME_ROOT_FILE] = acme.root
+        contents[ACME_ROOT_FILE] = canonical_root(acme.root)
     if acme and acme.eab:
         contents[ACME_MAC_KEY_FILE] = secrets.acme_eab_mac_key.get_secret_value()
     return contents
 
 
 def caddyfile(settings: Settings, given: Mapping[str, int]) -> str:
-    """The Caddyfile; ``given`` leads from keys of the secret ``certificates`` to when each ends, in Unix seconds."""
+    """The Caddyfile; ``given`` leads from the certificates in use to when each ends, in Unix seconds."""
     return _rendered("Caddyfile.j2", settings, given)
 
 
@@ -135,6 +152,8 @@ def issuer_caddyfile(settings: Settings) -> str:
 class Routes:
     """What either engine serves.
 
+    ``sites`` are the origins of each endpoint: with internal certificates, both names of loopback, since
+    docker tries HTTP where the certificate does not fit; ``address`` is the host for clients that send no SNI, if any;
     ``addresses`` are host:port of each process of the registry and each mirror, by name, as the proxy reaches them;
     ``certificates`` are the files of chain and key for each host, None where the engine gets them by itself; ``chains``
     are the files of all, and ``ends`` the Unix times in seconds at which those end that were given as files.
@@ -142,6 +161,8 @@ class Routes:
 
     registry: Endpoint
     public: Endpoint | None
+    sites: Mapping[Endpoint, tuple[Endpoint, ...]]
+    address: str | None
     addresses: Mapping[str, str]
     mirrors: tuple[MirrorRoute, ...]
     certificates: Mapping[str, tuple[str, str] | None]
@@ -153,7 +174,8 @@ class Routes:
 
 def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
     """The routes that the settings ask for."""
-    certificates: dict[str, tuple[str, str] | None] = dict.fromkeys(hosts(settings))
+    sites = _sites(settings)
+    certificates: dict[str, tuple[str, str] | None] = {site.host: None for both in sites.values() for site in both}
     issued = _issued_directory(settings)
     chains, ends = {host: f"{issued}/{host}/{host}.crt" for host in certificates}, {}
     if settings.proxy.certificates.files:
@@ -168,6 +190,8 @@ def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
     return Routes(
         registry=settings.registry.url,
         public=settings.registry.anonymous_url,
+        sites=sites,
+        address=next((site.host for both in sites.values() for site in both if site.is_address), None),
         addresses={
             name: f"{settings.proxy.services_address or name}:{port}" for name, port in service_ports(settings).items()
         },
@@ -188,6 +212,13 @@ def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
         endpoints=tuple(endpoints(settings.registry, settings.mirrors).values()),
         ports=ports(settings),
     )
+
+
+def _sites(settings: Settings) -> dict[Endpoint, tuple[Endpoint, ...]]:
+    own = endpoints(settings.registry, settings.mirrors).values()
+    other = {url: Endpoint(LOOPBACK.get(url.host, url.host), url.port) for url in own}
+    both = settings.proxy.certificates.internal
+    return {url: (url,) if not both or other[url] in own else (url, other[url]) for url in own}
 
 
 def _rendered(template: str, settings: Settings, given: Mapping[str, int]) -> str:

@@ -23,8 +23,50 @@ HTTP_SECRET_FILE = "http-secret"  # noqa: S105 - a file name
 PORTS: dict[Process, int] = {"reader": 5000, "writer": 5001, "admin": 5002, "public": 5003}
 #: The processes that cannot write: by their configuration, and because their data is mounted so.
 READ_ONLY: tuple[Process, ...] = ("reader", "public")
+#: That one answer of ``/v2/_catalog`` may name; each costs 16 bytes of memory, whether it exists or not.
+MOST_REPOSITORIES = 100_000
+#: Prints whose data the folder $1 holds if it is not that of $2, and nothing otherwise. A store that is older than the
+#: mark: of a mirror, distribution keeps a list of what has to be removed when.
+OTHER_OWNER = r"""
+other_owner() {
+  if [ -s "$1/.store" ]; then owner=$(cat "$1/.store")
+  elif [ -e "$1/scheduler-state.json" ]; then owner=mirror
+  elif [ -n "$(ls -A "$1/docker/registry/v2/repositories" 2> /dev/null)" ]; then owner=registry
+  else owner=
+  fi
+  case $2 in
+    "${owner:=$2}" | "$owner "*) ;;
+    *) echo "$owner" ;;
+  esac
+}
+"""
+#: Runs the rest for the store $1 if it is that of $2. A mirror serves all that is in its store without a login, so one
+#: that holds the private registry's data, by whatever mistake, must not start. Nothing depends on writing the mark: the
+#: processes of the registry start together, those that read cannot write, and the disk may be full.
+_GUARD = (
+    OTHER_OWNER
+    + r"""
+owner=$(other_owner "$1" "$2")
+if [ -n "$owner" ]; then
+  echo "$1 has the data of the $owner, and this is the $2; if it is not so, write '$2' into $1/.store" >&2
+  exit 1
+fi
+if [ ! -s "$1/.store" ]; then
+  new=$1/.store.$(hostname)
+  { echo "$2" > "$new" && mv "$new" "$1/.store"; } 2> /dev/null || rm -f "$new" 2> /dev/null
+fi
+"""
+)
 #: A mirror's downloads that a restart lets finish, in seconds; its successor cannot start before.
 MIRROR_DRAIN_SECONDS = 30
+
+
+def on_own_store(program: str, config: str, service: str) -> list[str]:
+    """The command that runs a shell ``program`` with its ``config`` as $0, unless the store is that of another service.
+
+    ``service`` is ``registry``, or ``mirror`` with the name of the upstream.
+    """
+    return ["/bin/sh", "-c", _GUARD + program, config, DATA_DIRECTORY, service]
 
 
 def mirror_port(name: str) -> int:
@@ -60,7 +102,14 @@ def registry_config(process: Process, registry: RegistrySettings) -> str:
     }
     if process in ROLES_OF:
         config["auth"] = {"htpasswd": {"realm": "Registry Realm", "path": f"{SECRETS_DIRECTORY}/{process}.htpasswd"}}
-    config["validation"] = {"manifests": {"indexes": {"platforms": "all"}}}
+    config["validation"] = {
+        "manifests": {
+            # BuildKit's cache is an index of layers, and some clients push an index before its images or without some.
+            "indexes": {"platforms": "none"},
+            # Base layers of Windows stay at Microsoft's servers; without this line, such an image gets a 500.
+            "urls": {"allow": ["^https?://"]},
+        }
+    }
     return _yaml(config)
 
 
@@ -115,6 +164,8 @@ def _common(port: int, log_level: str, drain_timeout: str) -> dict[str, Any]:
             "draintimeout": drain_timeout,
             "headers": {"X-Content-Type-Options": ["nosniff"]},
         },
+        # User interfaces ask for so many repositories at once; distribution refuses more than 1,000.
+        "catalog": {"maxentries": MOST_REPOSITORIES},
         "health": {"storagedriver": {"enabled": True, "interval": "10s", "threshold": 3}},
     }
 

@@ -17,14 +17,16 @@ import httpx
 import pytest
 from cryptography import x509
 
+from components.certificates import canonical
 from components.render.proxy import (
     CERTIFICATES_DIRECTORY,
     DATA_DIRECTORY,
     RUN_DIRECTORY,
     certificate_files,
 )
+from components.settings import CertificatePair
 from tests.binaries.processes import free_port, running
-from tests.certificates import authority, certificate_pair
+from tests.certificates import authority, certificate_pair, joined_pair, odd_pair
 from tests.conftest import loaded
 from tests.own_proxy import own_nginx
 from tests.render.cases import END_OF_FILES, GOLDEN, configuration_of, rendered
@@ -88,7 +90,7 @@ def test_a_golden_configuration_is_accepted(binary: Binary, tmp_path: Path, gold
     ("engine", "spoil"),
     [
         ("caddy", lambda text: text.replace("reverse_proxy mirror", "revers_proxy mirror")),
-        ("caddy", lambda text: text.replace("lb_try_duration {args[0]}", "lb_try_duration soon")),
+        ("caddy", lambda text: text.replace("lb_try_duration 60s", "lb_try_duration soon")),
         ("caddy", lambda text: text + "}\n"),
         ("caddy", lambda text: text.replace("tls internal", "tls /nowhere/a.pem /nowhere/a.key")),
         ("nginx", lambda text: text.replace("proxy_pass http", "proxypass http")),
@@ -105,6 +107,28 @@ def test_a_bad_configuration_is_refused(
     assert bad != good
 
     assert validate(binary, tmp_path, engine, runnable(bad, tmp_path)).returncode != 0
+
+
+@pytest.mark.parametrize("engine", ["caddy", "nginx"])
+def test_a_joined_chain_is_read_once_it_is_canonical_and_what_python_alone_reads_is_refused(
+    binary: Binary, tmp_path: Path, engine: str
+) -> None:
+    tls = {
+        "caddy": f"https://localhost {{\n\ttls {tmp_path}/pair.crt {tmp_path}/pair.key\n}}\n",
+        "nginx": f"pid {tmp_path}/nginx.pid;\nevents {{}}\n"
+        f"http {{ access_log off; server {{ listen 127.0.0.1:{free_port()} ssl;"
+        f" ssl_certificate {tmp_path}/pair.crt; ssl_certificate_key {tmp_path}/pair.key; }} }}\n",
+    }
+
+    def accepted(chain: str, key: str) -> bool:
+        (tmp_path / "pair.crt").write_text(chain)
+        (tmp_path / "pair.key").write_text(key)
+        return validate(binary, tmp_path, engine, tls[engine]).returncode == 0
+
+    joined, odd = (CertificatePair.model_validate(made("localhost")) for made in (joined_pair, odd_pair))
+    assert not accepted(*joined_pair("localhost").values())
+    assert accepted(*canonical(joined))
+    assert not accepted(*canonical(odd))
 
 
 def trusting(text: str, folder: Path, port: int) -> ssl.SSLContext:
@@ -129,8 +153,7 @@ def running_proxy(
 ) -> Iterator[tuple[dict[str, int], httpx.Client]]:
     """An engine that serves a configuration of ports 5443 and up on free ports; those ports, and a client."""
     ports = {old: free_port() for old in ("2015", "9180", "5443", "5444", "5445")}
-    for old, new in ports.items():
-        text = text.replace(old, str(new))
+    text = re.sub(rf"\b({'|'.join(ports)})\b", lambda found: str(ports[found[0]]), text)
     config = folder / FILE[engine]
     config.write_text(runnable(text, folder))
     environment = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
@@ -179,11 +202,7 @@ def folder(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def proxy(binary: Binary, engine: str, folder: Path) -> Iterator[Callable[..., httpx.Response]]:
     """Requests through each real engine, with stand-ins for the processes behind it."""
-    text = (
-        (GOLDEN / CASE[engine] / FILE[engine])
-        .read_text()
-        .replace("import registry-upstream 60s", "import registry-upstream 1s")
-    )
+    text = (GOLDEN / CASE[engine] / FILE[engine]).read_text().replace("lb_try_duration 60s", "lb_try_duration 1s")
     with contextlib.ExitStack() as stack:
         for process in PROCESSES:
             handler = type(process, (_Upstream,), {"process": process})
@@ -329,6 +348,70 @@ def test_addresses_outside_the_allow_list_are_refused(binary: Binary, tmp_path: 
 
     assert answer.status_code == 403
     assert answer.json()["errors"][0]["code"] == "DENIED"
+
+
+@contextlib.contextmanager
+def issuing(binary: Binary, text: str, port: int, folder: Path, names: set[str]) -> Iterator[None]:
+    """A Caddy that listens on ``port``, once its authority has issued certificates for ``names``."""
+    config, log = folder / f"issuing-{port}", folder / f"issuing-{port}.log"
+    config.write_text(runnable(text, folder))
+    environment = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
+    with running([binary("caddy"), *COMMAND["caddy"], str(config)], port, log, environment):
+        deadline = time.monotonic() + 10
+        while not all((folder / f"caddy/certificates/local/{name}/{name}.crt").exists() for name in names):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+        yield
+
+
+@pytest.mark.parametrize(
+    ("engine", "host", "names"),
+    [
+        ("caddy", "localhost", {"localhost", "127.0.0.1"}),
+        ("caddy", "127.0.0.1", {"localhost", "127.0.0.1"}),
+        ("caddy", "192.0.2.1", {"192.0.2.1"}),
+        ("nginx", "localhost", {"localhost", "127.0.0.1"}),
+    ],
+)
+def test_internal_certificates_cover_any_address_and_both_names_of_loopback(
+    binary: Binary, tmp_path: Path, engine: str, host: str, names: set[str]
+) -> None:
+    values = configuration_of(CASE[engine])
+    values["proxy"] = {"engine": engine, "certificates": {"internal": {}}}
+    values |= {"certificates": {}, "mirrors": {}, "acknowledge": []}
+    values["registry"] = {"url": f"https://{host}:5443", "users": values["registry"]["users"]}
+    files, port, health = rendered(*loaded(values)), free_port(), free_port()
+    text = files[FILE[engine]].replace("5443", str(port)).replace("2015", str(health))
+    with contextlib.ExitStack() as stack:
+        if engine == "caddy":
+            stack.enter_context(issuing(binary, text, port, tmp_path, names))
+        else:
+            own, unused = free_port(), f"{{\n\thttp_port {free_port()}\n\thttps_port {free_port()}\n"
+            beside = files["issuer.Caddyfile"].replace("2015", str(own)).replace("{\n", unused, 1)
+            stack.enter_context(issuing(binary, beside, own, tmp_path, names))
+            config = tmp_path / FILE[engine]
+            # Its workers read the certificates, which nobody else may in this folder.
+            config.write_text(f"user root;\n{runnable(text, tmp_path)}")
+            stack.enter_context(running([binary(engine), *COMMAND[engine], str(config)], port, tmp_path / "log"))
+        # Where its connections end is another address, as in a container; and for an address, clients send no SNI.
+        elsewhere = ["--connect-to", f"::127.0.0.9:{port}"]
+        answers = {
+            name: subprocess.run(
+                [
+                    *["curl", "--silent", "--show-error", *elsewhere, f"https://{name}:{port}/"],
+                    *["--cacert", str(tmp_path / "caddy/pki/authorities/local/root.crt")],
+                ],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            for name in names | {"127.0.0.2", "sub.localhost"}
+        }
+
+    served = {name for name, answer in answers.items() if "registry API under /v2/" in answer.stdout}
+    assert served == names, answers
+    assert {name for name, answer in answers.items() if answer.returncode} == answers.keys() - names, "a certificate"
 
 
 @pytest.mark.parametrize(("engine", "source"), [("caddy", "internal"), ("caddy", "files"), ("nginx", "files")])

@@ -42,6 +42,7 @@ def test_a_registry_configuration_has_known_keys_only(path: Path) -> None:
         "log": {"level", "formatter", "accesslog"},
         "storage": {"filesystem", "delete", "maintenance"},
         "http": {"addr", "relativeurls", "draintimeout", "headers"},
+        "catalog": {"maxentries"},
         "health": {"storagedriver"},
         "auth": {"htpasswd"},
         "proxy": {"remoteurl", "ttl", "exec"},
