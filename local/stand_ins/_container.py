@@ -40,6 +40,7 @@ INPUTS = {
     "logOpts": Input(),
     "memory": Input(replaces=False),
     "memorySwap": Input(replaces=False),
+    "mounts": Input(fields=dict.fromkeys(("target", "type", "source", "readOnly"))),
     "mustRun": Input(replaces=False, default=True),
     "name": Input(),
     "networkMode": Input(default="bridge"),
@@ -107,6 +108,10 @@ def _host_config(inputs: State) -> State:
         "LogConfig": {"Type": inputs.get("logDriver", ""), "Config": inputs.get("logOpts") or {}},
         "Memory": _bytes(inputs.get("memory")),
         "MemorySwap": _bytes(inputs.get("memorySwap")),
+        "Mounts": [
+            {"Target": each["target"], "Type": each["type"], "Source": each["source"], "ReadOnly": each["readOnly"]}
+            for each in inputs.get("mounts") or ()
+        ],
         "NetworkMode": inputs["networkMode"],
         "PortBindings": bindings,
         "ReadonlyRootfs": inputs.get("readOnly", False),
@@ -173,7 +178,7 @@ def _wait_until_healthy(api: Any, container: str, *, seconds: float) -> None:
 
 
 def read(api: Any, container: str, state: State) -> State | None:
-    """What the engine shows now. Labels, environment, uploads, volumes and networks are not read back."""
+    """What the engine shows now. Labels, environment, uploads, volumes and networks are not read back; mounts are."""
     try:
         found = api.inspect_container(container)
     except NotFound:
@@ -188,17 +193,20 @@ def read(api: Any, container: str, state: State) -> State | None:
         "cpuShares": host["CpuShares"],
         "domainname": config["Domainname"],
         "entrypoints": config["Entrypoint"] or [],
+        "envs": state.get("envs") or [],  # not read back, but empty where the program sets none
         "hostname": config["Hostname"],
         "id": found["Id"],
         "image": found["Image"] if str(state.get("image")).startswith("sha256:") else config["Image"],
         "init": bool(host.get("Init")),
         "ipcMode": host["IpcMode"],
+        "labels": state.get("labels") or [],  # likewise
         "logDriver": host["LogConfig"]["Type"],
         "logOpts": host["LogConfig"]["Config"] if state.get("logOpts") else None,
         "maxRetryCount": host["RestartPolicy"]["MaximumRetryCount"],
         "memory": _mebibytes(host["Memory"]),
         "memoryReservation": _mebibytes(host["MemoryReservation"]),
         "memorySwap": _mebibytes(host["MemorySwap"]),
+        "mounts": [_mount(each) for each in host.get("Mounts") or ()],
         "name": found["Name"].lstrip("/"),
         "networkDatas": [_network_data(name, each) for name, each in sorted(network["Networks"].items())],
         "networkMode": host["NetworkMode"],
@@ -227,6 +235,19 @@ def read(api: Any, container: str, state: State) -> State | None:
     if not running:
         outputs |= {"exitCode": found["State"]["ExitCode"], "mustRun": False}
     return outputs
+
+
+def _mount(mount: State) -> State:
+    options = mount.get("BindOptions")
+    return {
+        "bindOptions": {"propagation": options.get("Propagation", "")} if options else None,
+        "readOnly": mount.get("ReadOnly", False),
+        "source": mount.get("Source", ""),
+        "target": mount["Target"],
+        "tmpfsOptions": None,
+        "type": mount["Type"],
+        "volumeOptions": None,
+    }
 
 
 def _network_data(name: str, network: State) -> State:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
+import os
 import re
 import secrets
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,10 +190,15 @@ def _completed(values: Properties, defaults: Properties) -> dict[str, PropertyVa
 
 
 def _automatic_name(request: CheckRequest) -> str:
-    """The name given before, if that was automatic too; else the logical name with seven hexadecimal digits."""
+    """The name given before, if that was automatic too; else the one that `pulumi:autonaming` of the project proposes.
+
+    Without a proposal, it is the logical name with seven hexadecimal digits.
+    """
     recorded = request.old_inputs.get("__defaults")
     if recorded is not None and "name" in plain(recorded):
         return str(request.old_inputs["name"].value)
+    if proposed := _PROPOSED_NAME.get():
+        return proposed
     seed = request.random_seed or secrets.token_bytes(32)
     return f"{request.name}-{hashlib.sha256(seed).hexdigest()[:7]}"
 
@@ -280,6 +287,8 @@ def _unmatched(elements: list[Any], others: list[Any]) -> dict[int, Any]:
 
 # Serving
 
+_PROPOSED_NAME: ContextVar[str] = ContextVar("_PROPOSED_NAME", default="")
+
 
 def serve(provider: Provider, version: str) -> None:
     """Run the plugin: tell the engine our port on standard output, then answer until it ends us.
@@ -291,17 +300,32 @@ def serve(provider: Provider, version: str) -> None:
     async def run() -> None:
         limits = [("grpc.max_receive_message_length", MAXIMAL_MESSAGE), ("grpc.max_send_message_length", -1)]
         server = grpc.aio.server(interceptors=[_PlainFailures()], options=limits)
-        servicer = ProviderServicer(sys.argv[1:], version, provider, engine_address=sys.argv[1])
+        servicer = _Servicer(sys.argv[1:], version, provider, engine_address=sys.argv[1])
         provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
+        # Pulumi ends a plugin that has answered everything: there is nothing to clean up, and grpc would take its time.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: os._exit(0))
         print(port, flush=True)
         await server.wait_for_termination()
 
     if len(sys.argv) < 2:
         sys.exit(f"{sys.argv[0]} is a Pulumi plugin: `pulumi` starts it and passes the engine's address")
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(run())
+    asyncio.run(run())
+
+
+class _Servicer(ProviderServicer):
+    """Takes the names that the engine proposes, which the SDK's own servicer leaves out."""
+
+    async def Configure(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name of the RPC
+        response = await super().Configure(request, context)
+        response.supports_autonaming_configuration = True
+        return response
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+        _PROPOSED_NAME.set(request.autonaming.proposed_name)
+        return await super().Check(request, context)
 
 
 class _PlainFailures(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types

@@ -23,6 +23,7 @@ from pulumi.provider.experimental import provider as protocol
 from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
+from components.settings import ImageSettings
 from local.stand_ins._plugin import InitializationError, StandInError, plain, plain_map, pulumi_value
 from local.stand_ins.docker import DockerStandIn
 
@@ -30,7 +31,14 @@ pytestmark = pytest.mark.any_proxy
 
 ROOT = Path(__file__).parent.parent.parent
 PREFIX = "standin-test-"
-RECORDED = (ROOT / "tests/data/docker-plugin.json").read_text().replace("contract-", PREFIX)
+REGISTRY_IMAGE = ImageSettings().registry
+RECORDED = (
+    (ROOT / "tests/data/docker-plugin.json")
+    .read_text()
+    .replace("contract-", PREFIX)
+    # An older one was used for the recording.
+    .replace("registry:3.1.1", REGISTRY_IMAGE)
+)
 CONTRACT = json.loads(RECORDED)
 NETWORK, VOLUME, IMAGE, CONTAINER = CONTRACT["cases"]
 FAILURES = [error for error in CONTRACT["errors"] if not error["check_failures"]]
@@ -212,7 +220,7 @@ def test_restart_policy_and_memory_are_changed_in_place(
 def test_a_stopped_container_that_must_run_is_started_by_an_update(
     stand_in: DockerStandIn, make: Callable[..., Any], docker_client: docker.DockerClient
 ) -> None:
-    made = make(CONTAINER["type"], {"image": "registry:3.1.1", "name": f"{PREFIX}c", "command": ["sleep", "60"]})
+    made = make(CONTAINER["type"], {"image": REGISTRY_IMAGE, "name": f"{PREFIX}c", "command": ["sleep", "60"]})
     docker_client.api.stop(made.resource_id, timeout=0)
     found = read(stand_in, made).properties
     news = {**made.properties, "mustRun": PropertyValue(True)}
@@ -249,15 +257,40 @@ def test_a_failure_has_the_recorded_words_and_leaves_the_recorded_container_behi
         docker_client.api.inspect_container(recorded["inputs"]["name"])
 
 
+def test_a_container_without_environment_and_labels_has_empty_ones_before_and_after_a_refresh(
+    stand_in: DockerStandIn, make: Callable[..., Any]
+) -> None:
+    """The official plugin records empty sets. It replaces a container whose state says null instead."""
+    made = make(CONTAINER["type"], {"image": REGISTRY_IMAGE, "name": f"{PREFIX}c", "start": False, "mustRun": False})
+    for properties in (made.properties, read(stand_in, made).properties):
+        assert (plain(properties["envs"]), plain(properties["labels"])) == ([], [])
+
+
+def test_a_mounted_folder_must_exist_and_is_read_back_as_it_was_given(
+    stand_in: DockerStandIn, make: Callable[..., Any], docker_client: docker.DockerClient, tmp_path: Path
+) -> None:
+    mount = {"target": "/data", "type": "bind", "source": str(tmp_path), "readOnly": True}
+    inputs = {"image": REGISTRY_IMAGE, "name": f"{PREFIX}c", "start": False, "mustRun": False, "mounts": [mount]}
+    made = make(CONTAINER["type"], inputs)
+    read_back = plain(read(stand_in, made).properties["mounts"])
+
+    nothing = dict.fromkeys(("bindOptions", "tmpfsOptions", "volumeOptions"))
+    assert read_back == [mount | nothing], "the engine adds options, so every preview would replace the container"
+    missing = {**mount, "source": str(tmp_path / "missing")}
+    with pytest.raises(StandInError, match="bind source path does not exist"):
+        make(CONTAINER["type"], {**inputs, "name": f"{PREFIX}d", "mounts": [missing]})
+    assert not (tmp_path / "missing").exists()
+
+
 def test_an_upload_lands_in_the_volume_with_its_mode(
     make: Callable[..., Any], docker_client: docker.DockerClient
 ) -> None:
     volume = {"containerPath": "/data", "volumeName": f"{PREFIX}v"}
     upload = {"file": "/data/d/a", "content": "grüße\n", "permissions": "0600"}
-    inputs = {"image": "registry:3.1.1", "entrypoints": ["/bin/true"], "start": False, "mustRun": False}
+    inputs = {"image": REGISTRY_IMAGE, "entrypoints": ["/bin/true"], "start": False, "mustRun": False}
     make(CONTAINER["type"], {**inputs, "name": f"{PREFIX}carrier", "uploads": [upload], "volumes": [volume]})
     shown = docker_client.containers.run(
-        "registry:3.1.1",
+        REGISTRY_IMAGE,
         entrypoint=["/bin/sh", "-c", "stat -c %a:%u:%g /data/d/a; cat /data/d/a"],
         volumes={f"{PREFIX}v": {"bind": "/data", "mode": "ro"}},
         name=f"{PREFIX}reader",
@@ -275,7 +308,7 @@ def test_without_a_grace_period_a_container_is_killed_and_with_one_it_may_end(
         said = tmp_path / str(grace)
         said.mkdir()
         inputs = {
-            "image": "registry:3.1.1",
+            "image": REGISTRY_IMAGE,
             "name": f"{PREFIX}c",
             "entrypoints": ["/bin/sh", "-c", last_words],
             "volumes": [{"containerPath": "/said", "hostPath": str(said)}],
@@ -294,7 +327,7 @@ def test_the_engine_is_told_what_exists_when_a_container_did_not_come_up(
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "local.stand_ins.docker", "127.0.0.1:1"]
     upload = PropertyValue({"file": PropertyValue("/a"), "content": PropertyValue("hush", is_secret=True)})
-    inputs = {"image": "registry:3.1.1", "name": f"{PREFIX}c", "command": ["hush"], "entrypoints": ["/hush"]}
+    inputs = {"image": REGISTRY_IMAGE, "name": f"{PREFIX}c", "command": ["hush"], "entrypoints": ["/hush"]}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path) as process:
         try:
             assert process.stdout is not None

