@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: what TLS, passwords and their guessing cost, and what the registry saves against tarballs.
+"""``python -m benchmarks``: what TLS, passwords, their guessing and updates cost, and what the registry saves.
 
 Nothing is asserted about times; the aims stand beside the numbers. Runs on the engine of DOCKER_HOST and removes all
 that it started.
@@ -17,13 +17,14 @@ import docker
 import typer
 from rich.console import Console
 
-from benchmarks import fronts, servers
+from benchmarks import alone, fronts, servers
 from benchmarks.deliveries import deliveries
 from benchmarks.docker_client import logged_in
 from benchmarks.guessing import guessing
 from benchmarks.proxies import proxies
 from benchmarks.report import Table, progress
 from benchmarks.transfers import transfers
+from benchmarks.updates import idle, updates
 from tests.engine import clients
 
 
@@ -31,12 +32,16 @@ class Part(StrEnum):
     """What can be measured alone."""
 
     STACK = "stack"
+    ALTERNATIVES = "alternatives"
     PROXIES = "proxies"
+    UPDATES = "updates"
+    IDLE = "idle"
 
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured.")] = 7,
     only: Annotated[Part | None, typer.Option(help="Measure nothing else.")] = None,
+    idle_minutes: Annotated[float, typer.Option(min=0.1, help="How long an idle stack is watched.")] = 10,
 ) -> None:
     """Measure and print the tables, at the end as Markdown."""
     api = clients.engine()
@@ -44,8 +49,14 @@ def main(
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
         if only in (None, Part.STACK):
             tables += _stack(api, Path(name), rounds)
+        if only in (None, Part.ALTERNATIVES):
+            tables.append(_alternatives(api, Path(name), rounds))
         if only in (None, Part.PROXIES):
             tables += _proxies(api, Path(name), rounds)
+        if only in (None, Part.UPDATES):
+            tables.append(updates(api, Path(name), rounds))
+        if only in (None, Part.IDLE):
+            tables.append(idle(api, Path(name), idle_minutes))
     conditions = _conditions(api, rounds)
     terminal = Console(width=None if sys.stdout.isatty() else 120)
     for table in tables:
@@ -64,6 +75,12 @@ def _stack(api: docker.DockerClient, folder: Path, rounds: int) -> list[Table]:
             guessing(started, folder, rounds),
             _memory(at_rest, servers.memory_by_role(api)),
         ]
+
+
+def _alternatives(api: docker.DockerClient, folder: Path, rounds: int) -> Table:
+    progress("starting the stack with either proxy, and what it is compared with")
+    with alone.running(api, folder) as started:
+        return alone.alternatives(started, folder, rounds)
 
 
 def _proxies(api: docker.DockerClient, folder: Path, rounds: int) -> list[Table]:

@@ -1,9 +1,8 @@
-"""Containers that run beside a declared stack, with its images, files and limits, but ask nobody for a password."""
+"""Containers that run beside a declared stack, with its images, files and limits; most ask nobody for a password."""
 
 from __future__ import annotations
 
-import io
-import tarfile
+import base64
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -14,7 +13,7 @@ import yaml
 from docker.models.containers import Container
 from docker.models.networks import Network
 
-from components._docker import StackName
+from components._docker import StackName, archive
 from components.certificate_issuer import CADDY_TMPFS, DATA_TMPFS, RUN_TMPFS, USER
 from components.render.proxy import caddyfile, certificate_files, nginx_conf
 from components.render.registry import DATA_DIRECTORY, environment, registry_config
@@ -38,12 +37,24 @@ def registry(
     *,
     store: str,
     port: int | None = None,
+    htpasswd: str = "",
+    tls: bool = False,
 ) -> Container:
-    """One process of the registry with its data in the volume ``store``; it is published if it has a ``port``."""
-    config = yaml.safe_load(registry_config(process, settings.registry))
-    del config["auth"]
+    """One process of the registry with its data in the volume ``store``; it is published if it has a ``port``.
+
+    It asks for a password if there is an ``htpasswd``, and speaks ``tls`` by itself if wanted.
+    """
+    config, files = yaml.safe_load(registry_config(process, settings.registry)), {}
+    if htpasswd:
+        files[config["auth"]["htpasswd"]["path"]] = htpasswd
+    else:
+        del config["auth"]
     if port:
         config["http"]["addr"] = f":{port}"
+    if tls:
+        chain, key = certificate_files("localhost")
+        config["http"]["tls"] = {"certificate": chain, "key": key}
+        files |= certificates()
     file = "/etc/distribution/config.yml"
     return start(
         api,
@@ -51,20 +62,23 @@ def registry(
         role,
         settings.images.registry,
         ["registry", "serve", file],
-        {file: yaml.safe_dump(config)},
+        {file: yaml.safe_dump(config)} | files,
         memory_mb=settings.registry.memory_mb,
         environment=environment(settings.registry.memory_mb),
         alias=process,
         port=port,
-        volumes=[f"{_volume(api, store)}:{DATA_DIRECTORY}"],
+        volumes=[f"{volume(api, store)}:{DATA_DIRECTORY}"],
         tmpfs={"/tmp": "size=1m"},
     )
 
 
-def registries(api: docker.DockerClient, network: Network, settings: Settings) -> dict[Process, Container]:
+def registries(
+    api: docker.DockerClient, network: Network, settings: Settings, htpasswd: str = ""
+) -> dict[Process, Container]:
     """Every process of the stack's registry, all with the same data."""
     return {
-        process: registry(api, network, f"open-{process}", process, settings, store="open-data") for process in ROLES_OF
+        process: registry(api, network, f"open-{process}", process, settings, store="open-data", htpasswd=htpasswd)
+        for process in ROLES_OF
     }
 
 
@@ -134,7 +148,7 @@ def start(
     )
     if backend:
         backend.connect(container)
-    container.put_archive("/", _archive(files))
+    container.put_archive("/", base64.b64decode(archive(files)))
     container.start()
     container.reload()
     return container
@@ -159,13 +173,13 @@ def output(container: Container, *command: str) -> bytes:
     raise RuntimeError(f"{' '.join(command)} in {container.name} ends with {code} and prints nothing: try it by hand")
 
 
-def wait(origin: str) -> None:
-    """Until a registry answers; at most 30 seconds."""
+def wait(origin: str, status: int = 200) -> None:
+    """Until a registry answers so; at most 30 seconds."""
     deadline = time.monotonic() + 30
     while True:
         try:
             # Its certificate is not known yet.
-            if httpx.get(f"{origin}/v2/", verify=False, timeout=5).status_code == 200:
+            if httpx.get(f"{origin}/v2/", verify=False, timeout=5).status_code == status:
                 return
         except httpx.TransportError:
             pass
@@ -174,16 +188,6 @@ def wait(origin: str) -> None:
         time.sleep(0.2)
 
 
-def _volume(api: docker.DockerClient, role: str) -> str:
+def volume(api: docker.DockerClient, role: str) -> str:
     """One that is there, or a new one."""
     return str(api.volumes.create(f"{NAMES.prefix}-{role}", labels=NAMES.labels(role)).name)
-
-
-def _archive(files: Mapping[str, str]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for path, text in files.items():
-            entry, content = tarfile.TarInfo(path.removeprefix("/")), text.encode()
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return buffer.getvalue()

@@ -22,28 +22,25 @@ class Transfer:
     source: Path | None = None
 
 
-def run(transfers: Sequence[Transfer], *, version: str, status: int, authority: Path) -> float:
+def run(transfers: Sequence[Transfer], *, status: int, authority: Path) -> float:
     """Seconds that all of them take together, from the start of curl to its end.
 
     Args:
         transfers: all up or all down.
-        version: of HTTP, as curl writes it: ``1.1`` or ``2``.
         status: with which each must be answered.
         authority: the certificate that clients trust.
 
     Raises:
         RuntimeError: if one of them went another way than that, or not over a connection of its own.
     """
-    # A second transfer on a connection of HTTP/2 would not wait for its turn: curl puts all that follow on the first.
     options = [
         *["--disable", "--no-progress-meter", "--ipv4", "--cacert", str(authority), "--max-time", str(LONGEST)],
         *["--parallel", "--parallel-immediate", "--parallel-max", str(len(transfers))],
-        "--http2" if version == "2" else "--http1.1",
         # Registry clients do not ask before they send.
         *["--header", "Expect:"],
         *[
             "--write-out",
-            "%{http_code} %{http_version} %{num_connects} %{size_upload} %{size_download} %{local_port}\n",
+            "%{http_code} %{num_connects} %{size_upload} %{size_download} %{local_port}\n",
         ],
     ]
     start = time.perf_counter()
@@ -51,13 +48,13 @@ def run(transfers: Sequence[Transfer], *, version: str, status: int, authority: 
     seconds = time.perf_counter() - start
     found = sorted(line.rpartition(" ") for line in answer.stdout.splitlines())
     wanted = sorted(
-        f"{status} {version} 1 {transfer.size if transfer.source else 0} {0 if transfer.source else transfer.size}"
+        f"{status} 1 {transfer.size if transfer.source else 0} {0 if transfer.source else transfer.size}"
         for transfer in transfers
     )
     ports = {port for _, _, port in found}
     if answer.returncode or [line for line, _, _ in found] != wanted or len(ports) != len(transfers):
         raise RuntimeError(
-            f"curl ends with {answer.returncode}: {answer.stderr.strip()}\nwanted status, HTTP version, new"
+            f"curl ends with {answer.returncode}: {answer.stderr.strip()}\nwanted status, new"
             f" connections, bytes up and down: {wanted}\nfound, on {len(ports)} connections: {answer.stdout}"
         )
     return seconds

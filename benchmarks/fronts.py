@@ -32,7 +32,6 @@ http {{
     access_log /dev/stdout;
     server {{
         listen {port} ssl;
-        http2 on;
         server_name localhost;
         ssl_certificate {chain};
         ssl_certificate_key {key};
@@ -52,7 +51,7 @@ http {{
 
 @dataclass(frozen=True)
 class Front:
-    """What clients talk to at ``origin``, by each of the HTTP ``versions``.
+    """What clients talk to at ``origin``.
 
     ``container`` is what answers there; ``store`` is one that may write the data behind it.
     """
@@ -61,7 +60,6 @@ class Front:
     origin: str
     container: Container
     store: Container
-    versions: tuple[str, ...] = ("1.1", "2")
 
     def begin_upload(self, client: httpx.Client, repository: str) -> str:
         """The URL to which a blob is sent."""
@@ -112,7 +110,7 @@ def running(api: docker.DockerClient) -> Iterator[Fronts]:
                 writer,
             ),
             recipe=Front("the recipe's nginx", f"https://localhost:{RECIPE_PORT}", _recipe(api, plain), bare),
-            bare=Front("bare registry", f"http://localhost:{BARE_PORT}", bare, bare, ("1.1",)),
+            bare=Front("bare registry", f"http://localhost:{BARE_PORT}", bare, bare),
         )
         for front in fronts.all():
             wait(front.origin)

@@ -26,8 +26,8 @@ CONNECTIONS = (1, 8, 32)
 UPLOAD, DOWNLOAD = "upload", "download"
 #: Seconds between two looks at a proxy's memory.
 LOOK = 0.2
-#: Bytes a second of each round, by direction, connections, HTTP version and front.
-Speeds = dict[tuple[str, int, str, Front], list[float]]
+#: Bytes a second of each round, by direction, connections and front.
+Speeds = dict[tuple[str, int, Front], list[float]]
 #: The most megabytes that the container of each was seen to hold.
 Peaks = dict[Front, float]
 
@@ -38,23 +38,19 @@ def proxies(fronts: Fronts, folder: Path, rounds: int) -> list[Table]:
     peaks: Peaks = defaultdict(float)
     certificate = folder / "authority.crt"
     certificate.write_text(authority().pair()["certificate"])
-    ways = [(front, version) for front in fronts.all() for version in front.versions]
-    for front, version in ways:
-        _round_trip(front, version, 1, folder, peaks)
+    for front in fronts.all():
+        _round_trip(front, 1, folder, peaks)
     for number in counted(rounds, "proxies"):
         for connections in CONNECTIONS:
-            for front, version in rotated(ways, number):
-                up, down = _round_trip(front, version, connections, folder, peaks)
-                speeds[UPLOAD, connections, version, front].append(TOTAL / up)
-                speeds[DOWNLOAD, connections, version, front].append(TOTAL / down)
+            for front in rotated(fronts.all(), number):
+                up, down = _round_trip(front, connections, folder, peaks)
+                speeds[UPLOAD, connections, front].append(TOTAL / up)
+                speeds[DOWNLOAD, connections, front].append(TOTAL / down)
     return [_throughput(fronts, speeds, peaks), _comparison(fronts, speeds)]
 
 
 def _throughput(fronts: Fronts, speeds: Speeds, peaks: Peaks) -> Table:
-    rows = [
-        [what, *(speed(speeds[*key, front]) if (*key, front) in speeds else "—" for front in fronts.all())]
-        for what, key in _rows()
-    ]
+    rows = [[what, *(speed(speeds[*key, front]) for front in fronts.all())] for what, key in _rows()]
     rows.append(["most memory of the container", *(f"{peaks[front]:.0f} MB" for front in fronts.all())])
     numbers = ", ".join(map(str, CONNECTIONS))
     heading = f"Throughput of {TOTAL / 1e6:.0f} MB over {numbers} connections, which carry one blob each"
@@ -62,29 +58,24 @@ def _throughput(fronts: Fronts, speeds: Speeds, peaks: Peaks) -> Table:
 
 
 def _comparison(fronts: Fronts, speeds: Speeds) -> Table:
-    """A bare registry has no HTTP/2, so its HTTP/1.1 is what both are compared with."""
     rows = []
-    for what, (direction, connections, version) in _rows():
-        caddy, nginx, recipe = (
-            speeds[direction, connections, version, front] for front in (fronts.caddy, fronts.nginx, fronts.recipe)
-        )
-        bare = speeds[direction, connections, "1.1", fronts.bare]
+    for what, key in _rows():
+        bare, caddy, nginx, recipe = (speeds[*key, front] for front in fronts.all())
         pairs = [(caddy, bare), (nginx, bare), (recipe, bare), (caddy, recipe), (nginx, recipe)]
         rows.append([what, *(ratio(one, other) for one, other in pairs)])
     columns = ["", "Caddy to bare", "nginx to bare", "recipe to bare", "Caddy to recipe", "nginx to recipe"]
-    return Table("The same compared, above 1 is faster; HTTP/2 to the bare registry's HTTP/1.1", columns, rows)
+    return Table("The same compared, above 1 is faster", columns, rows)
 
 
-def _rows() -> list[tuple[str, tuple[str, int, str]]]:
+def _rows() -> list[tuple[str, tuple[str, int]]]:
     return [
-        (f"{direction} × {connections}, HTTP/{version}", (direction, connections, version))
+        (f"{direction} × {connections}", (direction, connections))
         for direction in (UPLOAD, DOWNLOAD)
         for connections in CONNECTIONS
-        for version in ("1.1", "2")
     ]
 
 
-def _round_trip(front: Front, version: str, connections: int, folder: Path, peaks: Peaks) -> tuple[float, float]:
+def _round_trip(front: Front, connections: int, folder: Path, peaks: Peaks) -> tuple[float, float]:
     """Seconds of the uploads and of the downloads of new blobs, which are removed at the end."""
     certificate, repository, size = folder / "authority.crt", "proxies/blobs", TOTAL // connections
     up, down = [], []
@@ -102,7 +93,7 @@ def _round_trip(front: Front, version: str, connections: int, folder: Path, peak
     for transfers, status in ((up, 201), (down, 200)):
         # What was left to be written would slow this.
         os.sync()
-        work = partial(curl.run, transfers, version=version, status=status, authority=certificate)
+        work = partial(curl.run, transfers, status=status, authority=certificate)
         taken, most = _watched(front.container, work)
         seconds.append(taken)
         peaks[front] = max(peaks[front], most)

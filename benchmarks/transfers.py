@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.docker_client import build, run
-from benchmarks.report import Table, counted, ratio, seconds
+from benchmarks.report import Table, counted, ratio, rotated, seconds
 from benchmarks.servers import Server, Servers
 from tests.engine.clients import DockerCli
 from tests.images import random_layer, write_layout
@@ -32,7 +32,7 @@ def transfers(servers: Servers, docker: DockerCli, folder: Path, rounds: int) ->
     """Single requests, pushes and pulls."""
     rows = [_row("one request, HEAD of a layer", _requests(servers, rounds), servers)]
     for image, sizes in IMAGES.items():
-        pushes, pulls = _by_skopeo(servers, image, sizes, folder, rounds)
+        pushes, pulls = by_skopeo(servers.all(), image, sizes, folder, rounds)
         rows.append(_row(f"skopeo push, {image}", pushes, servers, AIMS.get(image)))
         rows.append(_row(f"skopeo pull, {image}", pulls, servers, AIMS.get(image)))
     pushes, pulls = _by_docker(servers, docker, folder, rounds)
@@ -54,25 +54,28 @@ def _requests(servers: Servers, rounds: int) -> Times:
     return times
 
 
-def _by_skopeo(servers: Servers, image: str, sizes: Sequence[int], folder: Path, rounds: int) -> tuple[Times, Times]:
+def by_skopeo(
+    servers: Sequence[Server], image: str, sizes: Sequence[int], folder: Path, rounds: int
+) -> tuple[Times, Times]:
+    """Seconds of pushes and of pulls of one image, in turn to each server and from it."""
     layout = folder / "layout"
     write_layout(layout, [random_layer(size) for size in sizes])
     pushes: Times = defaultdict(list)
     pulls: Times = defaultdict(list)
-    for server in servers.all():
-        _round_trip(server, layout, "warm-up", folder, sum(sizes))
+    for server in servers:
+        round_trip(server, layout, f"warm-up/{server.front.name}", folder, sum(sizes))
     for number in counted(rounds, f"skopeo, {image}"):
-        for server in servers.order(number):
-            # A repository of its own, since a layer that a repository has is not sent.
-            repository = f"skopeo-{len(sizes)}x{sizes[0]}/{number}"
-            pushed, pulled = _round_trip(server, layout, repository, folder, sum(sizes))
+        for server in rotated(servers, number):
+            # A repository of its own, also where servers share a store: a layer that a repository has is not sent.
+            repository = f"skopeo-{len(sizes)}x{sizes[0]}/{number}/{server.front.name}"
+            pushed, pulled = round_trip(server, layout, repository, folder, sum(sizes))
             pushes[server].append(pushed)
             pulls[server].append(pulled)
     shutil.rmtree(layout)
     return pushes, pulls
 
 
-def _round_trip(server: Server, layout: Path, repository: str, folder: Path, size: int) -> tuple[float, float]:
+def round_trip(server: Server, layout: Path, repository: str, folder: Path, size: int) -> tuple[float, float]:
     """Seconds of a push and of a pull; that ``size`` bytes really moved each time is made sure of."""
     before = server.client_bytes()
     pushed = server.push(layout, repository)

@@ -1,0 +1,90 @@
+"""How long ``pulumi up`` takes on a small stack, and how much CPU the stack uses while nobody asks it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import docker
+
+from benchmarks.containers import NAMES
+from benchmarks.report import Table, counted, progress, seconds
+from tests.engine import clients
+from tests.engine.conftest import remove_everything, small_stack
+from tests.engine.stack import Stack, engine_address
+
+AIMS = {"new stack": 6.0, "log level": 6.0, "password": 2.5, "unchanged": 2.5}
+
+
+def updates(api: docker.DockerClient, folder: Path, rounds: int) -> Table:
+    """Each kind of update once a round: the stack is removed and made anew in each."""
+    times: dict[str, list[float]] = {what: [] for what in AIMS}
+    for number in counted(rounds, "updates"):
+        remove_everything(api, NAMES.prefix)
+        (folder / f"updates-{number}").mkdir()
+        stack = Stack(folder / f"updates-{number}", engine_address(), small_stack(name_prefix=NAMES.prefix))
+        try:
+            # What the first run of a copy compiles is compiled once on a person's machine, too.
+            stack.preview()
+            for what, change in _changes(stack).items():
+                change()
+                start = time.perf_counter()
+                stack.up()
+                times[what].append(time.perf_counter() - start)
+        finally:
+            remove_everything(api, NAMES.prefix)
+    rows = [
+        [what, seconds(values), f"{min(values):.1f}–{max(values):.1f} s", f"{AIMS[what]:.1f} s"]
+        for what, values in times.items()
+    ]
+    return Table("`pulumi up` with a mirror and three users, without a preview", ["", "time", "extremes", "aim"], rows)
+
+
+def idle(api: docker.DockerClient, folder: Path, minutes: float) -> Table:
+    """CPU time of an engine and every container of a stack that serves nobody, health checks included."""
+    remove_everything(api, NAMES.prefix)
+    (folder / "idle").mkdir()
+    try:
+        Stack(folder / "idle", engine_address(), small_stack(name_prefix=NAMES.prefix)).up()
+        progress(f"waiting {minutes:g} minutes beside an idle stack")
+        time.sleep(60)  # containers are asked more often while they are young
+        before, start = _cpu(api), time.monotonic()
+        time.sleep(minutes * 60)
+        after, passed = _cpu(api), time.monotonic() - start
+    finally:
+        remove_everything(api, NAMES.prefix)
+    used = {role: (after[role] - before[role]) / passed for role in after}
+    rows = [[role, f"{share * 1000:.1f} ms"] for role, share in sorted(used.items())]
+    rows.append(["all", f"{sum(used.values()) * 1000:.1f} ms"])
+    return Table(f"CPU time a second of an idle stack, over {minutes:g} minutes", ["container", "CPU a second"], rows)
+
+
+def _changes(stack: Stack) -> dict[str, Callable[[], object]]:
+    return {
+        "new stack": lambda: None,
+        "log level": lambda: stack.write(registry=stack.values["registry"] | {"log_level": "debug"}),
+        "password": lambda: stack.set_secret("passwords.ci", secrets.token_urlsafe(32)),
+        "unchanged": lambda: None,
+    }
+
+
+def _cpu(api: docker.DockerClient) -> dict[str, float]:
+    """Seconds of CPU that each running container has used so far, by role."""
+    return {
+        role: container.stats(stream=False, one_shot=True)["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
+        for role, container in clients.containers(api, NAMES.prefix).items()
+        if container.status == "running"
+    } | {"the engine": _engine_cpu()}
+
+
+def _engine_cpu() -> float:
+    """Seconds of CPU that the engine and what it started outside of containers have used: it starts the checks."""
+    ticks = 0
+    for process in Path("/proc").glob("[0-9]*/stat"):
+        name, _, rest = process.read_text().partition("(")[2].rpartition(")")
+        if name.startswith(("dockerd", "containerd")):
+            ticks += sum(map(int, rest.split()[11:15]))  # its own and its children's, in user and in kernel mode
+    return ticks / os.sysconf("SC_CLK_TCK")
