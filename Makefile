@@ -1,32 +1,59 @@
 # Everything here works on a new Debian or Ubuntu machine; python -m local makes what is missing under .local/.
 VENV := .venv/bin/python
 
-.PHONY: up down purge test test-caddy test-nginx test-any-proxy test-current-engine test-over-ssh lint bench golden lock
+.PHONY: up down purge check test test-unit test-commands test-binaries test-caddy test-caddy-under-load \
+	test-nginx test-nginx-under-load test-any-proxy test-current-engine test-over-ssh lint bench golden lock outdated
 
 up down purge: .venv/installed
 	@$(VENV) -m local $@
 
-# Two engines at a time, since a test waits as much as it works; what each prints comes whole, when it has ended.
+# Several at a time, since a test waits as much as it works; what each prints comes whole, when it has ended.
+AT_A_TIME := $(MAKE) --no-print-directory --jobs=4 --keep-going --output-sync=target
+
+# Everything that needs no engine, in a minute and a half.
+check: .venv/installed
+	@$(VENV) -m local prepare
+	@$(AT_A_TIME) test-commands test-binaries test-unit lint
+
 test: .venv/installed
 	$(VENV) -m local prepare
-	$(VENV) -m pytest tests/unit tests/render tests/binaries
-	$(MAKE) --jobs=2 --keep-going --output-sync=target \
-		test-caddy test-nginx test-any-proxy test-current-engine test-over-ssh
+	@$(AT_A_TIME) test-unit test-binaries test-commands test-caddy-under-load test-nginx-under-load test-any-proxy \
+		test-caddy test-nginx test-current-engine test-over-ssh
+
+test-unit:
+	$(VENV) -m pytest tests/unit tests/render
+
+# Apart from those of the servers, so that both take as long.
+COMMANDS := tests/binaries/test_credential_commands.py tests/binaries/test_fixes.py
+
+test-commands:
+	$(VENV) -m pytest $(COMMANDS)
+
+test-binaries:
+	$(VENV) -m pytest tests/binaries $(addprefix --ignore=,$(COMMANDS))
+
+test-on = $(VENV) -m local with-engine $(1) -- $(VENV) -m pytest tests/engine
 
 test-caddy:
-	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine -m "not any_proxy"
+	$(call test-on,debian) -m "not any_proxy and not load"
+
+test-caddy-under-load:
+	$(call test-on,debian) -m load
 
 test-nginx:
-	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine -m "not any_proxy" --proxy nginx
+	$(call test-on,debian) -m "not any_proxy and not load" --proxy nginx
+
+test-nginx-under-load:
+	$(call test-on,debian) -m load --proxy nginx
 
 test-any-proxy:
-	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine -m any_proxy
+	$(call test-on,debian) -m any_proxy
 
 test-current-engine:
-	$(VENV) -m local with-engine modules -- $(VENV) -m pytest tests/engine -m "not once"
+	$(call test-on,modules) -m "not once"
 
 test-over-ssh:
-	$(VENV) -m local with-engine debian -- $(VENV) -m pytest tests/engine -m "not once and not any_proxy" --over-ssh
+	$(call test-on,debian) -m "not once and not any_proxy" --over-ssh
 
 lint: .venv/installed
 	$(VENV) -m ruff check .
@@ -43,6 +70,9 @@ golden: .venv/installed
 lock: .venv/installed
 	$(VENV) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 		--no-emit-index-url --no-emit-find-links --upgrade --output-file requirements.lock requirements.in
+
+outdated: .venv/installed
+	@$(VENV) -m local outdated
 
 .venv/installed: requirements.lock local/venv.sh
 	@sh local/venv.sh

@@ -22,6 +22,7 @@ SECRET_KEYS = frozenset(Secrets.model_fields)
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--over-ssh", action="store_true", help="deploy the engine tier's stacks over ssh://")
     parser.addoption("--proxy", default="caddy", help="engine of the proxy in the engine tier's stacks: caddy or nginx")
+    parser.addoption("--requests", default="1000", help="how many requests clients send while processes are replaced")
     parser.addoption("--rewrite-golden", action="store_true", help="write golden files instead of comparing them")
 
 
@@ -44,6 +45,12 @@ def configuration(**changes: Any) -> dict[str, Any]:
         "stack_secret": "5" * 64,
     } | changes
     return {key: value for key, value in values.items() if value is not None}
+
+
+def set_all_secrets(values: Mapping[str, str]) -> list[str]:
+    """Arguments of ``pulumi`` that set several secrets by path in one call; others on the machine may see them."""
+    options = [word for path, value in values.items() for word in ("--secret", f"registry-stack:{path}={value}")]
+    return ["config", "set-all", "--path", *options]
 
 
 def as_pulumi_hands_over(values: Mapping[str, Any]) -> dict[str, str]:

@@ -41,7 +41,6 @@ NGINX = {
     # It leaves out what is no header, ends the name of a host before a dot, and a line feed ends a line.
     r"header without a colon|line feeds alone|empty": "401 writer",
     r"Host: 'localhost\.'": "401 reader",
-    r"HTTP/2: (?:another host|two lengths|length .*)": "refused proxy",
     r"a header of (?:100 KB|20 MB)|5,000 headers|a login of 100 KB": "400 proxy",
     r"a (?:method|path) of 100 KB": "414 proxy",
 }
@@ -206,14 +205,3 @@ def _text(value: str) -> bytes:
     data = value.encode("latin-1")
     assert len(data) < 127, "longer texts need a longer length"
     return bytes([len(data)]) + data
-
-
-def http2_outcome(received: bytes) -> str:
-    """``refused`` if the request's stream was reset, the connection ended or the status is 400; else ``answered``."""
-    bad_request = 0x8C  # the status 400 in HPACK's static table
-    while len(received) >= 9:
-        length, kind = int.from_bytes(received[:3]), received[3]
-        if kind == 0x1:
-            return "refused" if received[9] == bad_request else "answered"
-        received = received[9 + length :]
-    return "refused"

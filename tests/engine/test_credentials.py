@@ -21,13 +21,15 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.engine import clients
+from tests.engine.conftest import PREFIX
 from tests.engine.stack import STACK, Stack
+from tests.engine.transfers import Connection
 from tests.images import random_layer, write_layout
 
 pytestmark = pytest.mark.once
 
 As = Callable[[str | None], clients.Skopeo]
-ROTATIONS, REQUESTS_A_SECOND = 20, 50
+ROTATIONS, SWAPS, REQUESTS_A_SECOND = 5, 8, 50
 
 
 def credentials(stack: Stack, *arguments: str) -> str:
@@ -57,7 +59,7 @@ class Registry:
 
     def may_push(self, user: str, password: str) -> bool:
         """Whether the writer knows the user: it then misses the upload that the request asks for."""
-        return self.status(user, password, path=f"/busy/push/blobs/uploads/{'0' * 8}-0000-0000-0000-{'0' * 12}") == 404
+        return self.status(user, password, path=clients.NO_UPLOAD.removeprefix("/v2")) == 404
 
 
 def test_a_login_that_was_handed_over_works(stack: Stack, tmp_path: Path, skopeo: As) -> None:
@@ -111,11 +113,10 @@ class Journal:
 
 
 def test_nobody_else_fails_while_a_login_lives_and_dies(
-    stack: Stack, client: docker.DockerClient, skopeo: As, registry: Registry, tmp_path: Path
+    stack: Stack, skopeo: As, registry: Registry, tmp_path: Path
 ) -> None:
     write_layout(tmp_path / "layout", [random_layer(clients.MEGABYTE) for _ in range(3)])
     assert skopeo("ci").push(tmp_path / "layout", "busy/pull:1").returncode == 0
-    client.images.get("registry:3.1.1").tag("localhost-test/registry", "3.1.1-test")
 
     with clients.clients_at_work(skopeo("ci"), skopeo("production"), tmp_path) as results:
         journal = Journal(results)
@@ -148,14 +149,6 @@ def test_nobody_else_fails_while_a_login_lives_and_dies(
             stack.up()
             assert registry.status("robot.2", second) == 401
 
-        with journal.step("registry image changed"):
-            stack.set_plain("images.registry", "localhost-test/registry:3.1.1-test")
-            stack.up()
-
-        with journal.step("registry image changed back"):
-            stack.remove("images.registry")
-            stack.up()
-
         with journal.step("stack_secret rotated"):
             stack.set_secret("stack_secret", secrets.token_hex(32))
             stack.up()
@@ -165,10 +158,9 @@ def test_nobody_else_fails_while_a_login_lives_and_dies(
     # Old and new writer answer side by side for some seconds, and neither continues what the other began.
     del journal.failures["stack_secret rotated"]
     for step, failed in journal.failures.items():
-        assert len(failed) <= ("image" in step) * clients.LOST_BY_REPLACEMENT[stack.proxy], step
+        assert failed == [], step
     assert len(results["done"]) > 40
     stack.preview("--expect-no-changes")
-    client.images.remove("localhost-test/registry:3.1.1-test")
 
 
 def session(answer: httpx.Response) -> httpx.URL:
@@ -197,52 +189,58 @@ def test_an_upload_in_flight_starts_again_after_a_new_stack_secret(stack: Stack)
 
 
 @pytest.mark.any_proxy
-def test_twenty_rotations_refuse_no_request_that_should_pass(stack: Stack, registry: Registry) -> None:
-    """Reader, writer and admin are asked in turn by users whose passwords stay."""
+def test_forty_replaced_password_files_refuse_no_request_that_should_pass(
+    stack: Stack, client: docker.DockerClient, registry: Registry
+) -> None:
+    """Reader, writer and admin are asked in turn by users whose passwords stay.
+
+    An `up` swaps the files once for a new password; then the same carrier does it again and again.
+    """
     credentials(stack, "add", "rotated", "--role", "admin")
     stack.up()
-    upload = f"/busy/push/blobs/uploads/{'0' * 8}-0000-0000-0000-{'0' * 12}"
-    asked = itertools.cycle(
-        [
-            ("production", "GET", "/", 200),
-            ("ci", "GET", upload, 404),
-            ("boss", "DELETE", f"/busy/none/manifests/sha256:{'0' * 64}", 404),
-        ]
-    )
-    answers, stop = Counter[str](), threading.Event()
-    slowest = 0.0
+    asked = [
+        ("production", "GET", "/v2/", 200),
+        ("ci", "GET", clients.NO_UPLOAD, 404),
+        ("boss", "DELETE", f"/v2/busy/none/manifests/sha256:{'0' * 64}", 404),
+    ] * 4
+    answers, took, stop, trust = list[str](), list[float](), threading.Event(), stack.trust
 
     def ask(user: str, method: str, path: str, expected: int) -> None:
-        nonlocal slowest
-        began = time.monotonic()
-        status = registry.status(user, stack.users[user], method, path)
-        slowest = max(slowest, time.monotonic() - began)
-        answers["passed" if status == expected else f"{user}: {method} {status}"] += 1
-
-    def load() -> None:
-        with ThreadPoolExecutor(16) as pool:
+        """Over one connection, by the standard library, since better clients slow the updates that they wait for."""
+        with Connection(stack, trust, user) as connection:
             began = time.monotonic()
             for number in itertools.count():
-                if stop.wait(max(0.0, began + number / REQUESTS_A_SECOND - time.monotonic())):
+                if stop.wait(max(0.0, began + number * len(asked) / REQUESTS_A_SECOND - time.monotonic())):
                     return
-                pool.submit(ask, *next(asked))
+                sent = time.monotonic()
+                connection.request(method, path, headers=connection.login)
+                answer = connection.getresponse()
+                answer.read()
+                took.append(time.monotonic() - sent)
+                answers.append("passed" if answer.status == expected else f"{user}: {method} {answer.status}")
 
-    thread, started = threading.Thread(target=load), time.monotonic()
-    thread.start()
-    try:
-        for _ in range(ROTATIONS):
-            password = credentials(stack, "rotate", "--in-place", "rotated")
-            stack.up()
-            assert registry.status("rotated", password) == 200
-    finally:
-        stop.set()
-        thread.join()
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(asked)) as pool:
+        clients_at_work = [pool.submit(ask, *one) for one in asked]
+        try:
+            for _ in range(ROTATIONS):
+                password = credentials(stack, "rotate", "--in-place", "rotated")
+                stack.up()
+                assert registry.status("rotated", password) == 200
+                carrier = clients.containers(client, PREFIX)["registry-secrets-carrier"]
+                for _ in range(SWAPS - 1):
+                    carrier.start()
+                    assert carrier.wait()["StatusCode"] == 0
+                assert registry.status("rotated", password) == 200
+        finally:
+            stop.set()
     seconds = time.monotonic() - started
+    assert [error for one in clients_at_work if (error := one.exception())] == []
 
-    count = sum(answers.values())
+    count = len(answers)
     print(
-        f"{ROTATIONS} rotations in {seconds:.0f} s under {count} requests, {count / seconds:.0f} a second:"
-        f" {dict(answers)}, the slowest took {slowest:.2f} s"
+        f"{ROTATIONS} rotations, {SWAPS} swaps each, in {seconds:.0f} s under {count} requests, {count / seconds:.0f} a"
+        f" second: {dict(Counter(answers))}, the slowest took {max(took):.2f} s"
     )
     assert set(answers) == {"passed"}
     assert count / seconds > 0.9 * REQUESTS_A_SECOND

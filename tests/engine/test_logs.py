@@ -169,7 +169,7 @@ def log_file(client: docker.DockerClient, role: str) -> str:
     path = Path(clients.containers(client, PREFIX)[role].attrs["LogPath"])
     volumes = {str(path.parent): {"bind": "/log", "mode": "ro"}}
     content = client.containers.run(
-        "registry:3.1.1", entrypoint=["cat"], command=[f"/log/{path.name}"], volumes=volumes, remove=True
+        clients.IMAGES.registry, entrypoint=["cat"], command=[f"/log/{path.name}"], volumes=volumes, remove=True
     )
     return content.decode()
 

@@ -36,7 +36,7 @@ def upstream(
     """A registry that the mirror reaches as its upstream, with ``library/alpine`` and ``team/tool``."""
     clients.run("docker", "rm", "--force", "rs-test-upstream")
     container = client.containers.run(
-        "registry:3.1.1",
+        clients.IMAGES.registry,
         name="rs-test-upstream",
         detach=True,
         ports={"5000/tcp": ("127.0.0.1", UPSTREAM_PORT)},

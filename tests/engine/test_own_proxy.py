@@ -101,7 +101,7 @@ def test_services_publish_on_that_address_alone_and_ask_for_a_login(stack: Stack
 def test_the_registry_has_no_way_out(stack: Stack, client: docker.DockerClient) -> None:
     # The engine's own network stands for the world: who is masqueraded as the host reaches a container there.
     outside = client.containers.run(
-        "registry:3.1.1", detach=True, name=f"{PREFIX}-outside", network_mode="bridge",
+        clients.IMAGES.registry, detach=True, name=f"{PREFIX}-outside", network_mode="bridge",
         entrypoint=["registry", "serve", "/etc/distribution/config.yml"],
     )  # fmt: skip
     outside.reload()

@@ -55,15 +55,14 @@ def digest_of(pieces: Iterable[bytes]) -> str:
 
 
 def paced(pieces: Iterable[bytes], rate: int, stop: threading.Event) -> Iterator[bytes]:
-    """The same at ``rate`` bytes per second, in pieces of a tenth of a second, until ``stop`` is set."""
+    """The same at ``rate`` bytes per second, in pieces of a tenth of a second; at once when ``stop`` is set."""
     began, done = time.monotonic(), 0
     for piece in pieces:
         for start in range(0, len(piece), rate // 10):
             part = piece[start : start + rate // 10]
             yield part
             done += len(part)
-            if stop.wait(max(0.0, began + done / rate - time.monotonic())):
-                return
+            stop.wait(max(0.0, began + done / rate - time.monotonic()))
 
 
 class Connection(http.client.HTTPConnection):

@@ -8,7 +8,16 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from components.settings import ImageSettings, MirrorSettings, ProxySettings, RegistrySettings, Secrets, Settings
+from components.settings import (
+    DANGERS,
+    CertificatePair,
+    ImageSettings,
+    MirrorSettings,
+    ProxySettings,
+    RegistrySettings,
+    Secrets,
+    Settings,
+)
 from tests.conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
@@ -38,6 +47,16 @@ def test_the_table_covers_every_key_of_the_project_file() -> None:
     declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
 
     assert {key.split(".")[0] for key in ROWS} == {key for key in declared if not key.startswith("pulumi:")}
+
+
+def test_the_descriptions_of_the_project_file_name_every_key_of_an_object_and_every_choice() -> None:
+    declared = yaml.safe_load((ROOT / "Pulumi.yaml").read_text())["config"]
+    named = {key: declared[key]["description"].rpartition(": ")[2].split(", ") for key in declared if ":" not in key}
+
+    for section, model in SECTIONS.items():
+        assert named[section.partition(".")[0]] == list(model.model_fields), section
+    assert named["certificates"] == list(CertificatePair.model_fields)
+    assert named["acknowledge"] == list(DANGERS)
 
 
 def test_the_table_has_the_defaults_of_the_settings() -> None:
