@@ -183,7 +183,7 @@ def _image(value: str) -> str:
     if not match or not is_exact or not is_origin("localhost", match["port"]):
         raise ValueError(
             "an image with an exact tag, which has all three numbers of a version, or with a tag and a digest, like"
-            " caddy:2.11.4-alpine or caddy:alpine@sha256:…; a moving tag such as latest or 2 would deploy something"
+            " caddy:2.11.7-alpine or caddy:alpine@sha256:…; a moving tag such as latest or 2 would deploy something"
             " else on another day"
         )
     return value
@@ -192,13 +192,36 @@ def _image(value: str) -> str:
 def _registry_image(value: str) -> str:
     match = _IMAGE.fullmatch(_image(value))
     assert match is not None
-    version = _VERSION.fullmatch(match["tag"])
-    if not version or tuple(int(part) for part in version.groups()) < (3, 1, 2):
+    version = _version(match["tag"])
+    if not version or version < (3, 1, 2):
         raise ValueError(
             "distribution 3.1.2 or newer with all three numbers in the tag, like registry:3.1.2: the pull-through cache"
             " of older versions can store content that does not match its digest (CVE-2026-85747)"
         )
     return value
+
+
+def _caddy_image(value: str) -> str:
+    return _not_older(value, (2, 11, 5), "Caddy 2.11.5 or newer, which cuts clients that stand still")
+
+
+def _nginx_image(value: str) -> str:
+    return _not_older(value, (1, 29, 7), "nginx 1.29.7 or newer, which keeps its connections to the processes")
+
+
+def _not_older(value: str, oldest: tuple[int, ...], wanted: str) -> str:
+    """An image whose tag is a version from ``oldest`` on; what a digest names may have any tag."""
+    match = _IMAGE.fullmatch(_image(value))
+    assert match is not None
+    version = _version(match["tag"])
+    if not match["digest"] and version and version < oldest:
+        raise ValueError(f"{wanted}; an image with versions of its own needs its digest (NAME:TAG@sha256:…)")
+    return value
+
+
+def _version(tag: str) -> tuple[int, ...] | None:
+    match = _VERSION.fullmatch(tag)
+    return tuple(int(part) for part in match.groups()) if match else None
 
 
 def _address(value: str) -> str:
@@ -476,8 +499,8 @@ class ImageSettings(BaseModel):
 
     model_config = FROZEN
     registry: Annotated[str, _text(_registry_image)] = "registry:3.1.2"
-    caddy: Annotated[str, _text(_image)] = "caddy:2.11.4-alpine"
-    nginx: Annotated[str, _text(_image)] = "nginx:1.31.3-alpine"
+    caddy: Annotated[str, _text(_caddy_image)] = "caddy:2.11.7-alpine"
+    nginx: Annotated[str, _text(_nginx_image)] = "nginx:1.31.3-alpine"
 
 
 #: Choices that expose something and are refused unless ``acknowledge`` names them, with what they expose.

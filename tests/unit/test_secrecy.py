@@ -53,7 +53,7 @@ EVERY_KEY: dict[str, Any] = configuration(
         "metrics_port": 9180,
         "memory_mb": 256,
     },
-    images={"registry": "registry:3.1.2", "caddy": "caddy:2.11.4", "nginx": "nginx:1.31.3"},
+    images={"registry": "registry:3.1.2", "caddy": "caddy:2.11.7", "nginx": "nginx:1.31.3"},
     name_prefix="registry-stack",
     protect_data=True,
     acknowledge=["anonymous_pull"],
