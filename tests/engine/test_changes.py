@@ -153,7 +153,7 @@ def test_no_push_and_no_pull_fails_while_reader_and_writer_are_replaced(
     assert before.keys() == identities(client).keys()
     assert before["writer"] != identities(client)["writer"]
     print(f"{len(results['done'])} operations through two replacements")
-    assert len(results["done"]) > 20
+    assert len(results["done"]) > 10
     assert len(results["failed"]) <= 2 * clients.LOST_BY_REPLACEMENT[stack.proxy], results["failed"]
 
 
