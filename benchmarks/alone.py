@@ -108,7 +108,7 @@ def _recipe(api: docker.DockerClient, folder: Path) -> Server:
             "REGISTRY_AUTH_HTPASSWD_PATH=/auth/htpasswd",
             "OTEL_TRACES_EXPORTER=none",
         ],
-        alias="registry",
+        aliases=["registry"],
         volumes=[f"{volume(api, 'recipe-data')}:{DATA_DIRECTORY}"],
     )
     chain, key = certificate_files("localhost")

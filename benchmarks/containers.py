@@ -15,12 +15,15 @@ from docker.models.networks import Network
 
 from components._docker import StackName, archive
 from components.certificate_issuer import CADDY_TMPFS, DATA_TMPFS, RUN_TMPFS, USER
-from components.render.proxy import caddyfile, certificate_files, nginx_conf
+from components.render.proxy import caddyfile, certificate_files, nginx_conf, quick_alias
 from components.render.registry import DATA_DIRECTORY, environment, registry_config
 from components.settings import ROLES_OF, Process, Settings
+from components.tls_proxy import RUN_CADDY
 from tests.certificates import certificate_pair
 
 NAMES = StackName(prefix="rs-bench", stack="bench")
+#: For the stack's proxies, which pass on nothing without a login; the processes behind them take any, or none.
+ANYONE = ("anyone", "x")
 
 
 def network(api: docker.DockerClient, role: str, *, internal: bool = False) -> Network:
@@ -65,7 +68,7 @@ def registry(
         {file: yaml.safe_dump(config)} | files,
         memory_mb=settings.registry.memory_mb,
         environment=environment(settings.registry.memory_mb),
-        alias=process,
+        aliases=[process, quick_alias(process)],
         port=port,
         volumes=[f"{volume(api, store)}:{DATA_DIRECTORY}"],
         tmpfs={"/tmp": "size=1m"},
@@ -88,7 +91,7 @@ def proxy(api: docker.DockerClient, edge: Network, backend: Network, role: str, 
     given = {"localhost": 0} if settings.proxy.certificates.files else {}
     if settings.proxy.engine == "caddy":
         file, text, tmpfs = "/etc/caddy/Caddyfile", caddyfile(settings, given), CADDY_TMPFS
-        command = ["caddy", "run", "--adapter=caddyfile", f"--config={file}"]
+        command = ["/bin/sh", "-c", RUN_CADDY, file]
     else:
         file, text, tmpfs = "/etc/nginx/nginx.conf", nginx_conf(settings, given), RUN_TMPFS
         command = ["nginx", "-e", "stderr", "-c", file, "-g", "daemon off;"]
@@ -123,7 +126,7 @@ def start(
     *,
     memory_mb: int,
     environment: Sequence[str] = (),
-    alias: str | None = None,
+    aliases: Sequence[str] = (),
     port: int | None = None,
     volumes: Sequence[str] = (),
     tmpfs: Mapping[str, str] | None = None,
@@ -138,7 +141,7 @@ def start(
         name=f"{NAMES.prefix}-{role}",
         labels=NAMES.labels(role),
         network=network.name,
-        networking_config={str(network.name): api.api.create_endpoint_config(aliases=[alias] if alias else None)},
+        networking_config={str(network.name): api.api.create_endpoint_config(aliases=list(aliases))},
         ports={f"{port}/tcp": ("127.0.0.1", port)} if port else None,
         volumes=list(volumes),
         tmpfs=dict(tmpfs or {}),
@@ -179,7 +182,7 @@ def wait(origin: str, status: int = 200) -> None:
     while True:
         try:
             # Its certificate is not known yet.
-            if httpx.get(f"{origin}/v2/", verify=False, timeout=5).status_code == status:
+            if httpx.get(f"{origin}/v2/", auth=ANYONE, verify=False, timeout=5).status_code == status:
                 return
         except httpx.TransportError:
             pass

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.containers import ANYONE
 from tests.engine import clients
 
 #: Seconds after which a transfer is given up.
@@ -36,6 +37,7 @@ def run(transfers: Sequence[Transfer], *, status: int, authority: Path) -> float
     options = [
         *["--disable", "--no-progress-meter", "--ipv4", "--cacert", str(authority), "--max-time", str(LONGEST)],
         *["--parallel", "--parallel-immediate", "--parallel-max", str(len(transfers))],
+        *["--user", ":".join(ANYONE)],
         # Registry clients do not ask before they send.
         *["--header", "Expect:"],
         *[

@@ -17,7 +17,7 @@ import docker
 import httpx
 from docker.models.containers import Container
 
-from benchmarks.containers import NAMES, memory, network, output, proxy, registries, registry, wait
+from benchmarks.containers import ANYONE, NAMES, memory, network, output, proxy, registries, registry, wait
 from benchmarks.report import rotated
 from components.render.proxy import ROOT_CERTIFICATE
 from components.settings import Settings
@@ -134,23 +134,29 @@ def _values(port: int) -> dict[str, object]:
     }
 
 
+def _logged_in(address: str, login: tuple[str, str], folder: Path) -> str:
+    """skopeo's option for a login at one registry, which no command line shows."""
+    credentials = folder / f"credentials-{login[0]}.json"
+    auth = base64.b64encode(":".join(login).encode()).decode()
+    credentials.write_text(json.dumps({"auths": {address: {"auth": auth}}}))
+    return f"--authfile={credentials}"
+
+
 def _declared(api: docker.DockerClient, stack: Stack, folder: Path) -> Server:
-    login = base64.b64encode(f"{USER}:{stack.users[USER]}".encode()).decode()
-    credentials = folder / "credentials.json"
-    credentials.write_text(json.dumps({"auths": {stack.registry: {"auth": login}}}))
+    login = (USER, stack.users[USER])
     return Server(
         "the stack",
         stack.registry,
         api.containers.get(stack.outputs()["services"]["proxy"]),
         f"{NAMES.prefix}-edge",
-        options=(f"--authfile={credentials}",),
+        options=(_logged_in(stack.registry, login, folder),),
         side_options=(f"cert-dir={stack.certificate_file.parent}",),
-        login=(USER, stack.users[USER]),
+        login=login,
     )
 
 
 def _without_login(api: docker.DockerClient, folder: Path) -> Server:
-    """The stack's own Caddyfile and three processes, but these ask nobody for a password."""
+    """The stack's own Caddyfile and three processes, but these check no password."""
     settings = Settings.model_validate({"docker_host": engine_address(), **_values(OPEN_PORT)})
     edge, backend = network(api, "open-edge"), network(api, "open-backend", internal=True)
     registries(api, backend, settings)
@@ -164,7 +170,9 @@ def _without_login(api: docker.DockerClient, folder: Path) -> Server:
         f"localhost:{OPEN_PORT}",
         front,
         str(edge.name),
+        options=(_logged_in(f"localhost:{OPEN_PORT}", ANYONE, folder),),
         side_options=(f"cert-dir={certificates}",),
+        login=ANYONE,
     )
 
 

@@ -45,13 +45,14 @@ exec wget -q -O /dev/null "$0"
 
 #: Runs a service's program and, when it has ended, lets the kernel send what the program had written last: with the
 #: container its network ends at once, and a client that was slower than its server lost up to 4 MB (``tcp_wmem``) of a
-#: layer. Ten seconds at most, since clients may be gone. `wait` also ends at a signal.
+#: layer. Ten seconds at most, since clients may be gone, and not after SIGKILL, since nothing was finished. `wait` also
+#: ends at a signal.
 _RUN = r"""
 for signal in TERM QUIT; do trap "kill -$signal \$!" "$signal"; done
 "$0" "$@" &
 wait $!; status=$?
 while kill -0 $! 2>/dev/null; do wait $!; status=$?; done
-for tenth in $(seq 100); do
+[ $status = 137 ] || for tenth in $(seq 100); do
   grep -Eqs '^ *[0-9]+:( [^ ]+){3} 0*[1-9A-F]' /proc/net/tcp /proc/net/tcp6 || break  # sl local remote st tx_queue
   sleep 0.1
 done
@@ -91,7 +92,10 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """A running container. Times are seconds; ``stop_seconds`` is what its process may take to finish requests."""
+    """A running container. Times are seconds; ``stop_seconds`` is what its process may take to finish requests.
+
+    ``log_files`` of 20 MB are kept, all but the newest compressed.
+    """
 
     role: str
     image: str
@@ -108,6 +112,7 @@ class Service:
     capabilities: Sequence[str] = ()
     user: str | None = None
     stop_signal: str | None = None
+    log_files: int = 5
 
 
 def network(
@@ -343,7 +348,7 @@ def service(
         memory=spec.memory_mb,
         memory_swap=spec.memory_mb,
         log_driver="json-file",
-        log_opts={"max-size": "20m", "max-file": "5"},
+        log_opts={"max-size": "20m", "max-file": str(spec.log_files), "compress": "true"},
         healthcheck=docker.ContainerHealthcheckArgs(
             tests=["CMD", "/bin/sh", "-c", _HEALTH, spec.health_url],
             interval="500ms",

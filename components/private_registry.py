@@ -23,6 +23,7 @@ from components._docker import (
     volume,
 )
 from components.render.htpasswd import htpasswd
+from components.render.proxy import quick_alias
 from components.render.registry import (
     CONFIG_DIRECTORY,
     DATA_DIRECTORY,
@@ -133,9 +134,11 @@ class PrivateRegistry(pulumi.ComponentResource):
                         Mount(path=SECRETS_DIRECTORY, volume=secrets.name),
                         Mount(path=DATA_DIRECTORY, volume=data, host_path=folder, read_only=process in READ_ONLY),
                     ],
-                    attachments=[Attachment(network=args.network, aliases=[process])],
+                    attachments=[Attachment(network=args.network, aliases=[process, quick_alias(process)])],
                     memory_mb=settings.memory_mb,
                     stop_seconds=seconds(settings.drain_timeout),
+                    # Who pushed and deleted what stays there under 100,000 wrong logins of the longest kind, 5 KB each.
+                    log_files=30 if process in ("writer", "admin") else 5,
                     ports=published(args.address, [PORTS[process]]) if args.address else [],
                 ),
                 fixed_name=f"{names.prefix}-{name}-{process}" if args.address else None,

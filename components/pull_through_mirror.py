@@ -10,7 +10,7 @@ from pulumi import Output, ResourceOptions
 from pydantic import SecretStr
 
 from components._docker import Attachment, Mount, Service, StackName, carrier, data_mount, published, service, volume
-from components.render.proxy import mirror_alias
+from components.render.proxy import mirror_alias, quick_alias
 from components.render.registry import (
     CONFIG_DIRECTORY,
     CREDENTIAL_HELPER,
@@ -59,7 +59,7 @@ class PullThroughMirror(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: PullThroughMirrorArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:PullThroughMirror", name, {}, opts)
-        names, settings = args.names, args.settings
+        names, settings, alias = args.names, args.settings, mirror_alias(args.upstream)
         cache, folder = data_mount(
             f"{name}-cache",
             settings.storage,
@@ -123,7 +123,7 @@ class PullThroughMirror(pulumi.ComponentResource):
                 health_url=f"http://127.0.0.1:{mirror_port(args.upstream)}/",
                 config=text + helper,
                 mounts=mounts,
-                attachments=[Attachment(network=args.network, aliases=[mirror_alias(args.upstream)])],
+                attachments=[Attachment(network=args.network, aliases=[alias, quick_alias(alias)])],
                 memory_mb=settings.memory_mb,
                 stop_seconds=MIRROR_DRAIN_SECONDS,
                 ports=published(args.address, [mirror_port(args.upstream)]) if args.address else [],

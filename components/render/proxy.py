@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from components.certificates import canonical, canonical_root
 from components.problem import path
-from components.render.registry import PORTS, mirror_port
+from components.render.registry import PORTS, REALM, mirror_port, most_layers
 from components.settings import (
     CertificatePair,
     Endpoint,
@@ -36,6 +36,12 @@ HEALTH_PORT = 2015
 ISSUER = "issuer"
 #: Clients on the Docker host use either.
 LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "localhost"}
+#: What a client may write into the logs of the processes: printable ASCII, with few of the characters that take seven
+#: bytes in the engine's own JSON; and how much of it.
+_SAFE = r"[!#-%\x27-;=?-\x5b\x5d-~{}]*"
+LOGGED_URL = rf"{_SAFE}(?:[\x22&<>\x5c]{_SAFE}){{0,16}}".replace("{}", "")
+LOGGED_HEADER = rf"{_SAFE}(?:[\x22&<>\x5c]{_SAFE}){{0,16}}".replace("{}", " ")
+LONGEST = {"url": 1000, "user_agent": 512, "content_type": 128, "login": 256}
 #: How long a stopping proxy lets requests finish.
 GRACE_SECONDS = 30
 
@@ -51,18 +57,27 @@ _TEMPLATES = Environment(  # noqa: S701
 
 @dataclass(frozen=True)
 class MirrorRoute:
-    """How clients reach the mirror ``name``; ``allow`` is empty where anybody may."""
+    """How clients reach the mirror ``name``; ``allow`` is empty where anybody may.
+
+    ``most_layers`` is how many it may send at once.
+    """
 
     upstream: str
     name: str
     endpoint: Endpoint
     allow: tuple[str, ...]
     official_images: bool
+    most_layers: int
 
 
 def mirror_alias(name: str) -> str:
     """Network name of the mirror of ``name``."""
     return f"mirror-{slug(name)}"
+
+
+def quick_alias(name: str) -> str:
+    """Another network name of a process or a mirror, for what it answers at once and without memory."""
+    return f"{name}-quick"
 
 
 def endpoints(registry: RegistrySettings | None, mirrors: Mapping[str, MirrorSettings]) -> dict[str, Endpoint]:
@@ -154,16 +169,20 @@ class Routes:
 
     ``sites`` are the origins of each endpoint: with internal certificates, both names of loopback, since
     docker tries HTTP where the certificate does not fit; ``address`` is the host for clients that send no SNI, if any;
-    ``addresses`` are host:port of each process of the registry and each mirror, by name, as the proxy reaches them;
+    ``most_layers`` is how many the reader and public each may send at once;
+    ``addresses`` are host:port of each process of the registry and each mirror, by name, as the proxy reaches them, and
+    ``quick_addresses`` the same under another name;
     ``certificates`` are the files of chain and key for each host, None where the engine gets them by itself; ``chains``
     are the files of all, and ``ends`` the Unix times in seconds at which those end that were given as files.
     """
 
     registry: Endpoint
     public: Endpoint | None
+    most_layers: int
     sites: Mapping[Endpoint, tuple[Endpoint, ...]]
     address: str | None
     addresses: Mapping[str, str]
+    quick_addresses: Mapping[str, str]
     mirrors: tuple[MirrorRoute, ...]
     certificates: Mapping[str, tuple[str, str] | None]
     chains: Mapping[str, str]
@@ -190,11 +209,11 @@ def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
     return Routes(
         registry=settings.registry.url,
         public=settings.registry.anonymous_url,
+        most_layers=most_layers(settings.registry.memory_mb),
         sites=sites,
         address=next((site.host for both in sites.values() for site in both if site.is_address), None),
-        addresses={
-            name: f"{settings.proxy.services_address or name}:{port}" for name, port in service_ports(settings).items()
-        },
+        addresses=addresses(settings, str),
+        quick_addresses=addresses(settings, quick_alias),
         mirrors=tuple(
             MirrorRoute(
                 upstream=name,
@@ -203,6 +222,7 @@ def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
                 allow=mirror.allow,
                 # Docker Hub alone has official images, under library/.
                 official_images=name == "docker.io",
+                most_layers=most_layers(mirror.memory_mb),
             )
             for name, mirror in sorted(settings.mirrors.items())
         ),
@@ -212,6 +232,12 @@ def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
         endpoints=tuple(endpoints(settings.registry, settings.mirrors).values()),
         ports=ports(settings),
     )
+
+
+def addresses(settings: Settings, alias: Callable[[str], str]) -> dict[str, str]:
+    """host:port of each process of the registry and each mirror, by name; the stack's own proxy uses the alias."""
+    at = settings.proxy.services_address
+    return {name: f"{at or alias(name)}:{port}" for name, port in service_ports(settings).items()}
 
 
 def _sites(settings: Settings) -> dict[Endpoint, tuple[Endpoint, ...]]:
@@ -224,6 +250,7 @@ def _sites(settings: Settings) -> dict[Endpoint, tuple[Endpoint, ...]]:
 def _rendered(template: str, settings: Settings, given: Mapping[str, int]) -> str:
     return _TEMPLATES.get_template(template).render(
         routes=routes(settings, given),
+        connections=8 * settings.proxy.memory_mb,
         metrics_port=settings.proxy.metrics_port,
         acme=settings.proxy.certificates.acme,
         internal=settings.proxy.certificates.internal,
@@ -233,6 +260,10 @@ def _rendered(template: str, settings: Settings, given: Mapping[str, int]) -> st
         grace_seconds=GRACE_SECONDS,
         health_port=HEALTH_PORT,
         run_directory=RUN_DIRECTORY,
+        logged_url=LOGGED_URL,
+        logged_header=LOGGED_HEADER,
+        longest=LONGEST,
+        realm=REALM,
         acme_root_file=ACME_ROOT_FILE,
         acme_mac_key_file=ACME_MAC_KEY_FILE,
     )

@@ -23,6 +23,8 @@ HTTP_SECRET_FILE = "http-secret"  # noqa: S105 - a file name
 PORTS: dict[Process, int] = {"reader": 5000, "writer": 5001, "admin": 5002, "public": 5003}
 #: The processes that cannot write: by their configuration, and because their data is mounted so.
 READ_ONLY: tuple[Process, ...] = ("reader", "public")
+#: What the registry calls itself when it asks for a login; of the proxies, too, which ask before they read a body.
+REALM = "Registry Realm"
 #: That one answer of ``/v2/_catalog`` may name; each costs 16 bytes of memory, whether it exists or not.
 MOST_REPOSITORIES = 100_000
 #: Prints whose data the folder $1 holds if it is not that of $2, and nothing otherwise. A store that is older than the
@@ -83,6 +85,14 @@ def environment(memory_mb: int) -> list[str]:
     return ["OTEL_TRACES_EXPORTER=none", f"GOMEMLIMIT={memory_mb * 4 // 5}MiB"]
 
 
+def most_layers(memory_mb: int) -> int:
+    """How many layers a process that may use that many megabytes sends at once: 4.5 MB for each, and 100 for the rest.
+
+    With 1,024 MB they are 205; see ``environment``.
+    """
+    return max(1, (memory_mb - 100) * 2 // 9)
+
+
 def registry_config(process: Process, registry: RegistrySettings) -> str:
     """Configuration of one process of the private registry.
 
@@ -101,7 +111,7 @@ def registry_config(process: Process, registry: RegistrySettings) -> str:
         "readonly": {"enabled": process in READ_ONLY},
     }
     if process in ROLES_OF:
-        config["auth"] = {"htpasswd": {"realm": "Registry Realm", "path": f"{SECRETS_DIRECTORY}/{process}.htpasswd"}}
+        config["auth"] = {"htpasswd": {"realm": REALM, "path": f"{SECRETS_DIRECTORY}/{process}.htpasswd"}}
     config["validation"] = {
         "manifests": {
             # BuildKit's cache is an index of layers, and some clients push an index before its images or without some.

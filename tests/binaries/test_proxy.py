@@ -6,12 +6,16 @@ import contextlib
 import http.server
 import json
 import re
+import socket
 import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -89,7 +93,7 @@ def test_a_golden_configuration_is_accepted(binary: Binary, tmp_path: Path, gold
 @pytest.mark.parametrize(
     ("engine", "spoil"),
     [
-        ("caddy", lambda text: text.replace("reverse_proxy mirror", "revers_proxy mirror")),
+        ("caddy", lambda text: text.replace("reverse_proxy {args", "revers_proxy {args")),
         ("caddy", lambda text: text.replace("lb_try_duration 60s", "lb_try_duration soon")),
         ("caddy", lambda text: text + "}\n"),
         ("caddy", lambda text: text.replace("tls internal", "tls /nowhere/a.pem /nowhere/a.key")),
@@ -147,11 +151,36 @@ def trusting(text: str, folder: Path, port: int) -> ssl.SSLContext:
             time.sleep(0.05)
 
 
+@dataclass(frozen=True)
+class Proxy:
+    """One that runs, with a client and what that trusts; ``ports`` leads from those of its configuration to its own."""
+
+    client: httpx.Client
+    ports: Mapping[str, int]
+    trust: ssl.SSLContext
+
+    def url(self, path: str, port: str = "5443") -> str:
+        """Where a path is asked for."""
+        return f"https://localhost:{self.ports[port]}{path}"
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        *,
+        port: str = "5443",
+        login: str | None = "known",
+        headers: Mapping[str, str | bytes] | None = None,
+        content: bytes | list[bytes] = b"",
+    ) -> httpx.Response:
+        """Ask for a path."""
+        sent = ({"Authorization": f"Basic {login}"} if login else {}) | dict(headers or {})
+        return self.client.request(method, self.url(path, port), headers=sent, content=content)  # type: ignore[arg-type]
+
+
 @contextlib.contextmanager
-def running_proxy(
-    binary: Binary, engine: str, text: str, folder: Path
-) -> Iterator[tuple[dict[str, int], httpx.Client]]:
-    """An engine that serves a configuration of ports 5443 and up on free ports; those ports, and a client."""
+def running_proxy(binary: Binary, engine: str, text: str, folder: Path) -> Iterator[Proxy]:
+    """An engine that serves a configuration of ports 5443 and up on free ports."""
     ports = {old: free_port() for old in ("2015", "9180", "5443", "5444", "5445")}
     text = re.sub(rf"\b({'|'.join(ports)})\b", lambda found: str(ports[found[0]]), text)
     config = folder / FILE[engine]
@@ -160,7 +189,7 @@ def running_proxy(
     with running([binary(engine), *COMMAND[engine], str(config)], ports["5444"], folder / "log", environment):
         context = trusting(text, folder, ports["5444"])
         with httpx.Client(verify=context, timeout=10) as client:
-            yield ports, client
+            yield Proxy(client, ports, context)
 
 
 class _Upstream(http.server.BaseHTTPRequestHandler):
@@ -168,19 +197,24 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     process = ""
+    asked: ClassVar[list[str]] = []
 
     def answer(self) -> None:
+        self.asked.append(self.path)
         self.rfile.read(int(self.headers.get("content-length", 0)))
         credentials = self.headers.get("authorization")
         said = {"process": self.process, "address": f"127.0.0.1:{self.server.server_address[1]}", "path": self.path}
         body = json.dumps(said | {"headers": dict(self.headers)}).encode()
+        if "/large/" in self.path:
+            body = bytes(50_000_000)
         self.send_response(200 if credentials == "Basic known" else 401)
         self.send_header("Content-Length", str(len(body)))
         if credentials != "Basic known":
             self.send_header("WWW-Authenticate", 'Basic realm="Registry Realm"')
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body)
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(body)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815 - http.server's names
 
@@ -200,7 +234,7 @@ def folder(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def proxy(binary: Binary, engine: str, folder: Path) -> Iterator[Callable[..., httpx.Response]]:
+def proxy(binary: Binary, engine: str, folder: Path) -> Iterator[Proxy]:
     """Requests through each real engine, with stand-ins for the processes behind it."""
     text = (GOLDEN / CASE[engine] / FILE[engine]).read_text().replace("lb_try_duration 60s", "lb_try_duration 1s")
     with contextlib.ExitStack() as stack:
@@ -210,16 +244,8 @@ def proxy(binary: Binary, engine: str, folder: Path) -> Iterator[Callable[..., h
             threading.Thread(target=server.serve_forever, daemon=True).start()
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
-            text = re.sub(rf"\b{process}:\d+( resolve)?", f"127.0.0.1:{server.server_port}", text)
-        ports, client = stack.enter_context(running_proxy(binary, engine, text, folder))
-
-        def ask(
-            method: str, path: str, *, port: str = "5443", login: str | None = "known", **keywords: object
-        ) -> httpx.Response:
-            headers = {"Authorization": f"Basic {login}"} if login else {}
-            return client.request(method, f"https://localhost:{ports[port]}{path}", headers=headers, **keywords)  # type: ignore[arg-type]
-
-        yield ask
+            text = re.sub(rf"\b{process}(-quick)?:\d+( resolve)?", f"127.0.0.1:{server.server_port}", text)
+        yield stack.enter_context(running_proxy(binary, engine, text, folder))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +268,7 @@ def proxy(binary: Binary, engine: str, folder: Path) -> Iterator[Callable[..., h
     ],
 )
 def test_each_request_reaches_the_process_that_holds_its_right(
-    proxy: Callable[..., httpx.Response], method: str, path: str, process: str
+    proxy: Proxy, method: str, path: str, process: str
 ) -> None:
     answer = proxy(method, path)
 
@@ -257,7 +283,7 @@ def test_each_request_reaches_the_process_that_holds_its_right(
      ("DELETE", "/v2/app/manifests/latest", "may not delete")],
 )  # fmt: skip
 def test_a_missing_right_is_denied_with_words_that_clients_print(
-    proxy: Callable[..., httpx.Response], method: str, path: str, words: str
+    proxy: Proxy, method: str, path: str, words: str
 ) -> None:
     answer = proxy(method, path, login="stranger")
 
@@ -265,15 +291,112 @@ def test_a_missing_right_is_denied_with_words_that_clients_print(
     assert answer.json()["errors"][0] == {"code": "DENIED", "message": f"this credential {words}"}
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
-def test_who_sends_no_credentials_gets_the_challenge(proxy: Callable[..., httpx.Response], method: str) -> None:
-    answer = proxy(method, "/v2/app/manifests/latest", login=None)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("path", ["/v2/", "/v2/app/manifests/latest", "/v2/app/blobs/uploads/5f3a-1"])
+def test_who_sends_no_credentials_is_asked_for_some_by_the_proxy_itself(proxy: Proxy, method: str, path: str) -> None:
+    """As the registry asks (its ``realm`` is in its configuration)."""
+    _Upstream.asked.clear()
+    answer = proxy(method, path, login=None, content=b"x" * 60_000 if method in ("POST", "PUT", "PATCH") else b"")
 
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"].startswith("Basic")
+    assert _Upstream.asked == []
+    assert answer.headers.get_list("www-authenticate") == ['Basic realm="Registry Realm"']
+    assert answer.headers["docker-distribution-api-version"] == "registry/2.0"
+    if method != "HEAD":
+        assert answer.json()["errors"] == [{"code": "UNAUTHORIZED", "message": "authentication required"}]
 
 
-def test_a_wrong_login_on_a_read_gets_the_registrys_own_answer(proxy: Callable[..., httpx.Response]) -> None:
+def test_who_is_refused_does_not_have_to_send_the_rest(proxy: Proxy) -> None:
+    login = "Authorization: Basic known\r\n"
+    requests = {
+        "a login is missing": ("401", "POST /v2/app/blobs/uploads/ HTTP/1.1\r\n"),
+        "a body where none belongs": ("400", f"GET /v2/ HTTP/1.1\r\n{login}"),
+        "no path of the API": ("404", f"POST /other HTTP/1.1\r\n{login}"),
+    }
+    for what, (status, head) in requests.items():
+        for framing, body in (("Content-Length: 15000", "x" * 1000), ("Transfer-Encoding: chunked", "a\r\nx")):
+            with (
+                socket.create_connection(("localhost", proxy.ports["5443"]), timeout=10) as plain,
+                proxy.trust.wrap_socket(plain, server_hostname="localhost") as connection,
+            ):
+                connection.sendall(f"{head}Host: localhost\r\n{framing}\r\n\r\n{body}".encode())
+                assert connection.recv(1000).startswith(f"HTTP/1.1 {status} ".encode()), what
+
+
+@pytest.mark.parametrize("port", ["5443", "5444"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("content", [b"x", [b"x"]], ids=["with a length", "in chunks"])
+def test_a_request_that_reads_has_no_body(proxy: Proxy, port: str, method: str, content: bytes | list[bytes]) -> None:
+    answer = proxy(method, "/v2/alpine/manifests/1", port=port, content=content)
+
+    assert answer.status_code == 400
+    assert proxy(method, "/v2/alpine/manifests/1", port=port, headers={"Content-Length": "0"}).status_code < 402
+
+
+DOCKER = (
+    "docker/28.2.2 go/go1.24.3 git-commit/45873be kernel/6.1.0-37-cloud-amd64 os/linux arch/amd64"
+    r" UpstreamClient(Docker-Client/28.2.2 \(linux\))"
+)
+LONG = {
+    "a long URL": ("/v2/" + "a" * 997, {}),
+    "a long query": ("/v2/?a=" + "a" * 1000, {}),
+    "a long login": ("/v2/", {"Authorization": "Basic " + "a" * 251}),
+    "a long User-Agent": ("/v2/", {"User-Agent": "a" * 513}),
+    "a User-Agent in another script": ("/v2/", {"User-Agent": b"\x80"}),
+    "a long Content-Type": ("/v2/", {"Content-Type": "a" * 129}),
+    "many quotes in a User-Agent": ("/v2/", {"User-Agent": '"' * 17}),
+    "many ampersands in a URL": ("/v2/?" + "&" * 17, {}),
+    "many angle brackets in a Content-Type": ("/v2/", {"Content-Type": "<" * 17}),
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+@pytest.mark.parametrize("port", ["5443", "5444"])
+def test_what_is_too_long_for_a_log_is_refused(proxy: Proxy, port: str, what: str) -> None:
+    path, headers = LONG[what]
+    answer = proxy("GET", path, port=port, headers=headers)
+
+    assert answer.status_code == 400
+    assert "too long" in answer.json()["errors"][0]["message"]
+
+
+def test_what_clients_really_send_is_not_too_long(proxy: Proxy) -> None:
+    name = "a" * 255
+    longest = f"/v2/{name}/blobs/uploads/{uuid.uuid4()}?_state={'s' * 560}&digest=sha256:{'0' * 64}"
+
+    assert proxy("PUT", longest, headers={"User-Agent": DOCKER + "a" * 300}).status_code == 200
+
+
+@pytest.mark.parametrize("port", ["5443", "5444"])
+def test_no_request_leaves_much_in_the_log(proxy: Proxy, folder: Path, port: str) -> None:
+    log = folder / "log"
+    before = log.stat().st_size
+    bad = "\x80" * 3500
+    worst = {name: bad.encode("latin-1") for name in ("User-Agent", "Referer", "Content-Type", "X-Other")}
+    for path, method, headers in (
+        ("/v2/worst", "GET", worst),
+        ("/v2/worst" + "a" * 3500, "GET", {}),
+        ("/v2/worst", "M" * 3500, {}),
+        ("/worst", "GET", worst | {"X-Another": b"<" * 3500}),
+        ("/v2/worst", "GET", {"Host": "a" * 3500}),
+    ):
+        assert proxy(method, path, port=port, headers=headers, login=None).status_code >= 400
+    # Of a download that its client gives up, there is a line in the log of errors.
+    sent = {"Authorization": "Basic known", "X-Other": bad.encode("latin-1")}
+    with proxy.client.stream("GET", proxy.url("/v2/large/blobs/sha256:0", port), headers=sent) as answer:
+        next(answer.iter_bytes(1000))
+    assert proxy("GET", "/v2/end", port=port, headers={"User-Agent": "a" * 512}).status_code == 200
+
+    deadline = time.monotonic() + 5
+    while b"/v2/end" not in (added := log.read_bytes()[before:]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    lines = added.splitlines()
+    assert len(lines) >= 5
+    assert max(map(len, lines)) < 2000
+
+
+def test_a_wrong_login_on_a_read_gets_the_registrys_own_answer(proxy: Proxy) -> None:
     assert proxy("GET", "/v2/", login="stranger").status_code == 401
 
 
@@ -288,9 +411,7 @@ def test_a_wrong_login_on_a_read_gets_the_registrys_own_answer(proxy: Callable[.
         ("/v2/", "/v2/"),
     ],
 )
-def test_the_mirror_of_docker_hub_adds_library_to_official_images(
-    proxy: Callable[..., httpx.Response], asked: str, sent: str
-) -> None:
+def test_the_mirror_of_docker_hub_adds_library_to_official_images(proxy: Proxy, asked: str, sent: str) -> None:
     assert proxy("GET", asked, port="5444").json()["path"] == sent
 
 
@@ -302,9 +423,7 @@ def test_the_mirror_of_docker_hub_adds_library_to_official_images(
         ("5444", "/v2/grafana/grafana/manifests/latest"),
     ],
 )
-def test_the_log_names_the_process_that_answered(
-    proxy: Callable[..., httpx.Response], engine: str, folder: Path, port: str, path: str
-) -> None:
+def test_the_log_names_the_process_that_answered(proxy: Proxy, engine: str, folder: Path, port: str, path: str) -> None:
     asked = f"{path}?once={port}"
     answer = proxy("GET", asked, port=port).json()
 
@@ -315,7 +434,7 @@ def test_the_log_names_the_process_that_answered(
     assert [json.loads(line)["upstream"] for line in lines] == [answer["process" if engine == "nginx" else "address"]]
 
 
-def test_the_mirror_is_for_pulling(proxy: Callable[..., httpx.Response]) -> None:
+def test_the_mirror_is_for_pulling(proxy: Proxy) -> None:
     answer = proxy("POST", "/v2/app/blobs/uploads/", port="5444")
 
     assert answer.status_code == 405
@@ -324,12 +443,12 @@ def test_the_mirror_is_for_pulling(proxy: Callable[..., httpx.Response]) -> None
 
 @pytest.mark.parametrize("path", ["/", "/v1/", "/metrics", "/healthz", "/v2x/", "/debug/pprof/"])
 @pytest.mark.parametrize("port", ["5443", "5444"])
-def test_nothing_but_the_registry_api_is_served(proxy: Callable[..., httpx.Response], port: str, path: str) -> None:
+def test_nothing_but_the_registry_api_is_served(proxy: Proxy, port: str, path: str) -> None:
     assert proxy("GET", path, port=port).status_code == 404
 
 
 @pytest.mark.parametrize("port", ["5443", "5444"])
-def test_answers_carry_hsts_and_no_version(proxy: Callable[..., httpx.Response], port: str) -> None:
+def test_answers_carry_hsts_and_no_version(proxy: Proxy, port: str) -> None:
     headers = proxy("GET", "/v2/", port=port).headers
 
     assert headers["strict-transport-security"] == "max-age=63072000"
@@ -343,8 +462,8 @@ def test_addresses_outside_the_allow_list_are_refused(binary: Binary, tmp_path: 
     values["mirrors"]["docker.io"]["allow"] = ["192.0.2.0/24"]
     text = rendered(*loaded(values))[FILE[engine]]
 
-    with running_proxy(binary, engine, text, tmp_path) as (ports, client):
-        answer = client.get(f"https://localhost:{ports['5444']}/v2/")
+    with running_proxy(binary, engine, text, tmp_path) as proxy:
+        answer = proxy("GET", "/v2/", port="5444")
 
     assert answer.status_code == 403
     assert answer.json()["errors"][0]["code"] == "DENIED"
@@ -422,11 +541,11 @@ def test_the_metrics_say_when_each_certificate_ends(binary: Binary, tmp_path: Pa
         values["certificates"] = {"localhost": certificate_pair("localhost")}
     text = rendered(*loaded(values))[FILE[engine]]
 
-    with running_proxy(binary, engine, text, tmp_path) as (ports, client):
-        client.get(f"https://localhost:{ports['5443']}/")
-        said = client.get(f"http://127.0.0.1:{ports['9180']}/metrics")
-        served = x509.load_pem_x509_certificate(ssl.get_server_certificate(("localhost", ports["5443"])).encode())
-        other = client.get(f"http://127.0.0.1:{ports['9180']}/v2/")
+    with running_proxy(binary, engine, text, tmp_path) as proxy:
+        proxy("GET", "/")
+        said = proxy.client.get(f"http://127.0.0.1:{proxy.ports['9180']}/metrics")
+        served = x509.load_pem_x509_certificate(ssl.get_server_certificate(("localhost", proxy.ports["5443"])).encode())
+        other = proxy.client.get(f"http://127.0.0.1:{proxy.ports['9180']}/v2/")
 
     end = int(served.not_valid_after_utc.timestamp()) if engine == "caddy" else END_OF_FILES
     line = f'tls_certificate_not_after_timestamp_seconds{{host="localhost"}} {end}'

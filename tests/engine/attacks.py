@@ -39,8 +39,8 @@ NGINX = {
     r"coding behind a vertical tab": "501 proxy",
     r"HTTP/0.9": "nothing proxy",
     # It leaves out what is no header, ends the name of a host before a dot, and a line feed ends a line.
-    r"header without a colon|line feeds alone|empty": "401 writer",
-    r"Host: 'localhost\.'": "401 reader",
+    r"header without a colon|line feeds alone": "403 writer",
+    r"empty|Host: 'localhost\.'": "401 proxy",
     r"a header of (?:100 KB|20 MB)|5,000 headers|a login of 100 KB": "400 proxy",
     r"a (?:method|path) of 100 KB": "414 proxy",
 }
@@ -165,8 +165,9 @@ class Witnesses:
         self._proxied = {}
         for role, line in log_lines(api, since):
             if role == "proxy" and line.get("msg") == "handled request":
-                mark = line["request"].get("headers", {}).get("User-Agent", [""])[0]
-                self._proxied[mark] = (line.get("upstream") or "proxy").partition(":")[0]
+                self._proxied[line.get("user_agent", "")] = (
+                    (line.get("upstream") or "proxy").partition(":")[0].removesuffix("-quick")
+                )
             elif "http.request.useragent" in line:
                 self._own[line["http.request.useragent"]].add(role)
 

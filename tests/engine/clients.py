@@ -141,6 +141,27 @@ def wait_for_port(port: int, trust: ssl.SSLContext | None = None) -> None:
             time.sleep(0.1)
 
 
+@contextmanager
+def upstream(client: docker.DockerClient, network: str, alias: str, port: int) -> Iterator[Container]:
+    """A registry without a login, for mirrors on ``network`` under ``alias``, and on a loopback port for pushes."""
+    run("docker", "rm", "--force", "rs-test-upstream", variables={"DOCKER_HOST": engine_address()})
+    config = 'version: 0.1\nstorage: {filesystem: {rootdirectory: /tmp/data}}\nhttp: {addr: ":5000"}\n'
+    container = client.containers.run(
+        IMAGES.registry,
+        name="rs-test-upstream",
+        detach=True,
+        ports={"5000/tcp": ("127.0.0.1", port)},
+        entrypoint=["/bin/sh", "-c", 'echo "$CONFIG" > /tmp/config.yml && exec registry serve /tmp/config.yml'],
+        environment={"CONFIG": config},
+    )
+    try:
+        client.networks.get(network).connect(container, aliases=[alias])
+        wait_for_port(port)
+        yield container
+    finally:
+        container.remove(force=True, v=True)
+
+
 def wait_until_healthy(client: docker.DockerClient, name: str) -> None:
     """Until a container's health check passes; at most 60 seconds."""
     deadline = time.monotonic() + 60

@@ -97,6 +97,20 @@ def test_nothing_listens_on_a_network_but_the_ports_that_clients_use(stack: Stac
     assert anywhere == {REGISTRY_PORT, REGISTRY_PORT + 1}
 
 
+def test_the_proxys_limits_follow_from_its_memory(stack: Stack, client: docker.DockerClient) -> None:
+    proxy = clients.containers(client, PREFIX)["proxy"]
+    megabytes = proxy.attrs["HostConfig"]["Memory"] >> 20
+    script = f'cd /proc/$(pidof {stack.proxy} | cut -d" " -f1) && cat limits && tr "\\0" "\\n" < environ'
+    said = clients.execute(proxy, "sh", "-c", script).splitlines()
+    (files,) = (line.split()[3:5] for line in said if line.startswith("Max open files"))
+
+    if stack.proxy == "caddy":
+        assert files == [str(8 * megabytes)] * 2
+        assert f"GOMEMLIMIT={(megabytes << 20) // 5 * 4}" in said
+    else:
+        assert files[0] == str(16 * megabytes)  # for a worker, of which there are four
+
+
 def test_no_answer_names_a_version(stack: Stack) -> None:
     for path in ("/", "/v2/", "/v2/_catalog", "/%00", "/v2/" + "x" * 60_000):
         answer = httpx.get(f"https://{stack.registry}{path}", verify=stack.trust)

@@ -34,31 +34,15 @@ def upstream(
     stack: Stack, client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Container]:
     """A registry that the mirror reaches as its upstream, with ``library/alpine`` and ``team/tool``."""
-    clients.run("docker", "rm", "--force", "rs-test-upstream")
-    container = client.containers.run(
-        clients.IMAGES.registry,
-        name="rs-test-upstream",
-        detach=True,
-        ports={"5000/tcp": ("127.0.0.1", UPSTREAM_PORT)},
-        entrypoint=["/bin/sh", "-c"],
-        command=[
-            (
-                "printf 'version: 0.1\\nstorage: {filesystem: {rootdirectory: /tmp/data}}\\nhttp: {addr: \":5000\"}\\n'"
-                " > /tmp/c.yml && exec registry serve /tmp/c.yml"
-            )
-        ],
-    )
-    client.networks.get(f"{PREFIX}-edge").connect(container, aliases=[UPSTREAM])
     folder = tmp_path_factory.mktemp("upstream")
-    for name in ("library/alpine:latest", "team/tool:1", "library/late:1"):
-        layout = folder / name.replace("/", "-").replace(":", "-")
-        write_layout(layout, [random_layer(100_000) for _ in range(2)])
-        clients.wait_for_port(UPSTREAM_PORT)
-        target = f"docker://localhost:{UPSTREAM_PORT}/{name}"
-        answer = clients.run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}", target)
-        assert answer.returncode == 0, answer.stderr
-    yield container
-    container.remove(force=True, v=True)
+    with clients.upstream(client, f"{PREFIX}-edge", UPSTREAM, UPSTREAM_PORT) as container:
+        for name in ("library/alpine:latest", "team/tool:1", "library/late:1"):
+            layout = folder / name.replace("/", "-").replace(":", "-")
+            write_layout(layout, [random_layer(100_000) for _ in range(2)])
+            target = f"docker://localhost:{UPSTREAM_PORT}/{name}"
+            answer = clients.run("skopeo", "copy", "--dest-tls-verify=false", f"oci:{layout}", target)
+            assert answer.returncode == 0, answer.stderr
+        yield container
 
 
 def pull(stack: Stack, name: str, folder: Path) -> str:

@@ -33,8 +33,8 @@ pytestmark = [pytest.mark.once, pytest.mark.load]
 
 ROLES = ("writer", "admin")
 CLIENTS = 6
-#: Of the layers; the proxies treat what is larger than 60 kB in another way.
-SIZES = (100, 100, 50_000, 100_000, 100_000, 1_000_000, 3_000_000)
+#: Of the layers; the proxies treat what is larger than 16 kB in another way.
+SIZES = (100, 100, 10_000, 100_000, 100_000, 1_000_000, 3_000_000)
 #: Bytes a second of the slow one among the clients.
 SLOW = 50_000
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
