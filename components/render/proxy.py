@@ -76,7 +76,7 @@ def mirror_alias(name: str) -> str:
 
 
 def quick_alias(name: str) -> str:
-    """Another network name of a process or a mirror, for what it answers at once and without memory."""
+    """Another network name of a process or a mirror, for all but layers."""
     return f"{name}-quick"
 
 

@@ -251,8 +251,9 @@ def test_an_upload_belongs_to_who_may_push_and_holds_its_state(
         ("finish it in another repository", "PUT", elsewhere + "&digest=sha256:" + "0" * 64, "404 writer"),
     ]
     attacks += [
-        Attack(what, "colleague", expected, http1(method, target, *login("colleague"), body=b"junk"), REGISTRY_PORT)
+        Attack(what, "colleague", expected, http1(method, target, *login("colleague"), body=body), REGISTRY_PORT)
         for what, method, target, expected in rows_of_a_colleague
+        for body in [b"" if method == "DELETE" else b"junk"]
     ]
     attacks.append(
         Attack("go on with one's own", "push", "204 writer", http1("GET", upload, *login("push")), REGISTRY_PORT)
@@ -286,7 +287,7 @@ def test_a_blob_of_another_repository_is_not_mounted_without_the_right_to_push(
             what,
             who,
             # The process sends an unclean path away before it looks at who asks.
-            "301 writer" if "//" in where else expected,
+            "301 writer" if "//" in where and who != "nobody" else expected,
             http1(method, where, *login(who), *headers, body=body),
             REGISTRY_PORT,
         )
@@ -348,7 +349,6 @@ def test_odd_credentials_grant_nothing(
         "scheme in small letters": [f"Authorization: basic {code}"],
         "no scheme": [f"Authorization: {code}"],
         "Bearer": [f"Authorization: Bearer {code}"],
-        "empty": ["Authorization:"],
         "scheme alone": ["Authorization: Basic"],
         "two spaces": [f"Authorization: Basic  {code}"],
         "a tab after it": [f"Authorization: Basic {code}\t"],
@@ -373,6 +373,7 @@ def test_odd_credentials_grant_nothing(
         "own login, and Remote-User": [pull, "Remote_User: ci"],
     }
     anonymous = {
+        "empty": ["Authorization:"],
         "none, and Cookie": [f"Cookie: Authorization=Basic {code}"],
         "none, and Proxy-Authorization": [f"Proxy-Authorization: Basic {code}"],
         "none, and X-Authorization": [f"X-Authorization: Basic {code}"],
@@ -604,7 +605,7 @@ def with_hidden_request(*headers: str, body: bytes = b"", version: str = "1.1") 
 MALFORMED = {
     "both lengths, the body by chunks": (
         with_hidden_request("Content-Length: 200", "Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
-        "403+401 writer",
+        "403 writer",
         "401+401",
     ),
     "both lengths, the body by length": (
@@ -637,7 +638,7 @@ MALFORMED = {
         "403/429 writer",
         "401",
     ),
-    "line feeds alone": (with_hidden_request("X: y\nContent-Length: 5\nX: z"), "403+400 writer", "401+400"),
+    "line feeds alone": (with_hidden_request("X: y\nContent-Length: 5\nX: z"), "403 writer", "401+400"),
     "NUL in a header": (with_hidden_request("X: a\0b"), "400 proxy", "400"),
     "header without a name": (with_hidden_request(": x"), "400 proxy", "400"),
     "header without a colon": (with_hidden_request("nonsense"), "400 proxy", "400"),

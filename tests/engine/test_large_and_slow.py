@@ -59,8 +59,8 @@ AT_ONCE = 200
 SLOW_REPOSITORY, SLOW_RATE = "team/slow", 50_000
 #: Up to 2 MB of what is pulled lie in buffers behind the proxy, which is done with them.
 SLOW_SECONDS = {"pull": 190, "push": 160}
-#: A pull is cut after a minute. A push may stall for longer than that.
-STALL_SECONDS = {"pull": 40, "push": 75}
+#: A pull is cut after half a minute. A push may stall for longer than a minute, nginx' own limit.
+STALL_SECONDS = {"pull": 20, "push": 75}
 
 
 @pytest.fixture(scope="module")
