@@ -68,7 +68,7 @@ def _stack(api: docker.DockerClient, folder: Path, rounds: int) -> list[Table]:
     progress("starting the stack and what it is compared with")
     with servers.running(api, folder) as started:
         at_rest = servers.memory_by_role(api)
-        command = logged_in(started.stack, folder / "docker")
+        command = logged_in(started, folder / "docker")
         return [
             transfers(started, command, folder, rounds),
             deliveries(started, command, folder, rounds),

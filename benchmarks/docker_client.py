@@ -6,18 +6,20 @@ import os
 import time
 from pathlib import Path
 
-from benchmarks.servers import USER
+from benchmarks.servers import Servers
 from tests.engine.clients import DockerCli
-from tests.engine.stack import Stack
 
 
-def logged_in(stack: Stack, folder: Path) -> DockerCli:
-    """The command with a login to the stack, kept in ``folder``."""
+def logged_in(servers: Servers, folder: Path) -> DockerCli:
+    """The command with a login to every server that wants one, kept in ``folder``."""
     folder.mkdir()
     docker = DockerCli(folder)
-    answer = docker.login(stack, USER)
-    if answer.returncode:
-        raise RuntimeError(f"docker login {stack.registry} failed: {answer.stderr.strip()}")
+    for server in servers.all():
+        if server.login:
+            user, password = server.login
+            answer = docker("login", server.address, "--username", user, "--password-stdin", stdin=password)
+            if answer.returncode:
+                raise RuntimeError(f"docker login {server.address} failed: {answer.stderr.strip()}")
     return docker
 
 
