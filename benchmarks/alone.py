@@ -6,8 +6,6 @@ one program; the other is the article's recipe as it is written.
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from docker.models.containers import Container
 from benchmarks.containers import NAMES, certificates, network, proxy, registries, registry, start, volume, wait
 from benchmarks.fronts import RECIPE
 from benchmarks.report import Table, ratio, seconds
-from benchmarks.servers import USER, Server
+from benchmarks.servers import USER, Server, logged_in
 from benchmarks.transfers import IMAGES, Times, by_skopeo
 from components.render.proxy import certificate_files
 from components.render.registry import DATA_DIRECTORY
@@ -145,15 +143,13 @@ def _alone(api: docker.DockerClient, folder: Path) -> Server:
 
 
 def _server(name: str, front: Container, network_name: str, port: int, folder: Path) -> Server:
-    address, credentials = f"localhost:{port}", folder / f"credentials-{port}.json"
-    login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
-    credentials.write_text(json.dumps({"auths": {address: {"auth": login}}}))
+    address = f"localhost:{port}"
     return Server(
         name,
         address,
         front,
         network_name,
-        options=(f"--authfile={credentials}",),
+        options=(logged_in(address, (USER, PASSWORD), folder),),
         side_options=(f"cert-dir={folder / 'authority'}",),
     )
 

@@ -134,9 +134,9 @@ def _values(port: int) -> dict[str, object]:
     }
 
 
-def _logged_in(address: str, login: tuple[str, str], folder: Path) -> str:
+def logged_in(address: str, login: tuple[str, str], folder: Path) -> str:
     """skopeo's option for a login at one registry, which no command line shows."""
-    credentials = folder / f"credentials-{login[0]}.json"
+    credentials = folder / f"credentials-{address}.json"
     auth = base64.b64encode(":".join(login).encode()).decode()
     credentials.write_text(json.dumps({"auths": {address: {"auth": auth}}}))
     return f"--authfile={credentials}"
@@ -149,7 +149,7 @@ def _declared(api: docker.DockerClient, stack: Stack, folder: Path) -> Server:
         stack.registry,
         api.containers.get(stack.outputs()["services"]["proxy"]),
         f"{NAMES.prefix}-edge",
-        options=(_logged_in(stack.registry, login, folder),),
+        options=(logged_in(stack.registry, login, folder),),
         side_options=(f"cert-dir={stack.certificate_file.parent}",),
         login=login,
     )
@@ -170,7 +170,7 @@ def _without_login(api: docker.DockerClient, folder: Path) -> Server:
         f"localhost:{OPEN_PORT}",
         front,
         str(edge.name),
-        options=(_logged_in(f"localhost:{OPEN_PORT}", ANYONE, folder),),
+        options=(logged_in(f"localhost:{OPEN_PORT}", ANYONE, folder),),
         side_options=(f"cert-dir={certificates}",),
         login=ANYONE,
     )
