@@ -35,6 +35,8 @@ def write_login(file: Path, registry: str, user: str, password: SecretStr) -> No
 
 def _read(file: Path) -> dict[str, Any]:
     fix = "name a file that does not exist yet, or the config.json of a docker command"
+    if not file.is_file():  # reading a pipe would wait for ever
+        raise Refused(f"{file} is no file, and it is left alone", fix)
     try:
         config: Any = json.loads(file.read_text())
     except (OSError, ValueError) as error:

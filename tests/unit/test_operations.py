@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import datetime
 import json
+import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,15 @@ def test_a_login_is_written_for_its_owner_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     auth = json.loads(file.read_text())["auths"]["registry.example.com"]["auth"]
     assert base64.b64decode(auth).decode() == f"ci:{PASSWORD.get_secret_value()}"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a pipe", "a folder"])
+def test_what_is_no_file_is_left_alone(make: Callable[[Path], None], tmp_path: Path) -> None:
+    target = tmp_path / "config.json"
+    make(target)
+
+    with pytest.raises(Refused, match="is no file"):
+        write_login(target, "registry.example.com", "ci", PASSWORD)
 
 
 def test_in_a_docker_configuration_only_the_entry_is_set(tmp_path: Path) -> None:
