@@ -31,6 +31,7 @@ from components.render.registry import (
     PORTS,
     READ_ONLY,
     SECRETS_DIRECTORY,
+    SERVE,
     environment,
     on_own_store,
     registry_config,
@@ -39,7 +40,7 @@ from components.settings import OPERATIONS_USER, ROLES_OF, RegistrySettings, Sec
 
 #: distribution reads ``http.secret`` from its environment alone or from a file that previews must show, so the process
 #: takes it from a file of its own; the container's environment, which ``docker inspect`` shows, does not hold it.
-_START = f'REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})" exec registry serve "$0"'
+_START = f'REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})" {SERVE}'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +119,24 @@ class PrivateRegistry(pulumi.ComponentResource):
         secrets_swap = swap(f"{name}-secrets-swap", secrets_carrier, docker_host=args.docker_host, parent=self)
         self.containers = {}
         for process in running:
+            # Who asks nobody for a login has no use for secrets.
+            has_secrets = process in ROLES_OF
             container = service(
                 f"{name}-{process}",
                 names,
                 Service(
                     role=process,
                     image=args.image_name,
-                    command=on_own_store(_START, f"{CONFIG_DIRECTORY}/{process}.yml", "registry"),
+                    command=on_own_store(
+                        _START if has_secrets else SERVE, f"{CONFIG_DIRECTORY}/{process}.yml", "registry"
+                    ),
                     environment=environment(settings.memory_mb),
                     health_url=f"http://127.0.0.1:{PORTS[process]}/",
                     # A changed http.secret needs a restart, a changed htpasswd does not.
-                    config=configs[process] + digest(http_secret),
+                    config=configs[process] + (digest(http_secret) if has_secrets else ""),
                     mounts=[
                         Mount(path=CONFIG_DIRECTORY, volume=config.name),
-                        Mount(path=SECRETS_DIRECTORY, volume=secrets.name),
+                        *([Mount(path=SECRETS_DIRECTORY, volume=secrets.name)] if has_secrets else []),
                         Mount(path=DATA_DIRECTORY, volume=data, host_path=folder, read_only=process in READ_ONLY),
                     ],
                     attachments=[Attachment(network=args.network, aliases=[process, quick_alias(process)])],

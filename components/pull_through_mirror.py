@@ -18,6 +18,7 @@ from components.render.registry import (
     DATA_DIRECTORY,
     MIRROR_DRAIN_SECONDS,
     SECRETS_DIRECTORY,
+    SERVE,
     credential_helper,
     credentials_file,
     environment,
@@ -116,9 +117,7 @@ class PullThroughMirror(pulumi.ComponentResource):
             Service(
                 role=name,
                 image=args.image_name,
-                command=on_own_store(
-                    'exec registry serve "$0"', f"{CONFIG_DIRECTORY}/config.yml", f"mirror {args.upstream}"
-                ),
+                command=on_own_store(SERVE, f"{CONFIG_DIRECTORY}/config.yml", f"mirror {args.upstream}"),
                 environment=environment(settings.memory_mb),
                 health_url=f"http://127.0.0.1:{mirror_port(args.upstream)}/",
                 config=text + helper,

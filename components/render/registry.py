@@ -59,6 +59,8 @@ if [ ! -s "$1/.store" ]; then
 fi
 """
 )
+#: Runs distribution with the configuration $0.
+SERVE = 'exec registry serve "$0"'
 #: A mirror's downloads that a restart lets finish, in seconds; its successor cannot start before.
 MIRROR_DRAIN_SECONDS = 30
 
@@ -110,7 +112,10 @@ def registry_config(process: Process, registry: RegistrySettings) -> str:
         },
         "readonly": {"enabled": process in READ_ONLY},
     }
-    if process in ROLES_OF:
+    if process not in ROLES_OF:
+        # It has no upload whose state would be signed, and must not be able to read the key; without one, it warns.
+        config["http"]["secret"] = "unused"  # noqa: S105
+    else:
         config["auth"] = {"htpasswd": {"realm": REALM, "path": f"{SECRETS_DIRECTORY}/{process}.htpasswd"}}
     config["validation"] = {
         "manifests": {

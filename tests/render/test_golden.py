@@ -41,7 +41,7 @@ def test_a_registry_configuration_has_known_keys_only(path: Path) -> None:
         "version": {},
         "log": {"level", "formatter", "accesslog"},
         "storage": {"filesystem", "delete", "maintenance"},
-        "http": {"addr", "relativeurls", "draintimeout", "headers"},
+        "http": {"addr", "secret", "relativeurls", "draintimeout", "headers"},
         "catalog": {"maxentries"},
         "health": {"storagedriver"},
         "auth": {"htpasswd"},

@@ -284,6 +284,7 @@ def test_anonymous_pull_is_one_more_process_without_a_login_that_cannot_write() 
     public = recording.resources["registry-public"].inputs
     data = next(one for one in public["volumes"] if one["containerPath"] == "/var/lib/registry")
     assert data["readOnly"] is True
+    assert {one["containerPath"] for one in public["volumes"]} == {"/etc/distribution", "/var/lib/registry"}
     assert recording.exports["anonymous_url"] == "https://public.example.com"
     assert "public" in recording.exports["services"]
 
