@@ -6,17 +6,29 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import httpx
 import pytest
+import yaml
 
 from tests.certificates import authority
 from tests.engine import clients
-from tests.engine.conftest import PREFIX, REGISTRY_PORT, DockerHost, running_stack
+from tests.engine.conftest import (
+    MIRROR_PORT,
+    PREFIX,
+    REGISTRY_PORT,
+    UPSTREAM,
+    DockerHost,
+    running_stack,
+    small_stack,
+)
 from tests.engine.stack import Stack
 
 pytestmark = pytest.mark.once
+
+PUBLIC_PORT = 25445
 
 #: What testssl.sh may say: also LOW, as of a name without a CAA record.
 HARMLESS = {"OK", "INFO", "LOW", "DEBUG"}
@@ -29,9 +41,10 @@ NEVER_CHECKED = {"secure_renego", "engine_problem"}
 def stack(
     client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """A stack whose certificate is like those of public authorities."""
+    """A stack with every kind of process, whose certificate is like those of public authorities."""
     folder = tmp_path_factory.mktemp("stack")
-    with running_stack(client, docker_host, folder, proxy=docker_host.proxy_with_files) as running:
+    registry = small_stack()["registry"] | {"anonymous_url": f"https://localhost:{PUBLIC_PORT}"}
+    with running_stack(client, docker_host, folder, proxy=docker_host.proxy_with_files, registry=registry) as running:
         yield running
 
 
@@ -73,18 +86,44 @@ def test_testssl_finds_nothing_above_low(stack: Stack, tmp_path: Path) -> None:
     assert [one for one in found if one[1] not in HARMLESS] == []
 
 
-def test_the_container_can_do_nothing_but_serve(stack: Stack, client: docker.DockerClient) -> None:
-    engine = stack.proxy
-    proxy = clients.containers(client, PREFIX)["proxy"].attrs
-    host = proxy["HostConfig"]
+def test_no_container_has_more_than_it_needs(stack: Stack, client: docker.DockerClient) -> None:
+    found = {
+        role: container.attrs
+        for role, container in clients.containers(client, PREFIX).items()
+        if container.status == "running"
+    }
+    needed = yaml.safe_load((Path(__file__).parent / "containers.yml").read_text())
 
-    assert host["ReadonlyRootfs"] is True
-    assert host["SecurityOpt"] == ["no-new-privileges:true"]
-    assert host["CapDrop"] == ["ALL"]
-    assert (host["CapAdd"] or []) == {"caddy": ["CAP_NET_BIND_SERVICE"], "nginx": []}[engine]
-    assert proxy["Config"]["User"] == "101"
-    assert {port for port, bound in proxy["NetworkSettings"]["Ports"].items() if bound} == {
-        f"{port}/tcp" for port in (REGISTRY_PORT, REGISTRY_PORT + 1)
+    assert {role: has(attrs) for role, attrs in found.items()} == {
+        role: {"capabilities": [], "tmpfs": [], **needed[stack.proxy if role == "proxy" else role]} for role in found
+    }
+    assert set(found) == {"proxy", "reader", "writer", "admin", "public", f"mirror-{UPSTREAM.replace('.', '-')}"}
+    for attrs in found.values():
+        host = attrs["HostConfig"]
+        assert (host["ReadonlyRootfs"], host["Privileged"]) == (True, False)
+        assert (host["SecurityOpt"], host["CapDrop"]) == (["no-new-privileges:true"], ["ALL"])
+        assert host["MemorySwap"] == host["Memory"]
+        assert not any(host[name] for name in ("Devices", "GroupAdd", "VolumesFrom", "Links", "ExtraHosts"))
+        assert [host[name] for name in ("PidMode", "UTSMode", "UsernsMode")] == ["", "", ""]
+        assert host["IpcMode"] == "private"
+
+
+def has(attrs: dict[str, Any]) -> dict[str, Any]:
+    """What a container has, in the words of ``containers.yml``."""
+    host, networks = attrs["HostConfig"], attrs["NetworkSettings"]
+    published = {int(bound["HostPort"]) for ports in networks["Ports"].values() for bound in ports or []}
+    return {
+        "user": attrs["Config"]["User"],
+        "memory_mb": host["Memory"] >> 20,
+        "networks": sorted(name.removeprefix(f"{PREFIX}-") for name in networks["Networks"]),
+        "ports": sorted(published),
+        "capabilities": host["CapAdd"] or [],
+        "mounts": {
+            mount["Destination"]: f"{'rw' if mount['RW'] else 'ro'} {mount['Type']}"
+            for mount in attrs["Mounts"]
+            if mount["Type"] != "tmpfs"
+        },
+        "tmpfs": sorted(host["Tmpfs"] or {}),
     }
 
 
@@ -94,7 +133,7 @@ def test_nothing_listens_on_a_network_but_the_ports_that_clients_use(stack: Stac
     rows = [line.split() for line in listening if ":" in line and line.split()[3] == "0A"]
     anywhere = {int(row[1].partition(":")[2], 16) for row in rows if set(row[1].partition(":")[0]) == {"0"}}
 
-    assert anywhere == {REGISTRY_PORT, REGISTRY_PORT + 1}
+    assert anywhere == {REGISTRY_PORT, MIRROR_PORT, PUBLIC_PORT}
 
 
 def test_the_proxys_limits_follow_from_its_memory(stack: Stack, client: docker.DockerClient) -> None:
