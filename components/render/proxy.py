@@ -38,9 +38,8 @@ ISSUER = "issuer"
 LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "localhost"}
 #: What a client may write into the logs of the processes: printable ASCII, with few of the characters that take seven
 #: bytes in the engine's own JSON; and how much of it.
-_SAFE = r"[!#-%\x27-;=?-\x5b\x5d-~{}]*"
-LOGGED_URL = rf"{_SAFE}(?:[\x22&<>\x5c]{_SAFE}){{0,16}}".replace("{}", "")
-LOGGED_HEADER = rf"{_SAFE}(?:[\x22&<>\x5c]{_SAFE}){{0,16}}".replace("{}", " ")
+_SAFE = r"!#-%\x27-;=?-\x5b\x5d-~"
+LOGGED_URL, LOGGED_HEADER = (rf"[{safe}]*(?:[\x22&<>\x5c][{safe}]*){{0,16}}" for safe in (_SAFE, f"{_SAFE} "))
 LONGEST = {"url": 1000, "user_agent": 512, "content_type": 128, "login": 256}
 #: How long a stopping proxy lets requests finish.
 GRACE_SECONDS = 30

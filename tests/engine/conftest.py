@@ -16,7 +16,9 @@ from tests.engine.sshd import ssh_host
 from tests.engine.stack import Stack, engine_address
 
 PREFIX = "rs-test"
-REGISTRY_PORT, MIRROR_PORT = 25443, 25444
+REGISTRY_PORT, MIRROR_PORT, PUBLIC_PORT = 25443, 25444, 25445
+#: Where tests push to the registry behind a mirror.
+UPSTREAM_PORT = 25500
 UPSTREAM = "upstream.test"
 PROXIES = {
     "caddy": {"engine": "caddy", "address": "127.0.0.1", "certificates": {"internal": {}}},

@@ -43,6 +43,7 @@ from tests.engine.attacks import (
 from tests.engine.conftest import (
     MIRROR_PORT,
     PREFIX,
+    PUBLIC_PORT,
     REGISTRY_PORT,
     UPSTREAM,
     DockerHost,
@@ -54,7 +55,6 @@ from tests.images import random_layer, write_layout
 
 pytestmark = pytest.mark.once
 
-PUBLIC_PORT = 25445
 PROCESSES = ("reader", "writer", "admin", "public")
 Login = Callable[[str], list[str]]
 

@@ -19,8 +19,10 @@ from tests.engine.attacks import basic, http1
 from tests.engine.conftest import (
     MIRROR_PORT,
     PREFIX,
+    PUBLIC_PORT,
     REGISTRY_PORT,
     UPSTREAM,
+    UPSTREAM_PORT,
     DockerHost,
     running_stack,
     small_stack,
@@ -31,7 +33,6 @@ from tests.images import random_layer, write_layout
 
 pytestmark = [pytest.mark.once, pytest.mark.load]
 
-PUBLIC_PORT, UPSTREAM_PORT = 25445, 25500
 #: How long an attack lasts, in seconds.
 LONG = 60
 #: Connections: of those that send half of a body, and to each host of those that do not read what they asked for. The

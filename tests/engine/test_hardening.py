@@ -18,6 +18,7 @@ from tests.engine import clients
 from tests.engine.conftest import (
     MIRROR_PORT,
     PREFIX,
+    PUBLIC_PORT,
     REGISTRY_PORT,
     UPSTREAM,
     DockerHost,
@@ -27,8 +28,6 @@ from tests.engine.conftest import (
 from tests.engine.stack import Stack
 
 pytestmark = pytest.mark.once
-
-PUBLIC_PORT = 25445
 
 #: What testssl.sh may say: also LOW, as of a name without a CAA record.
 HARMLESS = {"OK", "INFO", "LOW", "DEBUG"}

@@ -11,12 +11,11 @@ import pytest
 from docker.models.containers import Container
 
 from tests.engine import clients
-from tests.engine.conftest import MIRROR_PORT, PREFIX, UPSTREAM, DockerHost, running_stack, small_stack
+from tests.engine.conftest import MIRROR_PORT, PREFIX, UPSTREAM, UPSTREAM_PORT, DockerHost, running_stack, small_stack
 from tests.engine.stack import Stack
 from tests.images import random_layer, write_layout
 
 MIRROR = f"localhost:{MIRROR_PORT}"
-UPSTREAM_PORT = 25500
 
 
 @pytest.fixture(scope="module")
