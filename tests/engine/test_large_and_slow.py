@@ -57,8 +57,8 @@ ENOUGH_MEMORY = 128
 TAGS = 10_000
 AT_ONCE = 200
 SLOW_REPOSITORY, SLOW_RATE = "team/slow", 50_000
-#: Some 2 MB of what is pulled lie in buffers behind the proxy, which is done with them; both take two minutes there.
-SLOW_SECONDS = {"pull": 190, "push": 160}
+#: Some 2 MB of what is pulled lie in buffers behind the proxy, which is done with them.
+SLOW_SECONDS = {"pull": 210, "push": 160}
 #: A pull is cut after half a minute. A push may stall for longer than a minute, nginx' own limit.
 STALL_SECONDS = {"pull": 20, "push": 75}
 
@@ -463,7 +463,7 @@ def test_a_client_of_50_kb_a_second_ends_well(
     requests = [line for line in lines if f"/{SLOW_REPOSITORY}/" in line.get("request", {}).get("uri", "")]
     took = max(line["duration"] for line in requests if line["request"]["method"] == method)
     print(f"a {what} of {took:.0f} s, as the proxy saw it")
-    assert took > 120, "the proxy itself was done sooner: something between took what was slow"
+    assert took > 150, "the proxy itself was done sooner: something between took what was slow"
 
 
 def test_nobody_ever_ran_out_of_memory_or_restarted(client: docker.DockerClient) -> None:
