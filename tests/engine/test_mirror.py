@@ -81,6 +81,7 @@ def test_a_second_pull_is_served_while_the_upstream_is_stopped(
         assert pull(stack, "late:1", tmp_path / "late") != "", "never pulled, so it is nowhere"
     finally:
         upstream.start()
+        clients.wait_for_port(UPSTREAM_PORT)
 
 
 def test_a_push_is_refused_with_a_reason(stack: Stack, upstream: Container, tmp_path: Path) -> None:
