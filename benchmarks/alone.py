@@ -20,6 +20,7 @@ from benchmarks.fronts import RECIPE
 from benchmarks.report import Table, ratio, seconds
 from benchmarks.servers import USER, Server, logged_in
 from benchmarks.transfers import IMAGES, Times, by_skopeo
+from components.credentials import COST
 from components.render.proxy import certificate_files
 from components.render.registry import DATA_DIRECTORY
 from components.settings import Settings
@@ -32,7 +33,6 @@ CADDY_PORT, NGINX_PORT, RECIPE_PORT, ALONE_PORT = 26450, 26451, 26452, 26453
 AIMS = {"Caddy": "1.10", "nginx": "1.05"}
 PASSWORD = "example-only-benchmark-zq7kx2vw9rj4hbm3"
 #: What the stack pays for a generated password, and what `htpasswd -B` makes.
-LOWEST_COST, COST_OF_HTPASSWD = 4, 5
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def running(api: docker.DockerClient, folder: Path) -> Iterator[Alternatives]:
     (folder / "authority" / "ca.crt").write_text(authority().pair()["certificate"])
     try:
         edge, backend = network(api, "edge"), network(api, "backend", internal=True)
-        registries(api, backend, _settings(CADDY_PORT, "caddy"), _lines(LOWEST_COST))
+        registries(api, backend, _settings(CADDY_PORT, "caddy"), _htpasswd())
         fronts = {}
         for engine, port in (("caddy", CADDY_PORT), ("nginx", NGINX_PORT)):
             front = proxy(api, edge, backend, engine, _settings(port, engine))
@@ -96,7 +96,7 @@ def _recipe(api: docker.DockerClient, folder: Path) -> Server:
         "recipe-registry",
         settings.images.registry,
         ["registry", "serve", "/etc/distribution/config.yml"],
-        {"/auth/htpasswd": _lines(COST_OF_HTPASSWD)},
+        {"/auth/htpasswd": _htpasswd()},
         memory_mb=settings.registry.memory_mb,
         environment=[
             "REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY=/var/lib/registry",
@@ -136,7 +136,7 @@ def _alone(api: docker.DockerClient, folder: Path) -> Server:
         settings,
         store="alone-data",
         port=ALONE_PORT,
-        htpasswd=_lines(COST_OF_HTPASSWD),
+        htpasswd=_htpasswd(),
         tls=True,
     )
     return _server("distribution alone", front, str(own.name), ALONE_PORT, folder)
@@ -154,9 +154,9 @@ def _server(name: str, front: Container, network_name: str, port: int, folder: P
     )
 
 
-def _lines(cost: int) -> str:
-    """The password file of a registry."""
-    return f"{USER}:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(cost)).decode()}\n"
+def _htpasswd() -> str:
+    """The password file of a registry; the cost is also what ``htpasswd -B`` takes if nothing else is said."""
+    return f"{USER}:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(COST)).decode()}\n"
 
 
 def _settings(port: int, engine: str) -> Settings:

@@ -14,14 +14,13 @@ import yaml
 from pydantic import SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from components import certificates, credentials
+from components import certificates
 from components.fixes import intended_dangers, missing, refused, set_secret_command
 from components.problem import (
     PROJECT,
     ConfigError,
     Problem,
     certificate_command,
-    new_secret_command,
     path,
     remove_command,
     shown,
@@ -112,20 +111,13 @@ def load(
 
 
 def notices(settings: Settings, secrets: Secrets, now: datetime.datetime) -> list[str]:
-    """What an operator should know although nothing is wrong: what ends soon, and passwords that cost time."""
+    """What an operator should know although nothing is wrong: what ends soon, and what is not used."""
     found, today = [], now.date()
     for name, user in settings.registry.users.items():
         if user.expires and user.expires < today:
             found.append(f"user {name} expired on {user.expires} and can no longer log in; remove or renew it")
         elif user.expires and (user.expires - today).days <= _EXPIRY_NOTICE_DAYS:
             found.append(f"user {name} expires on {user.expires}, in {(user.expires - today).days} days")
-        cost = credentials.cost_of(name, secrets.passwords[name])
-        if cost > credentials.COST_OF_RANDOM:
-            found.append(
-                f"the password of {name} is hashed at bcrypt cost {cost}: each of its requests takes about"
-                f" {credentials.milliseconds(cost)} ms of CPU, a push of 20 layers makes more than 100;"
-                f" a generated one is free: {new_secret_command('passwords', name)}"
-            )
     used = certificates_in_use(settings, secrets)
     for name, pair in used.items():
         if (days := (certificates.end(pair) - now).days) <= certificates.NOTICE_DAYS:

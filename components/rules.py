@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,11 @@ from components.settings import (
     UserName,
     data_stores,
     lies_in,
+)
+
+_ALLOWED_PASSWORD = (
+    f"a generated password, or one that 10^{math.log10(credentials.GUESSES):.0f} tries do not find, of at most"
+    f" {credentials.LONGEST_PASSWORD_BYTES} bytes; or a bcrypt hash alone, of cost {credentials.COST}"
 )
 
 #: Loopback, link-local addresses, RFC 1918 and the addresses of carriers' NAT (RFC 6598), which Tailscale uses.
@@ -88,7 +94,7 @@ def _user_problems(draft: Draft) -> Iterator[Problem]:
             yield Problem(
                 path("passwords", user),
                 "nothing, although registry.users names the user",
-                "a generated password, or one of 12 characters and more that cannot be guessed, or a bcrypt hash",
+                _ALLOWED_PASSWORD,
                 new_secret_command("passwords", user),
             )
         elif weakness := credentials.weakness(user, passwords[user]):
@@ -97,8 +103,7 @@ def _user_problems(draft: Draft) -> Iterator[Problem]:
             yield Problem(
                 path("passwords", user),
                 f"a password that {weakness}",
-                "12 characters and more that cannot be guessed, at most 72 bytes; best a generated one; or a bcrypt"
-                f" hash alone, of cost {credentials.LOWEST_COST} to {credentials.HIGHEST_COST}",
+                _ALLOWED_PASSWORD,
                 extracted or generated,
                 (generated,) if extracted else (),
             )

@@ -17,7 +17,7 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from components.credentials import COST_OF_RANDOM, cost_of, fingerprint, is_hash, milliseconds
+from components.credentials import fingerprint, is_hash
 from components.problem import path, set_command
 from components.settings import ROLES_OF, Role, UserName, UserSettings
 from operations.docker_config import write_login
@@ -52,7 +52,7 @@ def list_(stack: Stack = None, config_file: ConfigFile = None) -> None:
             user.role,
             ", ".join(process for process, roles in ROLES_OF.items() if user.role in roles),
             str(user.expires or "never"),
-            kind(name, found.passwords.get(name)),
+            kind(found.passwords.get(name)),
             state(name, found, deployed),
         )
     gone = sorted(deployed.keys() - found.users.keys())
@@ -258,13 +258,11 @@ def say(text: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
-def kind(name: str, password: SecretStr | None) -> str:
-    """What sort of password it is, and what it costs on each request; never the password."""
+def kind(password: SecretStr | None) -> str:
+    """What sort of password it is; never the password."""
     if password is None:
         return "missing"
-    cost = cost_of(name, password)
-    sort = "bcrypt hash" if is_hash(password) else "generated" if cost == COST_OF_RANDOM else "chosen"
-    return f"{sort}, cost {cost}" + (f" ({milliseconds(cost):.0f} ms a request)" if cost > COST_OF_RANDOM else "")
+    return "bcrypt hash" if is_hash(password) else "set"
 
 
 def state(name: str, found: Credentials, deployed: Mapping[str, str]) -> str:

@@ -179,16 +179,16 @@ def test_a_rotation_in_place_changes_the_password_alone(project: Project) -> Non
 
 
 def test_the_list_names_right_processes_expiry_and_kind_and_no_password(project: Project) -> None:
-    hashed = "$2y$12$" + "a" * 53
+    hashed = "$2y$05$" + "a" * 53
     project.set_secret("passwords.production", hashed)
     project.pulumi("config", "set", "--path", 'registry-stack:mirrors["docker.io"].username', "hub-login")
 
     listed = done(project("list"))
 
     rows = {line.split()[0]: re.split(r"\s{2,}", line.strip()) for line in listed.splitlines() if line.strip()}
-    assert rows["woodpecker"] == ["woodpecker", "push", "reader, writer", "never", "generated, cost 4", "new"]
+    assert rows["woodpecker"] == ["woodpecker", "push", "reader, writer", "never", "set", "new"]
     assert rows["boss"][2] == "reader, writer, admin"
-    assert rows["production"][4] == "bcrypt hash, cost 12 (232 ms a request)"
+    assert rows["production"][4] == "bcrypt hash"
     assert rows["docker.io"] == ["docker.io", "hub-login", "missing"]
     assert "https://registry.example.com" in listed
     assert hashed not in listed

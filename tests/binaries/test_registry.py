@@ -6,14 +6,18 @@ import contextlib
 import hashlib
 import json
 import re
+import secrets
+import statistics
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from components import credentials
 from components.render.htpasswd import htpasswd
@@ -24,7 +28,7 @@ from components.render.registry import (
     credential_helper,
     on_own_store,
 )
-from components.settings import OPERATIONS_USER, ROLES_OF, MirrorSettings, Process
+from components.settings import OPERATIONS_USER, ROLES_OF, MirrorSettings, Process, UserSettings
 from tests.binaries.processes import free_port, running
 from tests.conftest import configuration, example_password, loaded
 from tests.render.cases import GOLDEN
@@ -62,9 +66,9 @@ def registry(
 
 @pytest.fixture
 def secrets_folder(tmp_path: Path) -> Path:
-    settings, secrets = loaded(configuration())
-    passwords = secrets.passwords | {OPERATIONS_USER: credentials.operations_password(secrets.stack_secret)}
-    hashes = credentials.hashes(passwords, secrets.stack_secret)
+    settings, given = loaded(configuration())
+    passwords = given.passwords | {OPERATIONS_USER: credentials.operations_password(given.stack_secret)}
+    hashes = credentials.hashes(passwords, given.stack_secret)
     (tmp_path / "secrets").mkdir()
     for process in ROLES_OF:
         text = htpasswd(process, settings.registry.users, hashes)
@@ -100,6 +104,38 @@ def test_a_process_knows_only_those_who_hold_its_right(
     with registry(binary, secrets_folder, GOLDEN / "local" / f"{process}.yml") as client:
         assert [client.get("/v2/", auth=login).status_code for login in welcome] == [200] * len(welcome)
         assert [client.get("/v2/", auth=login).status_code for login in unknown] == [401] * len(unknown)
+
+
+@pytest.mark.parametrize("process", ROLES_OF)
+def test_the_time_of_an_answer_does_not_tell_whether_a_name_exists(
+    binary: Binary, tmp_path: Path, process: Process
+) -> None:
+    stack_secret = SecretStr("5" * 64)
+    passwords = {
+        "generated": secrets.token_hex(16),
+        "chosen": "quiet Tuesday marmalade",
+        "hashed": bcrypt.hashpw(b"by htpasswd -B", bcrypt.gensalt(5)).decode(),
+    }
+    everybody = {name: UserSettings(role="admin") for name in passwords}
+    users = {OPERATIONS_USER: credentials.operations_password(stack_secret)}
+    users |= {name: SecretStr(password) for name, password in passwords.items()}
+    (tmp_path / "secrets").mkdir()
+    text = htpasswd(process, everybody, credentials.hashes(users, stack_secret))
+    (tmp_path / "secrets" / f"{process}.htpasswd").write_text(text)
+
+    took: dict[str, list[float]] = {name: [] for name in ("unknown", *passwords)}
+    with registry(binary, tmp_path, GOLDEN / "local" / f"{process}.yml") as client:
+        for name in [*took] * 100:
+            answer = client.get("/v2/", auth=(name, "wrong"))
+            assert answer.status_code == 401
+            took[name].append(answer.elapsed.total_seconds() * 1000)
+
+    for name, times in took.items():
+        low, middle, high = statistics.quantiles(times, n=4)
+        print(f"{process}, a wrong password of {name}: {middle:.2f} ms, half of them {low:.2f} to {high:.2f}")
+    # Whatever else the machine does, the fastest of many had it to itself. The next cost of bcrypt takes twice as long.
+    fastest = [min(times) for times in took.values()]
+    assert max(fastest) < 1.3 * min(fastest)
 
 
 def test_the_reader_takes_no_upload_and_the_writer_no_delete(binary: Binary, secrets_folder: Path) -> None:

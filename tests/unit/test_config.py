@@ -22,7 +22,7 @@ from tests.conftest import SECRET_KEYS, as_pulumi_hands_over, configuration, exa
 from tests.unit.test_secrecy import EVERY_KEY, places
 
 NOW = datetime.datetime(2026, 6, 1, 12, 0, tzinfo=datetime.UTC)
-BCRYPT = "$2y$10$" + "a" * 53
+BCRYPT = "$2y$05$" + "a" * 53
 MIRROR = {"url": "https://mirror.example.com", "allow": ["10.0.0.0/8"]}
 OPEN_MIRROR = {"docker.io": {"url": "https://mirror.example.com"}}
 
@@ -99,7 +99,8 @@ def test_missing_passwords_are_reported_beside_a_broken_registry_section() -> No
 @pytest.mark.parametrize(
     ("password", "reason"),
     [
-        ("short", "fewer than 12 characters"),
+        ("", "can be guessed"),
+        ("short", "can be guessed"),
         ("password1234", "can be guessed"),
         ("woodpeckerwoodpecker", "can be guessed"),
         ("x7" * 40, "longer than the 72 bytes"),
@@ -113,9 +114,7 @@ def test_missing_passwords_are_reported_beside_a_broken_registry_section() -> No
         (f"{BCRYPT}\n", "with white space"),
         (BCRYPT.replace("$", "$$"), "with doubled dollar signs"),
         (f"woodpecker:{BCRYPT}".replace("$", "$$"), "doubled dollar signs"),
-        (BCRYPT.replace("$10$", "$03$"), "of cost 03, which bcrypt does not have"),
-        (BCRYPT.replace("$10$", "$32$"), "of cost 32, which bcrypt does not have"),
-        (BCRYPT.replace("$10$", "$15$"), "at which each request takes 2 s of CPU"),
+        *((BCRYPT.replace("$05$", f"${cost}$"), f"a bcrypt hash of cost {cost}") for cost in ("03", "04", "06", "10")),
         ("$apr1$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3", "a hash of the kind $apr1$"),
         ("$$apr1$$Zk3Yq9h5$$ZUglD3CZJT4lBsfEqNCco3", "a hash of the kind $apr1$"),
         ("woodpecker:$apr1$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3", "a hash of the kind $apr1$"),
@@ -134,7 +133,7 @@ def test_a_weak_or_unusable_password_is_refused_without_being_shown(password: st
 
     assert list(found) == ["passwords.woodpecker"]
     assert reason in found["passwords.woodpecker"]
-    assert password not in found["passwords.woodpecker"]
+    assert not password or password not in found["passwords.woodpecker"]
 
 
 def test_a_plain_password_beside_encrypted_ones_in_the_stack_file_is_refused() -> None:
@@ -500,20 +499,6 @@ def test_a_date_that_yaml_turned_into_a_time_is_read_as_the_day() -> None:
     users = {user: {"expires": "2027-01-31T00:00:00Z"} for user in configuration()["passwords"]}
 
     assert loaded(with_registry(users=users))[0].registry.users["boss"].expires == datetime.date(2027, 1, 31)
-
-
-def test_passwords_that_cost_time_at_every_request_are_announced_without_being_shown() -> None:
-    chosen, ready = "quiet Tuesday marmalade", "$2y$12$" + "a" * 53
-    passwords = configuration()["passwords"] | {"boss": chosen, "woodpecker": ready}
-    settings, secrets = loaded(configuration(passwords=passwords))
-
-    found = notices(settings, secrets, NOW)
-
-    assert len(found) == 2
-    assert "woodpecker is hashed at bcrypt cost 12" in found[0]
-    assert "boss is hashed at bcrypt cost 10" in found[1]
-    assert chosen not in str(found)
-    assert ready not in str(found)
 
 
 @pytest.mark.parametrize("days", [21, 1, 0])

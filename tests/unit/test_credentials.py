@@ -1,9 +1,8 @@
-"""Hashes are deterministic, accepted by bcrypt, and cost what their password needs."""
+"""Hashes are deterministic, accepted by bcrypt, and cost the same for everybody."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 
 import bcrypt
 import pytest
@@ -14,10 +13,6 @@ from components.render.htpasswd import htpasswd
 from components.settings import UserSettings
 
 STACK_SECRET = SecretStr("5" * 64)
-
-
-def cost(hashed: str) -> int:
-    return int(hashed.split("$")[2])
 
 
 def test_a_hash_fits_its_password_and_is_the_same_each_time() -> None:
@@ -37,17 +32,12 @@ def test_salts_differ_between_users_and_between_stacks() -> None:
     assert len({hashed[7:29] for hashed in hashes}) == 4
 
 
-@pytest.mark.parametrize("make", [lambda: secrets.token_urlsafe(32), lambda: secrets.token_hex(16)])
-def test_generated_passwords_are_hashed_at_the_lowest_cost(make: Callable[[], str]) -> None:
-    for _ in range(5):
-        assert cost(credentials.hash_password("ci", SecretStr(make()), STACK_SECRET)) == 4
-
-
-def test_a_password_that_a_person_chose_is_hashed_at_cost_ten() -> None:
-    password = SecretStr("quiet Tuesday marmalade")
+@pytest.mark.parametrize("text", [secrets.token_urlsafe(32), secrets.token_hex(16), "quiet Tuesday marmalade"])
+def test_every_hash_costs_what_the_registry_spends_on_an_unknown_name(text: str) -> None:
+    password = SecretStr(text)
 
     assert credentials.weakness("boss", password) is None
-    assert cost(credentials.hash_password("boss", password, STACK_SECRET)) == 10
+    assert credentials.hash_password("boss", password, STACK_SECRET).startswith("$2b$05$")
 
 
 def test_a_ready_hash_is_taken_as_it_is() -> None:
