@@ -18,6 +18,7 @@ from components import (
 from components._docker import StackName, network
 from components.config import load_stack, notices
 from components.host_folder import host_folder
+from components.loopback import DANGER, loopback
 from components.preflight import check_local_engine, check_same_engine
 from components.problem import ConfigError
 from components.render.proxy import mirror_alias, snippets
@@ -55,7 +56,8 @@ images = {
     for name, image in proxy_images(settings).items()
 }
 data_folders = host_folders(settings)
-folders = [
+address = settings.proxy.services_address
+checks = [
     host_folder(
         key,
         folder,
@@ -66,11 +68,12 @@ folders = [
     )
     for key, folder in data_folders.items()
 ]
-# Whatever else is made or replaced waits for the folders, so that a bad one leaves everything as it is.
-on_host = ResourceOptions(provider=host, depends_on=folders)
-inside = ResourceOptions(providers=[host], depends_on=folders)
+if address and DANGER not in settings.acknowledge:
+    checks.append(loopback(settings))
+# Whatever else is made or replaced waits for the checks, so that a bad folder leaves everything as it is.
+on_host = ResourceOptions(provider=host, depends_on=checks)
+inside = ResourceOptions(providers=[host], depends_on=checks)
 edge = network("edge", names, internal=False, opts=on_host)
-address = settings.proxy.services_address
 if address:
     backend = network("loopback", names, internal=False, masquerade=False, opts=on_host)
 else:

@@ -14,11 +14,11 @@ from docker.models.containers import Container
 from docker.models.networks import Network
 
 from components._docker import StackName, archive
-from components.certificate_issuer import CADDY_TMPFS, DATA_TMPFS, RUN_TMPFS, USER
-from components.render.proxy import caddyfile, certificate_files, nginx_conf, quick_alias
+from components.certificate_issuer import DATA_TMPFS, USER
+from components.render.proxy import certificate_files, quick_alias
 from components.render.registry import DATA_DIRECTORY, environment, registry_config
 from components.settings import ROLES_OF, Process, Settings
-from components.tls_proxy import RUN_CADDY
+from components.tls_proxy import ENGINES
 from tests.certificates import certificate_pair
 
 NAMES = StackName(prefix="rs-bench", stack="bench")
@@ -89,22 +89,17 @@ def proxy(api: docker.DockerClient, edge: Network, backend: Network, role: str, 
     """The stack's proxy, as its engine renders and runs it, in front of ``registries``."""
     port = settings.registry.url.port
     given = {"localhost": 0} if settings.proxy.certificates.files else {}
-    if settings.proxy.engine == "caddy":
-        file, text, tmpfs = "/etc/caddy/Caddyfile", caddyfile(settings, given), CADDY_TMPFS
-        command = ["/bin/sh", "-c", RUN_CADDY, file]
-    else:
-        file, text, tmpfs = "/etc/nginx/nginx.conf", nginx_conf(settings, given), RUN_TMPFS
-        command = ["nginx", "-e", "stderr", "-c", file, "-g", "daemon off;"]
+    engine = ENGINES[settings.proxy.engine]
     return start(
         api,
         edge,
         role,
         dict(settings.images)[settings.proxy.engine],
-        command,
-        {file: text} | (certificates() if given else {}),
+        engine.run,
+        {engine.config: engine.render(settings, given)} | (certificates() if given else {}),
         memory_mb=settings.proxy.memory_mb,
         port=port,
-        tmpfs={**DATA_TMPFS, **tmpfs},
+        tmpfs={**DATA_TMPFS, **engine.tmpfs},
         user=USER,
         backend=backend,
     )

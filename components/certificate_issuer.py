@@ -23,7 +23,6 @@ DATA_TMPFS = {DATA_DIRECTORY: f"size=1m,{_OWN}"}
 #: Its file asks for it, and it does not start without; it never has it, since it may gain no privileges.
 CADDY_CAPABILITIES = ("CAP_NET_BIND_SERVICE",)
 CADDYFILE = "/etc/caddy/Caddyfile"
-CADDY_VALIDATE = ("caddy", "validate", "--adapter=caddyfile", f"--config={CADDYFILE}")
 _MEMORY_MB = 128
 
 

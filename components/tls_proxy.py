@@ -28,7 +28,6 @@ from components._docker import (
 from components.certificate_issuer import (
     CADDY_CAPABILITIES,
     CADDY_TMPFS,
-    CADDY_VALIDATE,
     CADDYFILE,
     DATA_TMPFS,
     RUN_TMPFS,
@@ -39,6 +38,7 @@ from components.certificate_issuer import (
 from components.render.proxy import (
     CERTIFICATES_DIRECTORY,
     DATA_DIRECTORY,
+    GATEWAY_FILE,
     GRACE_SECONDS,
     HEALTH_PORT,
     ROOT_CERTIFICATE,
@@ -55,7 +55,7 @@ from components.settings import Secrets, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Engine:
+class Engine:
     """How one program is run: it reads ``config``, in a trial and at work."""
 
     config: str
@@ -68,39 +68,50 @@ class _Engine:
     tmpfs: Mapping[str, str]
 
 
-#: Runs Caddy with the Caddyfile ``$0``. The limits follow from the container's memory, so that another memory does not
-#: replace it. Each connection may take 60 KB, and who opens more than there is memory for waits: without a limit, a
-#: thousand clients that did not finish what they sent were the end of Caddy.
-RUN_CADDY = r"""
+#: Writes who may use ports that are published on loopback, in the words of ``$0``, and runs the program that follows.
+#: Docker's gateway is where the default route leads; the kernel prints its address with the lowest byte first.
+_WITH_GATEWAY = r"""
+gateway=127.0.0.1
+while read -r _ destination address _; do
+  [ "$destination" != 00000000 ] || gateway=$(printf '%d.%d.%d.%d' \
+    $((0x$address & 255)) $((0x$address >> 8 & 255)) $((0x$address >> 16 & 255)) $((0x$address >> 24 & 255)))
+done < /proc/net/route
+printf "$0" "$gateway" > "$1" && shift && exec "$@"
+"""
+#: Runs Caddy. The limits follow from the container's memory, so that another memory does not replace it. A connection
+#: may take 60 KB, and who opens more than there is memory for waits: without a limit, a thousand clients that did not
+#: finish what they sent were the end of Caddy.
+_RUN_CADDY = r"""
 bytes=$(cat /sys/fs/cgroup/memory.max 2> /dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes)
 files=$((bytes >> 17))
 most=$(ulimit -H -n)
 if [ "$most" = unlimited ] || [ "$files" -lt "$most" ]; then ulimit -n "$files"; fi
 export GOMEMLIMIT=$((bytes / 5 * 4))
-exec caddy run --adapter=caddyfile --config="$0"
+exec "$0" "$@"
 """
+_CADDY_WITH_GATEWAY = ("/bin/sh", "-c", _WITH_GATEWAY, "remote_ip 127.0.0.1 %s", GATEWAY_FILE)
+_CADDYFILE = ("--adapter=caddyfile", f"--config={CADDYFILE}")
+_NGINX_WITH_GATEWAY = ("/bin/sh", "-c", _WITH_GATEWAY, "%s 0;", GATEWAY_FILE)
 _NGINX_CONF = "/etc/nginx-config/nginx.conf"
-_ENGINES = {
-    "caddy": _Engine(
+_NGINX = ("nginx", "-e", "stderr", "-c", _NGINX_CONF)
+ENGINES = {
+    "caddy": Engine(
         config=CADDYFILE,
         render=caddyfile,
-        validate=CADDY_VALIDATE,
-        run=["/bin/sh", "-c", RUN_CADDY, CADDYFILE],
+        validate=[*_CADDY_WITH_GATEWAY, "caddy", "validate", *_CADDYFILE],
+        run=[*_CADDY_WITH_GATEWAY, "/bin/sh", "-c", _RUN_CADDY, "caddy", "run", *_CADDYFILE],
         # Without --force, certificates that changed alone would not be read anew.
-        reload=[
-            *["caddy", "reload", "--force", "--adapter=caddyfile", f"--config={CADDYFILE}"],
-            f"--address=unix/{RUN_DIRECTORY}/admin.sock",
-        ],
+        reload=["caddy", "reload", "--force", *_CADDYFILE, f"--address=unix/{RUN_DIRECTORY}/admin.sock"],
         stop_signal=None,
         capabilities=CADDY_CAPABILITIES,
         tmpfs=CADDY_TMPFS,
     ),
-    "nginx": _Engine(
+    "nginx": Engine(
         config=_NGINX_CONF,
         render=nginx_conf,
-        validate=["nginx", "-t", "-q", "-c", _NGINX_CONF],
-        run=["nginx", "-e", "stderr", "-c", _NGINX_CONF, "-g", "daemon off;"],
-        reload=["nginx", "-e", "stderr", "-c", _NGINX_CONF, "-s", "reload"],
+        validate=[*_NGINX_WITH_GATEWAY, *_NGINX, "-t", "-q"],
+        run=[*_NGINX_WITH_GATEWAY, *_NGINX, "-g", "daemon off;"],
+        reload=[*_NGINX, "-s", "reload"],
         stop_signal="SIGQUIT",  # SIGTERM cuts what is under way
         capabilities=[],
         tmpfs=RUN_TMPFS,
@@ -138,7 +149,7 @@ class TlsProxy(pulumi.ComponentResource):
     def __init__(self, name: str, args: TlsProxyArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:TlsProxy", name, {}, opts)
         names, settings, acme = args.names, args.settings, args.settings.proxy.certificates.acme
-        engine, image_name = _ENGINES[settings.proxy.engine], proxy_images(settings)[settings.proxy.engine]
+        engine, image_name = ENGINES[settings.proxy.engine], proxy_images(settings)[settings.proxy.engine]
         image = args.images[settings.proxy.engine]
         in_use = certificates_in_use(settings, args.secrets)
         text = engine.render(settings, {name: int(certificates.end(pair).timestamp()) for name, pair in in_use.items()})
@@ -253,9 +264,9 @@ class TlsProxy(pulumi.ComponentResource):
     ) -> list[pulumi.Resource]:
         """Each program that will read ``contents``, with its configuration, reads them in a trial."""
         engine = args.settings.proxy.engine
-        trials = {name: (engine, _ENGINES[engine], text)}
+        trials = {name: (engine, ENGINES[engine], text)}
         if needs_issuer(args.settings):
-            trials[f"{name}-issuer"] = ("caddy", _ENGINES["caddy"], issuer_caddyfile(args.settings))
+            trials[f"{name}-issuer"] = ("caddy", ENGINES["caddy"], issuer_caddyfile(args.settings))
         return [
             validation(
                 trial,

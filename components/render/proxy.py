@@ -28,6 +28,8 @@ ACME_MAC_KEY_FILE = f"{CERTIFICATES_DIRECTORY}/acme-eab-mac-key"
 DATA_DIRECTORY = "/data"
 #: Sockets, process numbers and buffers of the running proxy, on a tmpfs.
 RUN_DIRECTORY = "/run/proxy"
+#: Who may use ports that are published on loopback: Docker's gateway, whose address is known when the proxy starts.
+GATEWAY_FILE = f"{RUN_DIRECTORY}/gateway"
 #: Root certificate of Caddy's own authority, inside the proxy container.
 ROOT_CERTIFICATE = f"{DATA_DIRECTORY}/caddy/pki/authorities/local/root.crt"
 #: Port of the health check inside the container; no service may use it.
@@ -259,6 +261,8 @@ def _rendered(template: str, settings: Settings, given: Mapping[str, int]) -> st
         grace_seconds=GRACE_SECONDS,
         health_port=HEALTH_PORT,
         run_directory=RUN_DIRECTORY,
+        gateway_file=GATEWAY_FILE,
+        is_loopback=settings.proxy.is_loopback and settings.proxy.engine != "none",
         logged_url=LOGGED_URL,
         logged_header=LOGGED_HEADER,
         longest=LONGEST,

@@ -25,6 +25,7 @@ from components.certificates import canonical
 from components.render.proxy import (
     CERTIFICATES_DIRECTORY,
     DATA_DIRECTORY,
+    GATEWAY_FILE,
     RUN_DIRECTORY,
     certificate_files,
 )
@@ -48,7 +49,9 @@ PROCESSES = ("reader", "writer", "admin", "public", "mirror-docker-io")
 
 
 def runnable(text: str, folder: Path) -> str:
-    """A golden configuration with the container's folders mapped into ``folder``, and certificates in their place."""
+    """A golden configuration with the container's folders mapped into ``folder``, and what they hold in its place."""
+    gateway = {"caddy": "remote_ip 127.0.0.1", "nginx": "127.0.0.1 0;"}["nginx" if "proxy_pass" in text else "caddy"]
+    (folder / GATEWAY_FILE.removeprefix(f"{RUN_DIRECTORY}/")).write_text(gateway)
     for name in ("registry.example.com", "mirror.example.com", "localhost"):
         pair = certificate_pair(name)
         for path, content in zip(certificate_files(name), (pair["certificate"], pair["private_key"]), strict=True):
@@ -63,6 +66,7 @@ def validate(binary: Binary, folder: Path, engine: str, text: str) -> subprocess
     path.write_text(text)
     return subprocess.run(
         [binary(engine), *CHECK[engine], str(path)],
+        cwd=folder,
         env={"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
         capture_output=True,
         text=True,

@@ -14,6 +14,7 @@ import io
 import re
 import socket
 import ssl
+import subprocess
 import tarfile
 import threading
 import time
@@ -51,10 +52,12 @@ from tests.engine.conftest import (
     small_stack,
 )
 from tests.engine.stack import Stack
+from tests.engine.transfers import proxy_address
 from tests.images import random_layer, write_layout
 
 pytestmark = pytest.mark.once
 
+METRICS_PORT = 25480
 PROCESSES = ("reader", "writer", "admin", "public")
 Login = Callable[[str], list[str]]
 
@@ -67,9 +70,10 @@ def stack(
     plain = small_stack()
     users = plain["registry"]["users"] | {"colleague": {"role": "push"}}
     registry = plain["registry"] | {"users": users, "anonymous_url": f"https://localhost:{PUBLIC_PORT}"}
+    proxy = {**docker_host.proxy, "metrics_port": METRICS_PORT}
     mirrors = {UPSTREAM: plain["mirrors"][UPSTREAM] | {"allow": ["192.0.2.0/24"]}}
     folder = tmp_path_factory.mktemp("stack")
-    with running_stack(client, docker_host, folder, registry=registry, mirrors=mirrors) as running:
+    with running_stack(client, docker_host, folder, registry=registry, mirrors=mirrors, proxy=proxy) as running:
         yield running
 
 
@@ -943,3 +947,45 @@ def test_every_process_is_reachable_from_the_proxys_network(client: docker.Docke
     request = {"request": http1("GET", "/v2/")}
     with stranger(client, f"{PREFIX}-backend", request) as container:
         assert answers_from(container, targets(client)) == 2 * len(PROCESSES)
+
+
+@contextlib.contextmanager
+def neighbour() -> Iterator[list[str]]:
+    """Another host beside the Docker host, to which it routes what it sends; what runs a program there."""
+    with subprocess.Popen(["unshare", "--net", "sleep", "300"]) as holder:
+        try:
+            mine, own = Path("/proc/self/ns/net"), Path(f"/proc/{holder.pid}/ns/net")
+            deadline = time.monotonic() + 10
+            while own.readlink() == mine.readlink():
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            there = ["nsenter", f"--target={holder.pid}", "--net"]
+            for command in (
+                f"ip link add rs-neighbour type veth peer name eth0 netns {holder.pid}",
+                "ip address add 192.0.2.1/30 dev rs-neighbour",
+                "ip link set rs-neighbour up",
+                " ".join([*there, "ip address add 192.0.2.2/30 dev eth0"]),
+                " ".join([*there, "ip link set eth0 up"]),
+                " ".join([*there, "ip route add default via 192.0.2.1"]),
+            ):
+                subprocess.run(command.split(), check=True)
+            yield there
+        finally:
+            holder.kill()
+
+
+def test_a_port_on_loopback_is_for_the_docker_host_alone(stack: Stack, client: docker.DockerClient) -> None:
+    """Before version 28, Docker lets in who routes to a container's address."""
+    urls = [f"https://localhost:{port}/v2/" for port in (REGISTRY_PORT, PUBLIC_PORT, MIRROR_PORT)]
+    urls.append(f"http://localhost:{METRICS_PORT}/metrics")
+    ask = ["curl", "--insecure", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--max-time", "5"]
+    ask += ["--connect-to", f"::{proxy_address(client)}:"]
+
+    def asked(*where: str) -> list[tuple[str, int]]:
+        answers = [subprocess.run([*where, *ask, url], capture_output=True, text=True, check=False) for url in urls]
+        return [(answer.stdout, answer.returncode) for answer in answers]
+
+    assert asked() == [("401", 0), ("200", 0), ("403", 0), ("200", 0)]
+    with neighbour() as there:
+        # curl's 52 is a connection on which nothing was answered, so the way was open.
+        assert asked(*there) == [("000", 52)] * len(urls)

@@ -42,7 +42,9 @@ def stack(
         tmp_path_factory.mktemp("stack"),
         {UPSTREAM: small_stack()["mirrors"][UPSTREAM] | {"allow": ALLOWED}},
     )
-    with running_stack(client, docker_host, folder, proxy=proxy, mirrors=mirrors) as declared:
+    with running_stack(
+        client, docker_host, folder, proxy=proxy, mirrors=mirrors, acknowledge=["routed_loopback"]
+    ) as declared:
         yield declared
 
 
@@ -116,6 +118,19 @@ def test_the_registry_has_no_way_out(stack: Stack, client: docker.DockerClient) 
 
     reader = clients.containers(client, PREFIX)["reader"]
     assert reader.exec_run(ask).exit_code != 0
+
+
+def test_an_engine_that_lets_neighbours_in_is_refused_unless_acknowledged(stack: Stack) -> None:
+    stack.write(acknowledge=[])
+    refused = stack.up(check=False)
+
+    said = refused.stdout + refused.stderr
+    assert refused.returncode != 0
+    assert "none, on Docker 20.10." in said
+    stack.set_plain("acknowledge[0]", "routed_loopback")
+    assert "pulumi config set --path 'registry-stack:acknowledge[0]' routed_loopback" in said
+    assert stack.planned() in ({}, {"engine-version": "delete"})
+    stack.write(acknowledge=["routed_loopback"])
 
 
 def test_a_changed_process_is_replaced_and_nothing_else_changes(stack: Stack) -> None:

@@ -419,6 +419,14 @@ def test_for_a_proxy_of_ones_own_services_publish_on_loopback_and_snippets_are_o
     assert loopback["options"] == {"com.docker.network.bridge.enable_ip_masquerade": "false"}
 
 
+def test_for_a_proxy_of_ones_own_the_engine_is_asked_first_unless_what_it_does_is_acknowledged() -> None:
+    values = configuration(proxy={"engine": "none", "address": "127.0.0.1"})
+
+    assert "docker version" in inputs_of(run_program(values), ":Command")["engine-version"]["create"]
+    recording = run_program(values | {"acknowledge": ["routed_loopback"]})
+    assert "engine-version" not in recording.of_type(":Command")
+
+
 def test_data_in_a_host_folder_needs_no_volume() -> None:
     registry = configuration()["registry"] | {"storage": {"host_path": "/opt/registry/data"}}
     recording = run_program(configuration(registry=registry))
