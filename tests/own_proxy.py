@@ -9,17 +9,18 @@ from tests.certificates import certificate_pair
 
 
 def own_caddy(snippet: str, folder: Path) -> str:
-    """The Caddy of an operator: little but the import of a snippet, and certificates instead of an authority."""
+    """The Caddy of an operator: the import of a snippet, the README's time limits, and certificates from files."""
     pair = certificate_pair("localhost")
     (folder / "chain.pem").write_text(pair["certificate"])
     (folder / "key.pem").write_text(pair["private_key"])
     known = rf"\1 {{\n\ttls {folder}/chain.pem {folder}/key.pem"
     (folder / "registry.caddy").write_text(re.sub(r"^(https://.*) {$", known, snippet, flags=re.MULTILINE))
-    return f"{{\n\tadmin off\n\tauto_https disable_redirects\n}}\nimport {folder}/registry.caddy\n"
+    times = "servers {\n\t\ttimeouts {\n\t\t\tread_body_idle 15m\n\t\t\twrite_idle 30s\n\t\t}\n\t}"
+    return f"{{\n\tadmin off\n\tauto_https disable_redirects\n\t{times}\n}}\nimport {folder}/registry.caddy\n"
 
 
 def own_nginx(snippet: str, folder: Path) -> str:
-    """The nginx of an operator: little but an ``http`` block that includes a snippet, and certbot's certificates."""
+    """The nginx of an operator: a snippet in an ``http`` block, certbot's certificates, and connections enough."""
     certificates = re.findall(r"/etc/letsencrypt/live/(.*)/fullchain.pem", snippet)
     for host in certificates:
         pair = certificate_pair(host)
@@ -31,4 +32,5 @@ def own_nginx(snippet: str, folder: Path) -> str:
     temporary = "".join(
         f"{kind}_temp_path {folder}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
-    return f"pid {folder}/pid; events {{}} http {{ access_log off; {temporary} include {included}; }}"
+    http = f"access_log off; {temporary} include {included};"
+    return f"pid {folder}/pid; events {{ worker_connections 4096; }} http {{ {http} }}"

@@ -92,6 +92,7 @@ def test_a_changed_configuration_replaces_exactly_the_processes_it_concerns(
         "registry-reader": "replace",
         "registry-writer": "replace",
         "registry-admin": "replace",
+        "process-limit": "update",
     }
     difference = stack.preview("--diff").stdout
     assert re.search(r'level +: "info" => "debug"', difference), difference
@@ -153,7 +154,7 @@ def test_no_push_and_no_pull_fails_while_reader_and_writer_are_replaced(
     assert before.keys() == identities(client).keys()
     assert before["writer"] != identities(client)["writer"]
     print(f"{len(results['done'])} operations through two replacements")
-    assert len(results["done"]) > 10
+    assert len(results["done"]) >= 4, "a push and a pull for each update"
     assert len(results["failed"]) <= 2 * clients.LOST_BY_REPLACEMENT[stack.proxy], results["failed"]
 
 
@@ -196,6 +197,7 @@ def test_destroy_leaves_the_volumes_with_data_and_nothing_else(
         f"{PREFIX}-registry-data",
         f"{PREFIX}-mirror-upstream-test-cache",
         f"{PREFIX}-proxy-data",
+        f"{PREFIX}-proxy-issued-data",
     }
     stack.up()
     assert skopeo("production").pull("team/survivor:1", tmp_path / "pulled").returncode == 0

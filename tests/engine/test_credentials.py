@@ -159,7 +159,7 @@ def test_nobody_else_fails_while_a_login_lives_and_dies(
     del journal.failures["stack_secret rotated"]
     for step, failed in journal.failures.items():
         assert failed == [], step
-    assert len(results["done"]) > 20
+    assert len(results["done"]) >= 12, "a push and a pull for each update"
     stack.preview("--expect-no-changes")
 
 

@@ -2,246 +2,89 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import ssl
-import threading
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+import ipaddress
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import docker
 import pytest
 
 from tests.engine import clients
-from tests.engine.attacks import basic, http1
 from tests.engine.conftest import (
-    MIRROR_PORT,
     PREFIX,
     PUBLIC_PORT,
-    REGISTRY_PORT,
     UPSTREAM,
     UPSTREAM_PORT,
     DockerHost,
     running_stack,
     small_stack,
 )
+from tests.engine.floods import Attacker, fill, survived
 from tests.engine.stack import Stack
-from tests.engine.transfers import MEGABYTE, proxy_address, sampled
-from tests.images import random_layer, write_layout
+from tests.engine.transfers import proxy_address
 
 pytestmark = [pytest.mark.once, pytest.mark.load]
 
-#: How long an attack lasts, in seconds.
-LONG = 60
-#: Connections: of those that send half of a body, and to each host of those that do not read what they asked for. The
-#: first ended Caddy, the second the process that reads.
-BODIES, READERS = 900, 325
-#: TCP_ESTABLISHED, the first byte of Linux' ``struct tcp_info``.
-ESTABLISHED = 1
-#: Bytes that fill every buffer on their way to a client that does not read.
-LARGE = 12 * MEGABYTE
+
+@pytest.fixture(
+    scope="module", params=[(1, 1), (2, 50)], ids=["from-one-address", "twice-the-memory-from-50-addresses"]
+)
+def scale(request: pytest.FixtureRequest) -> tuple[int, int]:
+    """How much more memory than by default the containers have, and from how many addresses the attacks come."""
+    times, addresses = request.param
+    return times, addresses
 
 
 @pytest.fixture(scope="module")
 def stack(
-    client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
+    client: docker.DockerClient,
+    docker_host: DockerHost,
+    tmp_path_factory: pytest.TempPathFactory,
+    scale: tuple[int, int],
 ) -> Iterator[Stack]:
-    """A stack with a host that asks for no login, and a mirror; both and the registry have the large layer."""
-    plain = small_stack()
-    registry = plain["registry"] | {"anonymous_url": f"https://localhost:{PUBLIC_PORT}"}
+    """A stack with a host that asks for no login, and a mirror."""
+    plain, memory = small_stack(), {"memory_mb": 1024 * scale[0]}
+    changes = {
+        "registry": plain["registry"] | memory | {"anonymous_url": f"https://localhost:{PUBLIC_PORT}"},
+        "mirrors": {UPSTREAM: plain["mirrors"][UPSTREAM] | memory},
+        # On loopback, one address alone would be answered.
+        "proxy": {**docker_host.proxy, "memory_mb": 256 * scale[0], "address": "0.0.0.0"},
+        "acknowledge": ["open_mirror", "anonymous_pull"],
+    }
     folder = tmp_path_factory.mktemp("stack")
     with (
-        running_stack(client, docker_host, folder, registry=registry) as running,
+        running_stack(client, docker_host, folder, **changes) as running,
         clients.upstream(client, f"{PREFIX}-edge", UPSTREAM, UPSTREAM_PORT),
     ):
-        for name, size in (("image", MEGABYTE), ("large", LARGE)):
-            write_layout(folder / name, [random_layer(size)])
-            mirrored = f"docker://localhost:{UPSTREAM_PORT}/flood/{name}:1"
-            skopeo = clients.Skopeo(running, folder, "ci")
-            for copied in (
-                skopeo.push(folder / name, f"flood/{name}:1"),
-                skopeo.copy(f"oci:{folder / name}", mirrored, "--dest-tls-verify=false"),
-            ):
-                assert copied.returncode == 0, copied.stderr
         yield running
 
 
 @pytest.fixture(scope="module")
 def layer(stack: Stack) -> str:
-    """Path of the large layer, at every host."""
-    blobs = (stack.folder / "large" / "blobs" / "sha256").iterdir()
-    return f"/v2/flood/large/blobs/sha256:{max(blobs, key=lambda blob: blob.stat().st_size).name}"
+    return fill(stack, stack.folder)
 
 
-class Flood:
-    """``count`` connections to one port, each of which sends ``request`` and neither goes on nor reads an answer.
-
-    One that the other side has closed is opened again.
-    """
-
-    def __init__(self, trust: ssl.SSLContext, address: str, port: int, count: int, request: bytes) -> None:
-        self._trust, self._target, self._request = trust, (address, port), request
-        self._open: list[ssl.SSLSocket | None] = [None] * count
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._hold, args=(start,)) for start in range(4)]
-        self.opened = 0
-
-    def __enter__(self) -> Flood:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-        for connection in filter(None, self._open):
-            connection.close()
-
-    def _hold(self, start: int) -> None:
-        while not self._over.wait(0.2):
-            for number in range(start, len(self._open), len(self._threads)):
-                if self._over.is_set():
-                    break
-                held = self._open[number]
-                if held is None or held.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != ESTABLISHED:
-                    if held:
-                        held.close()
-                    self._open[number] = self._new()
-
-    def _new(self) -> ssl.SSLSocket | None:
-        plain = socket.socket()
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        plain.settimeout(5)
-        try:
-            plain.connect(self._target)
-            connection = self._trust.wrap_socket(plain, server_hostname="localhost")
-            connection.sendall(self._request)
-        except OSError:  # refused, or waiting for its turn
-            plain.close()
-            return None
-        self.opened += 1
-        return connection
-
-
-def half_a_body(*headers: str) -> bytes:
-    """An upload of 60 kB, of which the end is missing."""
-    head = http1("POST", "/v2/flood/x/blobs/uploads/", *headers, body=b"x" * 60_000)
-    return head.replace(b"Connection: close\r\n", b"")[:-1000]
-
-
-@contextlib.contextmanager
-def others_at_work(stack: Stack, folder: Path) -> Iterator[dict[str, list[float]]]:
-    """skopeo pushes and pulls, again and again; seconds of each kind, and an error where one fails."""
-    took: dict[str, list[float]] = defaultdict(list)
-    errors: list[str] = []
-    stop = threading.Event()
-    folder.mkdir()
-    write_layout(folder / "layout", [random_layer(MEGABYTE)])
-    user, nobody = clients.Skopeo(stack, folder, "ci"), clients.Skopeo(stack, folder, None)
-    jobs: dict[str, Callable[[str], object]] = {
-        "push": lambda turn: user.push(folder / "layout", f"flood/other:{turn}"),
-        "pull": lambda turn: user.pull("flood/image:1", folder / f"pull-{turn}"),
-        "pull without a login": lambda turn: nobody.copy(
-            f"docker://localhost:{PUBLIC_PORT}/flood/image:1", f"oci:{folder}/public-{turn}"
-        ),
-        "pull from the mirror": lambda turn: nobody.copy(
-            f"docker://localhost:{MIRROR_PORT}/flood/image:1", f"oci:{folder}/mirror-{turn}"
-        ),
-    }
-
-    def work(what: str, job: Callable[[str], object]) -> None:
-        turn = 0
-        while not stop.is_set():
-            turn += 1
-            began = time.monotonic()
-            answer = job(str(turn))
-            took[what].append(time.monotonic() - began)
-            if answer.returncode:  # type: ignore[attr-defined]
-                errors.append(f"{what}: {answer.stderr}")  # type: ignore[attr-defined]
-            stop.wait(2)
-
-    threads = [threading.Thread(target=work, args=job) for job in jobs.items()]
-    for thread in threads:
-        thread.start()
-    try:
-        yield took
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    print("\n".join(errors))
-    # nginx lets nobody wait. skopeo comes again, five times, and may find all places taken by the flood each time.
-    busy = ("please try again", "too many requests")
-    assert [error for error in errors if stack.proxy == "caddy" or not any(words in error for words in busy)] == []
-
-
-@contextlib.contextmanager
-def nothing_dies(client: docker.DockerClient) -> Iterator[None]:
-    """No process is killed or restarts, and what each uses stays below its limit."""
-    served = {
-        role: container
-        for role, container in clients.containers(client, PREFIX).items()
-        if not role.endswith("carrier")
-    }
-    with contextlib.ExitStack() as samples:
-        used = {role: samples.enter_context(sampled(container)) for role, container in served.items()}
-        yield
-    print()
-    for role, old in served.items():
-        new = client.containers.get(old.id)
-        limit = new.attrs["HostConfig"]["Memory"] / MEGABYTE
-        print(f"{role}: {used[role].peak:.0f} MB of {limit:.0f} MB at most, in {used[role].samples} samples")
-        state = new.attrs["State"]
-        assert (state["StartedAt"], state["OOMKilled"]) == (old.attrs["State"]["StartedAt"], False), role
-        assert used[role].peak < limit
-    # A worker of nginx could be killed alone.
-    assert b"exited on signal" not in client.containers.get(served["proxy"].id).logs(stdout=False)
-
-
-def survived(stack: Stack, client: docker.DockerClient, folder: Path, floods: dict[str, Flood]) -> None:
-    """Others are at work for as long as the floods last; print what each saw."""
-    with nothing_dies(client), others_at_work(stack, folder / "others") as took, contextlib.ExitStack() as running:
-        for flood in floods.values():
-            running.enter_context(flood)
-        time.sleep(LONG)
-    print(f"{stack.proxy}:", ", ".join(f"{flood.opened} connections {what}" for what, flood in floods.items()))
-    for what, seconds in took.items():
-        print(f"{what}: {len(seconds)} times, {max(seconds):.1f} s at most")
-    for what, flood in floods.items():
-        assert flood.opened >= 200, what
+@pytest.fixture(scope="module")
+def attacker(stack: Stack, client: docker.DockerClient, scale: tuple[int, int]) -> Iterator[Attacker]:
+    """Attacks from the Docker host, which has more addresses on the proxy's network meanwhile."""
+    network = client.networks.get(f"{PREFIX}-edge")
+    subnet = ipaddress.ip_network(network.attrs["IPAM"]["Config"][0]["Subnet"])
+    own, bridge = [str(subnet[-2 - number]) for number in range(scale[1] - 1)], f"br-{network.id[:12]}"
+    for address in own:
+        subprocess.run(["ip", "address", "add", f"{address}/32", "dev", bridge], check=True)
+    yield Attacker(stack.trust, proxy_address(client), scale[0], ["", *own])
+    for address in own:
+        subprocess.run(["ip", "address", "delete", f"{address}/32", "dev", bridge], check=True)
 
 
 def test_bodies_that_nobody_finishes_take_no_memory_that_others_need(
-    stack: Stack, client: docker.DockerClient, tmp_path: Path
+    stack: Stack, client: docker.DockerClient, layer: str, attacker: Attacker, tmp_path: Path
 ) -> None:
-    trust, address = stack.trust, proxy_address(client)
-    kinds = {"without a login": half_a_body(), "with a wrong one": half_a_body(basic("ci", "wrong"))}
-    survived(
-        stack,
-        client,
-        tmp_path,
-        {what: Flood(trust, address, REGISTRY_PORT, BODIES // 2, request) for what, request in kinds.items()},
-    )
+    survived(stack, client, tmp_path, attacker.bodies())
 
 
 def test_clients_that_do_not_read_end_no_process(
-    stack: Stack, client: docker.DockerClient, layer: str, tmp_path: Path
+    stack: Stack, client: docker.DockerClient, layer: str, attacker: Attacker, tmp_path: Path
 ) -> None:
-    trust, address = stack.trust, proxy_address(client)
-    hosts = {
-        "to the registry": (REGISTRY_PORT, [basic("production", stack.users["production"])]),
-        "to the host without a login": (PUBLIC_PORT, []),
-        "to the mirror": (MIRROR_PORT, []),
-    }
-    survived(
-        stack,
-        client,
-        tmp_path,
-        {
-            what: Flood(trust, address, port, READERS, http1("GET", layer, *login))
-            for what, (port, login) in hosts.items()
-        },
-    )
+    survived(stack, client, tmp_path, attacker.readers(stack, layer))

@@ -16,12 +16,15 @@ from tests.engine import clients
 from tests.engine.conftest import (
     MIRROR_PORT,
     PREFIX,
+    PUBLIC_PORT,
     REGISTRY_PORT,
     UPSTREAM,
+    UPSTREAM_PORT,
     DockerHost,
     running_stack,
     small_stack,
 )
+from tests.engine.floods import Attacker, fill, survived
 from tests.engine.stack import Stack
 from tests.images import random_layer, write_layout
 from tests.own_proxy import own_caddy, own_nginx
@@ -37,14 +40,14 @@ ALLOWED = ["127.0.0.0/30"]
 def stack(
     client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    proxy = {"engine": "none", "address": ADDRESS}
-    folder, mirrors = (
-        tmp_path_factory.mktemp("stack"),
-        {UPSTREAM: small_stack()["mirrors"][UPSTREAM] | {"allow": ALLOWED}},
-    )
-    with running_stack(
-        client, docker_host, folder, proxy=proxy, mirrors=mirrors, acknowledge=["routed_loopback"]
-    ) as declared:
+    plain = small_stack()
+    changes = {
+        "registry": plain["registry"] | {"anonymous_url": f"https://localhost:{PUBLIC_PORT}"},
+        "mirrors": {UPSTREAM: plain["mirrors"][UPSTREAM] | {"allow": ALLOWED}},
+        "proxy": {"engine": "none", "address": ADDRESS},
+        "acknowledge": ["anonymous_pull", "routed_loopback"],
+    }
+    with running_stack(client, docker_host, tmp_path_factory.mktemp("stack"), **changes) as declared:
         yield declared
 
 
@@ -88,6 +91,19 @@ def test_it_does_what_a_proxy_of_the_stack_does(
     assert httpx.post(f"{mirror}a/blobs/uploads/", verify=stack.trust).status_code == 405
 
 
+def test_no_attack_ends_a_process_behind_it(
+    own_proxy: str, stack: Stack, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    attacker = Attacker(stack.trust, "127.0.0.1")
+    attacks = tmp_path / "bodies", tmp_path / "readers"
+    for folder in attacks:
+        folder.mkdir()
+    with clients.upstream(client, f"{PREFIX}-edge", UPSTREAM, UPSTREAM_PORT):
+        layer = fill(stack, tmp_path)
+        survived(stack, client, attacks[0], attacker.bodies())
+        survived(stack, client, attacks[1], attacker.readers(stack, layer))
+
+
 def test_services_publish_on_that_address_alone_and_ask_for_a_login(stack: Stack, client: docker.DockerClient) -> None:
     published = {
         (binding["HostIp"], binding["HostPort"])
@@ -121,16 +137,16 @@ def test_the_registry_has_no_way_out(stack: Stack, client: docker.DockerClient) 
 
 
 def test_an_engine_that_lets_neighbours_in_is_refused_unless_acknowledged(stack: Stack) -> None:
-    stack.write(acknowledge=[])
+    stack.write(acknowledge=["anonymous_pull"])
     refused = stack.up(check=False)
 
     said = refused.stdout + refused.stderr
     assert refused.returncode != 0
     assert "none, on Docker 20.10." in said
-    stack.set_plain("acknowledge[0]", "routed_loopback")
-    assert "pulumi config set --path 'registry-stack:acknowledge[0]' routed_loopback" in said
-    assert stack.planned() in ({}, {"engine-version": "delete"})
-    stack.write(acknowledge=["routed_loopback"])
+    assert "pulumi config set --path 'registry-stack:acknowledge[1]' routed_loopback" in said
+    stack.set_plain("acknowledge[1]", "routed_loopback")
+    assert stack.planned() == {}
+    stack.write(acknowledge=["anonymous_pull", "routed_loopback"])
 
 
 def test_a_changed_process_is_replaced_and_nothing_else_changes(stack: Stack) -> None:
@@ -142,4 +158,5 @@ def test_a_changed_process_is_replaced_and_nothing_else_changes(stack: Stack) ->
     stack.write(registry=registry)
 
     replaced = {name for name, what in planned.items() if what == "replace"}
-    assert replaced == {"registry-config-carrier", "registry-reader", "registry-writer", "registry-admin"}
+    processes = {f"registry-{process}" for process in ("reader", "writer", "admin", "public")}
+    assert replaced == {"registry-config-carrier", *processes}
