@@ -15,7 +15,7 @@ from components import (
     TlsProxyArgs,
     credentials,
 )
-from components._docker import StackName, network
+from components._docker import StackName, network, process_limit
 from components.config import load_stack, notices
 from components.host_folder import host_folder
 from components.loopback import DANGER, loopback
@@ -106,13 +106,17 @@ mirrors = {
             image=registry_image,
             network=edge,
             address=address,
+            docker_host=settings.docker_host,
             protect_data=settings.protect_data,
         ),
         inside,
     )
     for upstream, mirror in settings.mirrors.items()
 }
-services = {**registry.containers, **{mirror_alias(name): mirror.container for name, mirror in mirrors.items()}}
+services: dict[str, docker.Container] = {
+    **registry.containers,
+    **{mirror_alias(name): mirror.container for name, mirror in mirrors.items()},
+}
 if address:
     # For the operator's own proxy; a preview shows what changes in them, line by line.
     for engine, text in snippets(settings).items():
@@ -127,6 +131,7 @@ else:
     if proxy.ca_certificate is not None:
         pulumi.export("ca_certificate", proxy.ca_certificate)
 
+process_limit(services.values(), docker_host=settings.docker_host)
 pulumi.export("registry_url", str(settings.registry.url))
 pulumi.export("mirror_urls", {upstream: str(mirror.url) for upstream, mirror in settings.mirrors.items()})
 # A preview shows a changed output line by line: who comes and goes, whose role or password changes.
@@ -140,4 +145,4 @@ pulumi.export(
 if settings.registry.anonymous_url:
     pulumi.export("anonymous_url", str(settings.registry.anonymous_url))
 pulumi.export("docker_host", settings.docker_host)
-pulumi.export("services", services)
+pulumi.export("services", {role: container.name for role, container in services.items()})

@@ -22,10 +22,32 @@ from components.settings import StorageSettings
 _REPLACE_ON = ["healthcheck", "tmpfs", "init", "#initerror"]
 #: Until a started container counts as failed, in seconds.
 _HEALTHY_WITHIN = 90
-#: Moves what a carrier brought into the volume at ``$0``. Renaming replaces a file at once; copying gives it a time of
-#: modification of its own, by which distribution notices that it is another file.
+#: Go takes a thread for each file that it waits for, thousands where a disk hangs, and itself ends above 10,000.
+_MOST_PROCESSES = 8192
+#: Moves what a carrier brought to where it belongs, in its volumes. Renaming replaces a file at once; copying gives it
+#: a time of modification of its own, by which distribution notices that it is another file.
 _STAGE = "/delivery"
-_SWAP = f'for file in {_STAGE}/*; do cp "$file" "$0/.new" && mv "$0/.new" "$0/${{file##*/}}" || exit; done'
+_SWAP = f"""cd {_STAGE} && find . -type f | while read -r file; do
+  cp "$file" "/${{file%/*}}/.new" && mv "/${{file%/*}}/.new" "/$file" || exit
+done"""
+
+#: Gives a volume to its user, the folder itself at last: then all in it is theirs. A new one gets the mark of its
+#: service, since an empty one would get the owner of the image's folder from the engine. Nothing is stopped where the
+#: owner cannot be changed.
+_OWN = r"""
+said=$(%(run)s sh -c '[ -n "$(ls -A /data)" ] || { echo "%(mark)s" > /data/.store && chown -R %(user)s /data; } || exit
+  stat -c %%u:%%g /data
+  [ "$(stat -c %%u:%%g /data)" = %(user)s ] || { touch /data/.owner && chown %(user)s /data/.owner; }') || exit
+[ "$said" != %(user)s ] || exit 0
+set --
+for role in %(writers)s; do
+  running=$(docker ps --quiet %(ours)s --filter="label=registry-stack.role=$role") && set -- "$@" $running || exit
+done
+[ $# = 0 ] || docker stop "$@" || exit
+%(run)s sh -c 'rm -f /data/.owner; find /data -mindepth 1 -exec chown -h %(user)s {} + && chown %(user)s /data' && exit
+[ $# = 0 ] || docker start "$@"
+exit 1
+"""
 
 #: Puts what ``archive`` packed where it belongs, then runs the program that follows.
 _UNPACK = 'base64 -d | tar -x -C / && exec "$@"'
@@ -43,12 +65,17 @@ fi
 exec wget -q -O /dev/null "$0"
 """
 
+#: How long a replaced container goes on as if nothing were, in seconds, so that everybody knows its successor before it
+#: closes its port: nginx keeps the address of a name for up to two, and a new container is there for half of one before
+#: it is healthy.
+_KNOWN_WITHIN = 1.5
+
 #: Runs a service's program and, when it has ended, lets the kernel send what the program had written last: with the
 #: container its network ends at once, and a client that was slower than its server lost up to 4 MB (``tcp_wmem``) of a
 #: layer. Ten seconds at most, since clients may be gone, and not after SIGKILL, since nothing was finished. `wait` also
 #: ends at a signal.
 _RUN = r"""
-for signal in TERM QUIT; do trap "kill -$signal \$!" "$signal"; done
+for signal in TERM QUIT; do trap "%skill -$signal \$!" "$signal"; done
 "$0" "$@" &
 wait $!; status=$?
 while kill -0 $! 2>/dev/null; do wait $!; status=$?; done
@@ -151,14 +178,57 @@ def volume(
     )
 
 
-def data_mount(
-    name: str, storage: StorageSettings, default: str, names: StackName, *, protect: bool, parent: pulumi.Resource
-) -> tuple[pulumi.Input[str] | None, str | None]:
-    """Where data lies: (volume, None) or (None, host folder). The volume outlives the stack."""
+def data_store(
+    name: str,
+    storage: StorageSettings,
+    default: str,
+    names: StackName,
+    *,
+    path: str,
+    user: str,
+    mark: str,
+    writers: Sequence[str],
+    image: docker.RemoteImage,
+    image_name: str,
+    docker_host: str,
+    protect: bool,
+    parent: pulumi.Resource,
+) -> tuple[Mount, list[pulumi.Resource]]:
+    """Where data lies, for ``path``, and what its services wait for: a folder of the host, or a volume.
+
+    The volume outlives the stack. It belongs to the uid and gid ``user``: one that somebody else's registry or an older
+    version of the program has written is given to it while the services ``writers``, by role, are stopped. ``mark``
+    says whose data it is, as ``on_own_store`` reads it.
+    """
     if storage.host_path:
-        return None, storage.host_path
-    kept = volume(name, storage.volume or default, names, keep=True, protect=protect, parent=parent)
-    return kept.name, None
+        return Mount(path=path, host_path=storage.host_path, read_only=False), []
+    physical_name = storage.volume or default
+    kept = volume(name, physical_name, names, keep=True, protect=protect, parent=parent)
+    owner = command.local.Command(
+        # Another volume, another command.
+        f"{physical_name}-owner",
+        create=_OWN
+        % {
+            "run": throwaway(image_name, {physical_name: "/data"}, ("CHOWN", "DAC_OVERRIDE")),
+            "user": user,
+            "mark": mark,
+            "writers": shlex.join(writers),
+            "ours": f"--filter=label=registry-stack.prefix={names.prefix}",
+        },
+        environment={"DOCKER_HOST": docker_host},
+        add_previous_output_in_env=False,
+        # Once: with another image it would do the same.
+        opts=ResourceOptions(parent=parent, depends_on=[image, kept], ignore_changes=["create"]),
+    )
+    return Mount(path=path, volume=kept.name, read_only=False), [owner]
+
+
+def throwaway(image_name: str, volumes: Mapping[str, str], capabilities: Sequence[str], *program: str) -> str:
+    """The shell command that runs a program once as root with ``volumes``, by name the path of each."""
+    options = ["--rm", "--network=none", "--user=0", "--entrypoint=", "--cap-drop=ALL"]
+    options += [f"--cap-add={each}" for each in capabilities]
+    options += [f"--volume={name}:{path}" for name, path in volumes.items()]
+    return shlex.join(["docker", "run", *options, image_name, *program])
 
 
 def carrier(
@@ -167,15 +237,16 @@ def carrier(
     *,
     image: docker.RemoteImage,
     image_name: str,
-    target: docker.Volume,
+    volumes: Mapping[str, docker.Volume],
     files: Mapping[str, pulumi.Input[str]],
-    directory: str,
     parent: pulumi.Resource,
     executable: str | None = None,
     swapped: bool = False,
     depends_on: Sequence[pulumi.Resource] = (),
 ) -> docker.Container:
-    """A container that delivers ``files`` into a volume through the Docker API, also over ssh://, and never runs.
+    """A container that delivers ``files``, by path, into volumes through the Docker API, also over ssh://.
+
+    ``volumes`` stand at their folders; of ``files``, the one at the path ``executable`` may be run. It never runs.
 
     Uploads into the services themselves would need a writable root, and would replace them at every change.
 
@@ -185,20 +256,23 @@ def carrier(
     return docker.Container(
         name,
         image=image_name,
-        entrypoints=["/bin/sh", "-c", _SWAP, directory] if swapped else ["/bin/true"],
+        entrypoints=["/bin/sh", "-c", _SWAP] if swapped else ["/bin/true"],
         envs=[],  # a state that says null (an older stand-in's) would make the official plugin replace it
         start=False,
         must_run=False,
         network_mode="none",
         labels=[docker.ContainerLabelArgs(label=key, value=value) for key, value in names.labels(name).items()],
-        volumes=[docker.ContainerVolumeArgs(container_path=directory, volume_name=target.name)],
+        volumes=[
+            docker.ContainerVolumeArgs(container_path=folder, volume_name=target.name)
+            for folder, target in volumes.items()
+        ],
         uploads=[
             docker.ContainerUploadArgs(
-                file=f"{_STAGE if swapped else directory}/{file}",
+                file=f"{_STAGE if swapped else ''}{path}",
                 content=content,
-                permissions="0755" if file == executable else "0644",
+                permissions="0755" if path == executable else "0644",
             )
-            for file, content in files.items()
+            for path, content in files.items()
         ],
         opts=ResourceOptions(
             parent=parent,
@@ -264,16 +338,15 @@ def config_volume(
     depends_on: Sequence[pulumi.Resource] = (),
 ) -> tuple[Mount, docker.Container]:
     """A volume for the folder of ``path``, and the carrier that delivers ``text`` to it."""
-    directory, _, file = path.rpartition("/")
+    directory = path.rpartition("/")[0]
     target = volume(f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=parent)
     delivery = carrier(
         f"{name}-config-carrier",
         names,
         image=image,
         image_name=image_name,
-        target=target,
-        files={file: text},
-        directory=directory,
+        volumes={directory: target},
+        files={path: text},
         parent=parent,
         depends_on=depends_on,
     )
@@ -288,6 +361,19 @@ def swap(name: str, carrier: docker.Container, *, docker_host: str, parent: pulu
         environment={"DOCKER_HOST": docker_host},
         add_previous_output_in_env=False,
         opts=ResourceOptions(parent=parent),
+    )
+
+
+def process_limit(containers: Iterable[docker.Container], *, docker_host: str) -> command.local.Command:
+    """Bound the processes and threads of containers, for which the provider has no setting."""
+    return command.local.Command(
+        "process-limit",
+        create=Output.concat(
+            f"docker update --pids-limit={_MOST_PROCESSES} ",
+            Output.all(*(one.id for one in containers)).apply(" ".join),
+        ),
+        environment={"DOCKER_HOST": docker_host},
+        add_previous_output_in_env=False,
     )
 
 
@@ -317,7 +403,7 @@ def service(
         name,
         name=fixed_name,
         image=spec.image,
-        entrypoints=["/bin/sh", "-c", _RUN],
+        entrypoints=["/bin/sh", "-c", _RUN % ("" if fixed_name else f"sleep {_KNOWN_WITHIN}; ")],
         command=list(spec.command),
         envs=list(spec.environment),
         labels=[docker.ContainerLabelArgs(label=key, value=value) for key, value in labels.items()],
@@ -359,7 +445,7 @@ def service(
         wait=True,
         wait_timeout=_HEALTHY_WITHIN,
         stop_signal=spec.stop_signal,
-        stop_timeout=spec.stop_seconds + 10,
+        stop_timeout=spec.stop_seconds + 12,
         # Unset, the provider kills without a grace, whatever the stop timeout says.
         destroy_grace_seconds=spec.stop_seconds + 20,
         opts=ResourceOptions(

@@ -28,12 +28,11 @@ _MEMORY_MB = 128
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateIssuerArgs:
-    """``data`` is where the proxy reads certificates, ``mounts`` hold what ACME needs; TlsProxy validated it all."""
+    """``mounts`` hold what it keeps and what ACME needs, which TlsProxy validated; ``network`` has a way out."""
 
     names: StackName
     settings: Settings
     image: docker.RemoteImage
-    data: docker.Volume
     mounts: Sequence[Mount]
     network: docker.Network
 
@@ -62,15 +61,11 @@ class CertificateIssuer(pulumi.ComponentResource):
                 command=["caddy", "run", "--adapter=caddyfile", f"--config={CADDYFILE}"],
                 health_url=f"http://127.0.0.1:{HEALTH_PORT}/healthz",
                 config=text,
-                mounts=[
-                    config,
-                    Mount(path=DATA_DIRECTORY, volume=args.data.name, read_only=False),
-                    *args.mounts,
-                ],
+                mounts=[config, *args.mounts],
                 attachments=[Attachment(network=args.network, aliases=[ISSUER])],
                 memory_mb=_MEMORY_MB,
                 stop_seconds=0,
-                user=USER,
+                user=f"{USER}:{USER}",
                 tmpfs=CADDY_TMPFS,
                 capabilities=CADDY_CAPABILITIES,
             ),

@@ -11,15 +11,14 @@ from pulumi import ResourceOptions
 
 from components.problem import Problem, path, set_command
 from components.render.proxy import mirror_alias
-from components.render.registry import OTHER_OWNER
+from components.render.registry import OTHER_OWNER, USER
 from components.settings import SYSTEM_FOLDERS
 
-#: Asks in the container what its process may do. Without capabilities, uid 0 obeys owners and modes like any user;
-#: busybox's `test -w` does not know that. $1 of `may` are the rights as a digit: 7 is rwx, 4 is r.
+#: Asks in the container what its process may do. $1 of `may` are the rights as a digit: 7 is rwx, 4 is r.
 _CHECK = r"""
-read -r inside outside count < /proc/self/uid_map
-shift=$((outside - inside)) user=$(id -u)
-owner=$((user + shift)) groups="( -group $(id -G | sed 's/ / -o -group /g') )"
+on_host() { awk -v uid="$1" 'uid >= $1 && uid < $1 + $3 { print uid - $1 + $2 }' /proc/self/uid_map; }
+user=$(id -u)
+owner=$(on_host "$user") groups="( -group $(id -G | sed 's/ / -o -group /g') )"
 may() {
   echo "( -user $user -perm -${1}00 -o ! -user $user $groups -perm -0${1}0 -o ! -user $user ! $groups -perm -00$1 )"
 }
@@ -58,7 +57,7 @@ denied=$({
   [ ! -d /folder/docker ] || find /folder/docker \( -type d ! $(may 7) -o -type f ! $(may 4) \)
 } 2> /dev/null | head -n 1)
 [ -z "$denied" ] || complain \
-  "${denied#/folder}, which belongs to uid $(($(stat -c %%u "$denied") + shift)) with mode $(stat -c %%a "$denied")" \
+  "${denied#/folder}, which belongs to uid $(on_host "$(stat -c %%u "$denied")") with mode $(stat -c %%a "$denied")" \
   "%(own)s"
 said=$({ : > /folder/.writable && rm /folder/.writable; } 2>&1) ||
   complain ", which cannot be written: ${said##*: }" "%(elsewhere)s"
@@ -116,10 +115,15 @@ def host_folder(
         name,
         f"{folder}, which does not exist on the Docker host",
         "a folder that exists, so that a typo does not give an empty registry",
-        _on_host(docker_host, f"sudo mkdir -p {folder}"),
+        _on_host(docker_host, f"sudo mkdir -p {folder} && sudo chown {USER} {folder}"),
     )
     run = ["docker", "run", "--rm", "--interactive", "--network=none", "--read-only", "--cap-drop=ALL"]
-    run += ["--security-opt=no-new-privileges", "--entrypoint=", f"--mount=type=bind,source={folder},target=/folder"]
+    run += [
+        "--security-opt=no-new-privileges",
+        f"--user={USER}",
+        "--entrypoint=",
+        f"--mount=type=bind,source={folder},target=/folder",
+    ]
     to_compare = {"/etc/passwd": "/host/passwd"} | {other: f"/other/{at}" for at, other in enumerate(others)}
     run += [f"--mount=type=bind,source={source},target={at},readonly" for source, at in to_compare.items()]
     return command.local.Command(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pulumi
 import pulumi_docker as docker
@@ -15,7 +15,7 @@ from components._docker import (
     Service,
     StackName,
     carrier,
-    data_mount,
+    data_store,
     digest,
     published,
     service,
@@ -29,18 +29,22 @@ from components.render.registry import (
     DATA_DIRECTORY,
     HTTP_SECRET_FILE,
     PORTS,
+    PRIVATELY,
     READ_ONLY,
     SECRETS_DIRECTORY,
     SERVE,
+    USER,
     environment,
     on_own_store,
     registry_config,
 )
-from components.settings import OPERATIONS_USER, ROLES_OF, RegistrySettings, Secrets, processes, seconds
+from components.settings import OPERATIONS_USER, ROLES_OF, Process, RegistrySettings, Secrets, processes, seconds
 
+#: Whose data it is.
+_SERVICE = "registry"
 #: distribution reads ``http.secret`` from its environment alone or from a file that previews must show, so the process
 #: takes it from a file of its own; the container's environment, which ``docker inspect`` shows, does not hold it.
-_START = f'REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})" {SERVE}'
+_START = f'export REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})"; {SERVE}'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +68,29 @@ class PrivateRegistryArgs:
 class PrivateRegistry(pulumi.ComponentResource):
     """Reader, writer and admin: processes over one store, each with the users who hold its right; public without.
 
-    Declares the data volume (unless data lies in a host folder), a volume and a carrier for configuration, the same for
-    secrets, the command that swaps these in, and a container for each process, known on ``network`` by the process's
-    name. TLS is TlsProxy's job. A process that publishes a port is replaced delete-first.
+    Declares the data volume (unless data lies in a host folder), a volume and a carrier for configuration, a volume for
+    the secrets of each process, their carrier, the command that swaps these in, and a container for each process, known
+    on ``network`` by its name. A process that publishes a port is replaced delete-first. TLS is TlsProxy's job.
     """
 
-    containers: dict[str, Output[str]]
-    """Name of the current container of each process."""
+    containers: dict[str, docker.Container]
+    """The current container of each process."""
 
     def __init__(self, name: str, args: PrivateRegistryArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:PrivateRegistry", name, {}, opts)
         names, settings = args.names, args.settings
-        data, folder = data_mount(
+        data, owned = data_store(
             f"{name}-data",
             settings.storage,
             f"{names.prefix}-{name}-data",
             names,
+            path=DATA_DIRECTORY,
+            user=USER,
+            mark=_SERVICE,
+            writers=("writer", "admin"),
+            image=args.image,
+            image_name=args.image_name,
+            docker_host=args.docker_host,
             protect=args.protect_data,
             parent=self,
         )
@@ -93,34 +104,40 @@ class PrivateRegistry(pulumi.ComponentResource):
             names,
             image=args.image,
             image_name=args.image_name,
-            target=config,
-            files={f"{process}.yml": text for process, text in configs.items()},
-            directory=CONFIG_DIRECTORY,
+            volumes={CONFIG_DIRECTORY: config},
+            files={f"{CONFIG_DIRECTORY}/{process}.yml": text for process, text in configs.items()},
             parent=self,
         )
-        secrets = volume(
-            f"{name}-secrets", f"{names.prefix}-{name}-secrets", names, keep=False, protect=False, parent=self
-        )
-        http_secret = credentials.http_secret(args.secrets.stack_secret)
+        files = _secret_files(args)
+        secrets = {
+            process: volume(
+                f"{name}-{process}-secrets",
+                f"{names.prefix}-{name}-{process}-secrets",
+                names,
+                keep=False,
+                protect=False,
+                parent=self,
+            )
+            for process in files
+        }
         secrets_carrier = carrier(
             f"{name}-secrets-carrier",
             names,
             image=args.image,
             image_name=args.image_name,
-            target=secrets,
+            volumes={f"{SECRETS_DIRECTORY}/{process}": target for process, target in secrets.items()},
             files={
-                file: Output.secret(text)
-                for file, text in (_htpasswd_files(args) | {HTTP_SECRET_FILE: http_secret}).items()
+                f"{SECRETS_DIRECTORY}/{process}/{file}": Output.secret(text)
+                for process, own in files.items()
+                for file, text in own.items()
             },
-            directory=SECRETS_DIRECTORY,
             swapped=True,  # the password files are read at every request
             parent=self,
         )
         secrets_swap = swap(f"{name}-secrets-swap", secrets_carrier, docker_host=args.docker_host, parent=self)
         self.containers = {}
         for process in running:
-            # Who asks nobody for a login has no use for secrets.
-            has_secrets = process in ROLES_OF
+            http_secret = files.get(process, {}).get(HTTP_SECRET_FILE)
             container = service(
                 f"{name}-{process}",
                 names,
@@ -128,33 +145,40 @@ class PrivateRegistry(pulumi.ComponentResource):
                     role=process,
                     image=args.image_name,
                     command=on_own_store(
-                        _START if has_secrets else SERVE, f"{CONFIG_DIRECTORY}/{process}.yml", "registry"
+                        (PRIVATELY if settings.storage.host_path else "") + (_START if http_secret else SERVE),
+                        f"{CONFIG_DIRECTORY}/{process}.yml",
+                        _SERVICE,
+                        writes=process not in READ_ONLY,
                     ),
                     environment=environment(settings.memory_mb),
                     health_url=f"http://127.0.0.1:{PORTS[process]}/",
                     # A changed http.secret needs a restart, a changed htpasswd does not.
-                    config=configs[process] + (digest(http_secret) if has_secrets else ""),
+                    config=configs[process] + (digest(http_secret) if http_secret else ""),
                     mounts=[
                         Mount(path=CONFIG_DIRECTORY, volume=config.name),
-                        *([Mount(path=SECRETS_DIRECTORY, volume=secrets.name)] if has_secrets else []),
-                        Mount(path=DATA_DIRECTORY, volume=data, host_path=folder, read_only=process in READ_ONLY),
+                        *([Mount(path=SECRETS_DIRECTORY, volume=secrets[process].name)] if process in secrets else []),
+                        replace(data, read_only=process in READ_ONLY),
                     ],
                     attachments=[Attachment(network=args.network, aliases=[process, quick_alias(process)])],
                     memory_mb=settings.memory_mb,
                     stop_seconds=seconds(settings.drain_timeout),
+                    user=USER,
                     # Who pushed and deleted what stays there under 100,000 wrong logins of the longest kind, 5 KB each.
                     log_files=30 if process in ("writer", "admin") else 5,
                     ports=published(args.address, [PORTS[process]]) if args.address else [],
                 ),
                 fixed_name=f"{names.prefix}-{name}-{process}" if args.address else None,
                 parent=self,
-                depends_on=[args.image, config_carrier, secrets_swap],
+                depends_on=[args.image, *owned, config_carrier, secrets_swap],
             )
-            self.containers[process] = container.name
-        self.register_outputs({"containers": self.containers})
+            self.containers[process] = container
+        self.register_outputs({"containers": {process: one.name for process, one in self.containers.items()}})
 
 
-def _htpasswd_files(args: PrivateRegistryArgs) -> dict[str, str]:
+def _secret_files(args: PrivateRegistryArgs) -> dict[Process, dict[str, str]]:
+    """What each process that asks for a login alone reads: its password file, and the writer the key for uploads."""
     passwords = args.secrets.passwords | {OPERATIONS_USER: credentials.operations_password(args.secrets.stack_secret)}
     hashes = credentials.hashes(passwords, args.secrets.stack_secret)
-    return {f"{process}.htpasswd": htpasswd(process, args.settings.users, hashes) for process in ROLES_OF}
+    files = {process: {f"{process}.htpasswd": htpasswd(process, args.settings.users, hashes)} for process in ROLES_OF}
+    files["writer"][HTTP_SECRET_FILE] = credentials.http_secret(args.secrets.stack_secret)
+    return files

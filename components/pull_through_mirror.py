@@ -9,7 +9,7 @@ import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 from pydantic import SecretStr
 
-from components._docker import Attachment, Mount, Service, StackName, carrier, data_mount, published, service, volume
+from components._docker import Attachment, Mount, Service, StackName, carrier, data_store, published, service, volume
 from components.render.proxy import mirror_alias, quick_alias
 from components.render.registry import (
     CONFIG_DIRECTORY,
@@ -17,8 +17,10 @@ from components.render.registry import (
     CREDENTIALS_FILE,
     DATA_DIRECTORY,
     MIRROR_DRAIN_SECONDS,
+    PRIVATELY,
     SECRETS_DIRECTORY,
     SERVE,
+    USER,
     credential_helper,
     credentials_file,
     environment,
@@ -44,6 +46,7 @@ class PullThroughMirrorArgs:
     image: docker.RemoteImage
     network: docker.Network
     address: str | None
+    docker_host: str
     protect_data: bool
 
 
@@ -55,17 +58,25 @@ class PullThroughMirror(pulumi.ComponentResource):
     share a cache, since both would write ``scheduler-state.json``; requests wait at the proxy meanwhile.
     """
 
-    container: Output[str]
-    """Name of the container."""
+    container: docker.Container
 
     def __init__(self, name: str, args: PullThroughMirrorArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:PullThroughMirror", name, {}, opts)
         names, settings, alias = args.names, args.settings, mirror_alias(args.upstream)
-        cache, folder = data_mount(
+        program = (PRIVATELY if settings.storage.host_path else "") + SERVE
+        whose = f"mirror {args.upstream}"
+        cache, owned = data_store(
             f"{name}-cache",
             settings.storage,
             f"{names.prefix}-{name}-cache",
             names,
+            path=DATA_DIRECTORY,
+            user=USER,
+            mark=whose,
+            writers=(name,),
+            image=args.image,
+            image_name=args.image_name,
+            docker_host=args.docker_host,
             protect=args.protect_data,
             parent=self,
         )
@@ -73,23 +84,20 @@ class PullThroughMirror(pulumi.ComponentResource):
             f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
         )
         text, helper = mirror_config(args.upstream, settings), credential_helper(settings)
+        helper_path = f"{CONFIG_DIRECTORY}/{CREDENTIAL_HELPER}"
         carriers = [
             carrier(
                 f"{name}-config-carrier",
                 names,
                 image=args.image,
                 image_name=args.image_name,
-                target=config,
-                files={"config.yml": text, CREDENTIAL_HELPER: helper},
-                directory=CONFIG_DIRECTORY,
-                executable=CREDENTIAL_HELPER,
+                volumes={CONFIG_DIRECTORY: config},
+                files={f"{CONFIG_DIRECTORY}/config.yml": text, helper_path: helper},
+                executable=helper_path,
                 parent=self,
             )
         ]
-        mounts = [
-            Mount(path=CONFIG_DIRECTORY, volume=config.name),
-            Mount(path=DATA_DIRECTORY, volume=cache, host_path=folder, read_only=False),
-        ]
+        mounts = [Mount(path=CONFIG_DIRECTORY, volume=config.name), cache]
         if settings.username is not None and args.password is not None:
             secrets = volume(
                 f"{name}-secrets", f"{names.prefix}-{name}-secrets", names, keep=False, protect=False, parent=self
@@ -100,24 +108,23 @@ class PullThroughMirror(pulumi.ComponentResource):
                     names,
                     image=args.image,
                     image_name=args.image_name,
-                    target=secrets,
+                    volumes={SECRETS_DIRECTORY: secrets},
                     files={
-                        CREDENTIALS_FILE: Output.secret(
+                        f"{SECRETS_DIRECTORY}/{CREDENTIALS_FILE}": Output.secret(
                             credentials_file(settings.username, args.password.get_secret_value())
                         )
                     },
-                    directory=SECRETS_DIRECTORY,
                     parent=self,
                 )
             )
             mounts.append(Mount(path=SECRETS_DIRECTORY, volume=secrets.name))
-        container = service(
+        self.container = service(
             f"{name}-container",
             names,
             Service(
                 role=name,
                 image=args.image_name,
-                command=on_own_store(SERVE, f"{CONFIG_DIRECTORY}/config.yml", f"mirror {args.upstream}"),
+                command=on_own_store(program, f"{CONFIG_DIRECTORY}/config.yml", whose, writes=True),
                 environment=environment(settings.memory_mb),
                 health_url=f"http://127.0.0.1:{mirror_port(args.upstream)}/",
                 config=text + helper,
@@ -125,11 +132,11 @@ class PullThroughMirror(pulumi.ComponentResource):
                 attachments=[Attachment(network=args.network, aliases=[alias, quick_alias(alias)])],
                 memory_mb=settings.memory_mb,
                 stop_seconds=MIRROR_DRAIN_SECONDS,
+                user=USER,
                 ports=published(args.address, [mirror_port(args.upstream)]) if args.address else [],
             ),
             fixed_name=f"{names.prefix}-{name}",
             parent=self,
-            depends_on=[args.image, *carriers],
+            depends_on=[args.image, *owned, *carriers],
         )
-        self.container = container.name
-        self.register_outputs({"container": self.container})
+        self.register_outputs({"container": self.container.name})

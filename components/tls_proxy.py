@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pulumi
 import pulumi_command as command
@@ -20,8 +20,10 @@ from components._docker import (
     carrier,
     config_volume,
     digest,
+    network,
     published,
     service,
+    throwaway,
     validation,
     volume,
 )
@@ -41,6 +43,7 @@ from components.render.proxy import (
     GATEWAY_FILE,
     GRACE_SECONDS,
     HEALTH_PORT,
+    ISSUED_DIRECTORY,
     ROOT_CERTIFICATE,
     RUN_DIRECTORY,
     caddyfile,
@@ -92,6 +95,17 @@ exec "$0" "$@"
 _CADDY_WITH_GATEWAY = ("/bin/sh", "-c", _WITH_GATEWAY, "remote_ip 127.0.0.1 %s", GATEWAY_FILE)
 _CADDYFILE = ("--adapter=caddyfile", f"--config={CADDYFILE}")
 _NGINX_WITH_GATEWAY = ("/bin/sh", "-c", _WITH_GATEWAY, "%s 0;", GATEWAY_FILE)
+#: Gives both volumes to the user ``$1``: the one at ``$2``, and the one at /issued, whose place in it is ``$0``. What
+#: lies there, of a time when there was one volume, is copied; each authority's certificates at once, and only once.
+_OWN_BOTH = r"""
+mkdir -p "$0"
+for authority in "$0"/*; do
+  target=/issued/${authority##*/}
+  [ ! -e "$authority" ] || [ -e "$target" ] ||
+    { rm -rf /issued/.new && cp -R "$authority" /issued/.new && mv /issued/.new "$target"; } || exit
+done
+chown -R "$1" "$2" /issued
+"""
 _NGINX_CONF = "/etc/nginx-config/nginx.conf"
 _NGINX = ("nginx", "-e", "stderr", "-c", _NGINX_CONF)
 ENGINES = {
@@ -134,15 +148,15 @@ class TlsProxyArgs:
 class TlsProxy(pulumi.ComponentResource):
     """Caddy or nginx with TLS in front of the registry and the mirrors; publishes their ports.
 
-    Declares a volume for certificates and accounts, a volume and a carrier for the configuration, with certificates
-    given as files the same for them, the container and, for nginx, a CertificateIssuer. A changed configuration and
-    changed files are validated together in a throwaway container before they are delivered, since bad ones would keep
-    a restarted proxy from coming up, and then reloaded without a restart. Another engine replaces the container and
+    Declares volumes for certificates and for accounts, a volume and a carrier for the configuration, with certificates
+    given as files the same for them, the container and, for nginx, a CertificateIssuer with a network. A changed
+    configuration and changed files are validated together in a throwaway container before they are delivered, since bad
+    ones would keep a restarted proxy from coming up, and then reloaded. Another engine replaces the container and
     finds the certificates.
     """
 
-    containers: dict[str, Output[str]]
-    """Name of each container by its role."""
+    containers: dict[str, docker.Container]
+    """Each container by its role."""
     ca_certificate: Output[str] | None
     """Root of Caddy's own authority as PEM; None where certificates come from elsewhere."""
 
@@ -155,9 +169,6 @@ class TlsProxy(pulumi.ComponentResource):
         text = engine.render(settings, {name: int(certificates.end(pair).timestamp()) for name, pair in in_use.items()})
         contents = certificate_contents(settings, args.secrets)
         checked = self._validations(name, args, text, contents)
-        data = volume(
-            f"{name}-data", f"{names.prefix}-{name}-data", names, keep=True, protect=settings.protect_data, parent=self
-        )
         mounts, carriers = self._certificates(name, args, contents, checked) if contents else ([], [])
         config, delivery = config_volume(
             name,
@@ -171,21 +182,11 @@ class TlsProxy(pulumi.ComponentResource):
         )
         carriers.append(delivery)
         host = {"DOCKER_HOST": settings.docker_host}
-        owner = command.local.Command(
-            f"{name}-data-owner",
-            create=shlex.join(
-                [
-                    *["docker", "run", "--rm", "--network=none", "--user=0", "--entrypoint=", "--cap-drop=ALL"],
-                    *["--cap-add=CHOWN", "--cap-add=DAC_READ_SEARCH"],
-                    *[f"--volume={names.prefix}-{name}-data:{DATA_DIRECTORY}", image_name],
-                    *["chown", "-R", f"{USER}:{USER}", DATA_DIRECTORY],
-                ]
-            ),
-            environment=host,
-            add_previous_output_in_env=False,
-            # Once: with the image of another engine it would do the same.
-            opts=ResourceOptions(parent=self, depends_on=[image, data], ignore_changes=["create"]),
-        )
+        kept, issued, owner = self._kept(name, args, image, image_name)
+        networks = [args.backend, args.edge]
+        if needs_issuer(settings):
+            # Of its own, so that no mirror reaches it.
+            networks.append(network(f"{name}-issuer", names, internal=False, opts=ResourceOptions(parent=self)))
         container = service(
             f"{name}-container",
             names,
@@ -196,18 +197,19 @@ class TlsProxy(pulumi.ComponentResource):
                 health_url=f"http://127.0.0.1:{HEALTH_PORT}/healthz",
                 # After a reload alone, Caddy would go on with what the authority before has issued (staging, say).
                 config=acme.directory_url if acme and not needs_issuer(settings) else "",
+                # The keys of authority and accounts are for who issues: Caddy, here or beside nginx.
                 mounts=[
                     config,
-                    Mount(path=DATA_DIRECTORY, volume=data.name, read_only=settings.proxy.engine == "nginx"),
-                    *mounts,
+                    *([issued] if needs_issuer(settings) else mounts),
+                    *(kept if settings.proxy.engine == "caddy" else []),
                 ],
-                attachments=[Attachment(network=network) for network in (args.backend, args.edge)],
+                attachments=[Attachment(network=joined) for joined in networks],
                 memory_mb=settings.proxy.memory_mb,
                 stop_seconds=GRACE_SECONDS,
                 # Port 80 for HTTP-01 and redirects.
                 ports=published(settings.proxy.address, {*ports(settings), 80} if acme else ports(settings))
                 + published("127.0.0.1", filter(None, [settings.proxy.metrics_port])),
-                user=USER,
+                user=f"{USER}:{USER}",
                 stop_signal=engine.stop_signal,
                 tmpfs=engine.tmpfs,
                 capabilities=engine.capabilities,
@@ -228,36 +230,68 @@ class TlsProxy(pulumi.ComponentResource):
         )
         if contents:
             self._remove_former(name, args, contents, reload)
-        self.containers = {name: container.name}
-        issuers: list[pulumi.Resource] = []
+        self.containers = {name: container}
+        issues, issuers = name, list[pulumi.Resource]()
         if needs_issuer(settings):
             # After the proxy, which leads the authority's questions to it: a failed first try is repeated much later.
+            issues = f"{name}-issuer"
             issuer = CertificateIssuer(
-                f"{name}-issuer",
+                issues,
                 CertificateIssuerArgs(
                     names=names,
                     settings=settings,
                     image=args.images["caddy"],
-                    data=data,
-                    mounts=mounts,
-                    network=args.edge,
+                    mounts=[*kept, *mounts],
+                    network=networks[-1],
                 ),
                 ResourceOptions(parent=self, depends_on=[container, *carriers]),
             )
-            self.containers[f"{name}-issuer"] = issuer.container.name
+            self.containers[issues] = issuer.container
             issuers.append(issuer.container)
         self.ca_certificate = None
         if settings.proxy.certificates.internal:
             self.ca_certificate = command.local.Command(
                 f"{name}-ca-certificate",
-                create=shlex.join([*inside, "cat", ROOT_CERTIFICATE]),
+                create=shlex.join(["docker", "exec", f"{names.prefix}-{issues}", "cat", ROOT_CERTIFICATE]),
                 triggers=[container.id],
                 environment=host,
                 add_previous_output_in_env=False,
                 logging=command.local.Logging.NONE,
                 opts=ResourceOptions(parent=self, depends_on=issuers),
             ).stdout
-        self.register_outputs({"containers": self.containers, "ca_certificate": self.ca_certificate})
+        named = {role: one.name for role, one in self.containers.items()}
+        self.register_outputs({"containers": named, "ca_certificate": self.ca_certificate})
+
+    def _kept(
+        self, name: str, args: TlsProxyArgs, image: docker.RemoteImage, image_name: str
+    ) -> tuple[list[Mount], Mount, pulumi.Resource]:
+        """Volumes that outlive the stack, for certificates and what gets them: all, that of certificates, their owner.
+
+        The folder of the one lies in the other, for programs that may read certificates alone.
+        """
+        prefix, protect = f"{args.names.prefix}-{name}", args.settings.protect_data
+        volumes = [
+            volume(f"{name}-{role}", f"{prefix}-{role}", args.names, keep=True, protect=protect, parent=self)
+            for role in ("data", "issued-data")
+        ]
+        owner = command.local.Command(
+            f"{prefix}-volumes-owner",
+            create=throwaway(
+                image_name,
+                {f"{prefix}-data": DATA_DIRECTORY, f"{prefix}-issued-data": "/issued"},
+                ("CHOWN", "DAC_OVERRIDE"),
+                *("sh", "-c", _OWN_BOTH, ISSUED_DIRECTORY, f"{USER}:{USER}", DATA_DIRECTORY),
+            ),
+            environment={"DOCKER_HOST": args.settings.docker_host},
+            add_previous_output_in_env=False,
+            # Once: with the image of another engine it would do the same.
+            opts=ResourceOptions(parent=self, depends_on=[image, *volumes], ignore_changes=["create"]),
+        )
+        data, issued = (
+            Mount(path=path, volume=kept.name, read_only=False)
+            for path, kept in zip((DATA_DIRECTORY, ISSUED_DIRECTORY), volumes, strict=True)
+        )
+        return [data, issued], replace(issued, read_only=True), owner
 
     def _validations(
         self, name: str, args: TlsProxyArgs, text: str, contents: Mapping[str, str]
@@ -293,12 +327,8 @@ class TlsProxy(pulumi.ComponentResource):
             args.names,
             image=args.images[engine],
             image_name=proxy_images(args.settings)[engine],
-            target=store,
-            files={
-                path.removeprefix(f"{CERTIFICATES_DIRECTORY}/"): Output.secret(content)
-                for path, content in contents.items()
-            },
-            directory=CERTIFICATES_DIRECTORY,
+            volumes={CERTIFICATES_DIRECTORY: store},
+            files={path: Output.secret(content) for path, content in contents.items()},
             parent=self,
             depends_on=checked,
         )
@@ -311,13 +341,11 @@ class TlsProxy(pulumi.ComponentResource):
         kept = [word for path in contents for word in ("!", "-path", path)]
         command.local.Command(
             f"{name}-certificates-cleanup",
-            create=shlex.join(
-                [
-                    *["docker", "run", "--rm", "--network=none", "--user=0", "--entrypoint=", "--cap-drop=ALL"],
-                    f"--volume={args.names.prefix}-{name}-certificates:{CERTIFICATES_DIRECTORY}",
-                    proxy_images(args.settings)[args.settings.proxy.engine],
-                    *["find", CERTIFICATES_DIRECTORY, "-type", "f", *kept, "-exec", "rm", "{}", "+"],
-                ]
+            create=throwaway(
+                proxy_images(args.settings)[args.settings.proxy.engine],
+                {f"{args.names.prefix}-{name}-certificates": CERTIFICATES_DIRECTORY},
+                (),
+                *("find", CERTIFICATES_DIRECTORY, "-type", "f", *kept, "-exec", "rm", "{}", "+"),
             ),
             environment={"DOCKER_HOST": args.settings.docker_host},
             add_previous_output_in_env=False,

@@ -26,11 +26,13 @@ CERTIFICATES_DIRECTORY = "/etc/proxy-certificates"
 ACME_ROOT_FILE = f"{CERTIFICATES_DIRECTORY}/acme-root.crt"
 ACME_MAC_KEY_FILE = f"{CERTIFICATES_DIRECTORY}/acme-eab-mac-key"
 DATA_DIRECTORY = "/data"
+#: Where Caddy keeps the certificates that it gets or issues, with their keys.
+ISSUED_DIRECTORY = f"{DATA_DIRECTORY}/caddy/certificates"
 #: Sockets, process numbers and buffers of the running proxy, on a tmpfs.
 RUN_DIRECTORY = "/run/proxy"
 #: Who may use ports that are published on loopback: Docker's gateway, whose address is known when the proxy starts.
 GATEWAY_FILE = f"{RUN_DIRECTORY}/gateway"
-#: Root certificate of Caddy's own authority, inside the proxy container.
+#: Root certificate of Caddy's own authority, in the container that issues.
 ROOT_CERTIFICATE = f"{DATA_DIRECTORY}/caddy/pki/authorities/local/root.crt"
 #: Port of the health check inside the container; no service may use it.
 HEALTH_PORT = 2015
@@ -279,4 +281,4 @@ def _issued_directory(settings: Settings) -> str:
     if acme:
         host, _, folder = acme.directory_url.lower().removeprefix("https://").partition("/")
         authority = "-".join(part for part in (host, folder.replace("/", "-").strip("-")) if part)
-    return f"{DATA_DIRECTORY}/caddy/certificates/{authority.replace(':', '-')}"
+    return f"{ISSUED_DIRECTORY}/{authority.replace(':', '-')}"

@@ -57,20 +57,29 @@ if [ ! -s "$1/.store" ]; then
   new=$1/.store.$(hostname)
   { echo "$2" > "$new" && mv "$new" "$1/.store"; } 2> /dev/null || rm -f "$new" 2> /dev/null
 fi
+if [ "$3" = writes ] && [ ! -w "$1" ]; then
+  echo "$1 belongs to uid $(stat -c %u "$1"), and this process, which must write there, has the uid $(id -u)" >&2
+  exit 1
+fi
 """
 )
+#: Uid and gid of its processes, as of "nonroot" in the images of distroless.
+USER = "65532:65532"
 #: Runs distribution with the configuration $0.
 SERVE = 'exec registry serve "$0"'
+#: Before that, where data lies in a folder of the host: no other user there reads what is written.
+PRIVATELY = "umask 027; "
 #: A mirror's downloads that a restart lets finish, in seconds; its successor cannot start before.
 MIRROR_DRAIN_SECONDS = 30
 
 
-def on_own_store(program: str, config: str, service: str) -> list[str]:
+def on_own_store(program: str, config: str, service: str, *, writes: bool) -> list[str]:
     """The command that runs a shell ``program`` with its ``config`` as $0, unless the store is that of another service.
 
-    ``service`` is ``registry``, or ``mirror`` with the name of the upstream.
+    ``service`` is ``registry``, or ``mirror`` with the name of the upstream. Nor does it run where it ``writes`` and
+    may not.
     """
-    return ["/bin/sh", "-c", _GUARD + program, config, DATA_DIRECTORY, service]
+    return ["/bin/sh", "-c", _GUARD + program, config, DATA_DIRECTORY, service, "writes" if writes else "reads"]
 
 
 def mirror_port(name: str) -> int:
@@ -112,10 +121,10 @@ def registry_config(process: Process, registry: RegistrySettings) -> str:
         },
         "readonly": {"enabled": process in READ_ONLY},
     }
-    if process not in ROLES_OF:
+    if process != "writer":
         # It has no upload whose state would be signed, and must not be able to read the key; without one, it warns.
         config["http"]["secret"] = "unused"  # noqa: S105
-    else:
+    if process in ROLES_OF:
         config["auth"] = {"htpasswd": {"realm": REALM, "path": f"{SECRETS_DIRECTORY}/{process}.htpasswd"}}
     config["validation"] = {
         "manifests": {

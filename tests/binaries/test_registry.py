@@ -303,7 +303,10 @@ def test_a_mirror_starts_while_its_upstream_is_down_and_refuses_pushes(binary: B
 
 def started_on(store: Path, service: str) -> str:
     """What a service prints that finds its store there; what it complains about otherwise."""
-    command = [str(store) if word == DATA_DIRECTORY else word for word in on_own_store("echo runs", "x.yml", service)]
+    command = [
+        str(store) if word == DATA_DIRECTORY else word
+        for word in on_own_store("echo runs", "x.yml", service, writes=True)
+    ]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (answer.returncode == 0) is (answer.stdout == "runs\n")
     return answer.stdout + answer.stderr

@@ -10,6 +10,7 @@ import bcrypt
 import docker
 import pytest
 
+from components.render.registry import USER as USER_OF_DATA
 from tests.engine import clients
 from tests.engine.conftest import DockerHost, remove_everything, small_stack
 from tests.engine.stack import Stack
@@ -55,6 +56,11 @@ def old_registry(client: docker.DockerClient, tmp_path_factory: pytest.TempPathF
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     container.remove(force=True, v=True)
+    # As the README says; the registry ran as root.
+    data = {str(folder / "data"): {"bind": "/data", "mode": "rw"}}
+    client.containers.run(
+        clients.IMAGES.registry, remove=True, entrypoint=["chown", "-R", USER_OF_DATA, "/data"], volumes=data
+    )
     return folder / "data", hashed
 
 

@@ -102,6 +102,7 @@ def test_no_container_has_more_than_it_needs(stack: Stack, client: docker.Docker
         assert (host["ReadonlyRootfs"], host["Privileged"]) == (True, False)
         assert (host["SecurityOpt"], host["CapDrop"]) == (["no-new-privileges:true"], ["ALL"])
         assert host["MemorySwap"] == host["Memory"]
+        assert host["PidsLimit"] == 8192
         assert not any(host[name] for name in ("Devices", "GroupAdd", "VolumesFrom", "Links", "ExtraHosts"))
         assert [host[name] for name in ("PidMode", "UTSMode", "UsernsMode")] == ["", "", ""]
         assert host["IpcMode"] == "private"

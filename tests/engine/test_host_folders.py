@@ -13,6 +13,7 @@ from typing import Any
 import docker
 import pytest
 
+from components.render.registry import USER
 from tests.engine import clients
 from tests.engine.conftest import PREFIX, UPSTREAM, remove_everything, small_stack
 from tests.engine.sshd import ssh_host
@@ -51,6 +52,7 @@ def with_a_repository(folder: Path) -> None:
     (folder / REPOSITORY).mkdir(parents=True)
     if folder.name == "mirror":
         (folder / "scheduler-state.json").write_text("{}")
+    subprocess.run(["chown", "-R", USER, folder], check=True)
 
 
 def with_a_repository_of_another_user(folder: Path) -> str:
@@ -70,7 +72,7 @@ def with_a_file_that_only_another_user_may_read(folder: Path) -> str:
 
 def on_a_read_only_file_system(folder: Path) -> str:
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"ro,uid={USER.partition(':')[0]}", "tmpfs", folder], check=True)
     return f"{folder}, which cannot be written: Read-only file system"
 
 
@@ -212,6 +214,9 @@ def test_the_printed_commands_fix_it_and_a_lost_folder_is_not_made_anew(
     assert pushed.returncode == 0, pushed.stderr
     data = tmp_path / "registry"
     assert (data / REPOSITORY / "_manifests").is_dir()
+    pushed_blobs = [path for path in (data / "docker/registry/v2/blobs").rglob("*") if path.is_file()]
+    assert pushed_blobs
+    assert not any(path.stat().st_mode & 0o007 for path in pushed_blobs)
     assert stack.planned() == {}
     writer = clients.containers(client, PREFIX)["writer"]
     writer.stop()

@@ -165,12 +165,15 @@ def test_the_documented_move_takes_everything_along(
 
             said = follow(stack, commands(old=stack.values["docker_host"], new=new, prefix=PREFIX))
 
-            assert said.count("is complete") == 3
+            assert said.count("is complete") == 4
             stack.values["docker_host"] = new
             assert objects(client) == {
                 "containers": {},
                 "networks": set(),
-                "volumes": {f"{PREFIX}-registry-data", f"{PREFIX}-proxy-data", f"{PREFIX}-mirror-upstream-test-cache"},
+                "volumes": {
+                    f"{PREFIX}-{name}"
+                    for name in ("registry-data", "proxy-data", "proxy-issued-data", "mirror-upstream-test-cache")
+                },
             }
             assert pull(api, stack) == image
             assert pushed_at(api) == moment

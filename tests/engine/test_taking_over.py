@@ -1,18 +1,21 @@
-"""A stack of an earlier version is taken over: nothing is replaced for the state's sake, new names come by and by."""
+"""A stack of an earlier version is taken over: new names come by and by, and its data gets another owner."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 import yaml
 
+from components.render.registry import DATA_DIRECTORY, USER, on_own_store
 from tests.engine import clients
 from tests.engine.conftest import PREFIX, DockerHost, remove_everything, small_stack
 from tests.engine.stack import STACK, Stack
+from tests.images import random_layer, write_layout
 
 pytestmark = [pytest.mark.once, pytest.mark.any_proxy]
 
@@ -69,3 +72,51 @@ def test_nothing_is_replaced_then_each_replacement_brings_the_prefix(client: doc
     assert len(names) > 12
     assert {name for name in names if not name.startswith(f"{PREFIX}-")} == set()
     assert stack.planned() == {}
+
+
+def test_data_that_root_wrote_is_given_to_the_processes_which_no_longer_are_root(
+    client: docker.DockerClient, stack: Stack, tmp_path: Path
+) -> None:
+    def in_volume(*command: str) -> str:
+        volumes = {f"{PREFIX}-registry-data": {"bind": "/data", "mode": "rw"}}
+        output: bytes = client.containers.run(
+            clients.IMAGES.registry, remove=True, entrypoint=[], command=list(command), volumes=volumes
+        )
+        return output.decode()
+
+    skopeo = clients.Skopeo(stack, tmp_path, "boss")
+    for name in ("before", "after"):
+        write_layout(tmp_path / name, [random_layer(1000)])
+    pushed = skopeo.push(tmp_path / "before", "team/app:before")
+    assert pushed.returncode == 0, pushed.stderr
+    in_volume("chown", "-R", "0:0", "/data")
+    state = json.loads(stack.pulumi("stack", "export", "--stack", STACK).stdout)
+    resources = state["deployment"]["resources"]
+    state["deployment"]["resources"] = [one for one in resources if not one["urn"].endswith("-registry-data-owner")]
+    for one in state["deployment"]["resources"]:
+        one["dependencies"] = [urn for urn in one.get("dependencies", []) if not urn.endswith("-registry-data-owner")]
+    stack.pulumi("stack", "import", "--stack", STACK, stdin=json.dumps(state))
+    stack.write(registry=stack.values["registry"] | {"log_level": "info"})
+
+    stack.up()
+
+    assert in_volume("find", "/data", "!", "-user", "65532") == ""
+    for done in (
+        skopeo.pull("team/app:before", tmp_path / "pulled"),
+        skopeo.push(tmp_path / "after", "team/app:after"),
+        skopeo.delete("team/app:before"),
+    ):
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_process_that_may_not_write_its_store_does_not_start(client: docker.DockerClient, stack: Stack) -> None:
+    """As in a volume that was made anew by hand: the engine gives it the owner of the image's folder."""
+    with pytest.raises(docker.errors.ContainerError, match=r"belongs to uid 0, .*has the uid 65532"):
+        client.containers.run(
+            clients.IMAGES.registry,
+            remove=True,
+            entrypoint=[],
+            command=on_own_store("echo runs", "x.yml", "registry", writes=True),
+            user=USER,
+            tmpfs={DATA_DIRECTORY: "mode=0755"},
+        )

@@ -184,9 +184,10 @@ def sampled(container: Container) -> Iterator[Used]:
 def kept(container: Container) -> int:
     """How many KB of files lie where the proxy may write; its root, of which the engine would know, it may not."""
     changed = {entry["Path"] for entry in container.diff() or []}
-    mounts = {mount["Destination"] for mount in container.attrs["Mounts"]} | {*container.attrs["HostConfig"]["Tmpfs"]}
-    assert changed <= mounts | {str(parent) for mount in mounts for parent in PurePosixPath(mount).parents}
-    folders = [*container.attrs["HostConfig"]["Tmpfs"], "/data"]
+    mounts = {mount["Destination"]: mount["RW"] for mount in container.attrs["Mounts"]}
+    mounts |= dict.fromkeys(container.attrs["HostConfig"]["Tmpfs"], True)
+    assert changed <= mounts.keys() | {str(parent) for mount in mounts for parent in PurePosixPath(mount).parents}
+    folders = [path for path, may_write in mounts.items() if may_write]
     return sum(int(line.split()[0]) for line in clients.execute(container, "du", "-sk", *folders).splitlines())
 
 

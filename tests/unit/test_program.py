@@ -64,9 +64,12 @@ def test_the_inventory_is_exactly_this() -> None:
             "mirror-ghcr-io-config",
             "proxy-config",
             "proxy-data",
+            "proxy-issued-data",
+            "registry-admin-secrets",
             "registry-config",
             "registry-data",
-            "registry-secrets",
+            "registry-reader-secrets",
+            "registry-writer-secrets",
         ],
         ":RemoteImage": ["caddy-image", "registry-image"],
         ":Container": [
@@ -82,7 +85,16 @@ def test_the_inventory_is_exactly_this() -> None:
             "registry-secrets-carrier",
             "registry-writer",
         ],
-        ":Command": ["proxy-data-owner", "proxy-reload", "proxy-validation", "registry-secrets-swap"],
+        ":Command": [
+            "process-limit",
+            "proxy-reload",
+            "proxy-validation",
+            "registry-secrets-swap",
+            "registry-stack-mirror-docker-io-cache-owner",
+            "registry-stack-mirror-ghcr-io-cache-owner",
+            "registry-stack-proxy-volumes-owner",
+            "registry-stack-registry-data-owner",
+        ],
         "pulumi:providers:docker": ["docker-host"],
     }
 
@@ -90,7 +102,7 @@ def test_the_inventory_is_exactly_this() -> None:
 def test_every_docker_resource_uses_the_explicit_provider() -> None:
     resources = [one for one in production().resources.values() if one.type.startswith("docker:")]
 
-    assert len(resources) == 24
+    assert len(resources) == 27
     assert all("docker-host" in one.request.provider for one in resources)
 
 
@@ -144,7 +156,8 @@ def test_the_reader_cannot_write_and_each_process_reads_its_own_configuration() 
         inputs = containers[f"registry-{process}"].inputs
         data = next(one for one in inputs["volumes"] if one["containerPath"] == "/var/lib/registry")
         assert data["readOnly"] is (process == "reader")
-        assert inputs["command"][-3:] == [f"/etc/distribution/{process}.yml", "/var/lib/registry", "registry"]
+        does = "reads" if process == "reader" else "writes"
+        assert inputs["command"][-4:] == [f"/etc/distribution/{process}.yml", "/var/lib/registry", "registry", does]
 
 
 @pytest.mark.parametrize("sent", [None, signal.SIGTERM, signal.SIGQUIT], ids=["by-itself", "SIGTERM", "SIGQUIT"])
@@ -188,7 +201,13 @@ def test_volumes_with_data_are_protected_and_kept_and_the_others_are_not() -> No
         if one.request.protect and one.request.retainOnDelete and "labels" in one.request.ignoreChanges
     }
 
-    assert kept == {"registry-data", "proxy-data", "mirror-docker-io-cache", "mirror-ghcr-io-cache"}
+    assert kept == {
+        "registry-data",
+        "proxy-data",
+        "proxy-issued-data",
+        "mirror-docker-io-cache",
+        "mirror-ghcr-io-cache",
+    }
 
 
 @pytest.mark.parametrize(
@@ -375,18 +394,36 @@ def test_files_of_former_hosts_are_removed_from_the_volume_after_the_reload() ->
     assert "proxy-reload" in {urn.rpartition("::")[2] for urn in cleanup.request.dependencies}
 
 
-@pytest.mark.parametrize("source", [{"internal": {}}, {"acme": {"email": "ops@example.com"}}])
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"internal": {}},
+        {"acme": {"email": "ops@example.com"}},
+        {"acme": {"email": "ops@example.com", "directory": "https://ca.example.com/dir", "eab": {"key_id": "kid-1"}}},
+    ],
+)
 def test_beside_nginx_an_issuer_writes_the_certificates_that_nginx_alone_may_read(source: dict[str, Any]) -> None:
-    recording = run_program(configuration(proxy={"engine": "nginx", "certificates": source}))
+    key = "c2VjcmV0c2VjcmV0c2VjcmV0" if "eab" in source.get("acme", {}) else None
+    recording = run_program(configuration(proxy={"engine": "nginx", "certificates": source}, acme_eab_mac_key=key))
 
-    def data(role: str) -> Any:
+    def data(role: str) -> dict[str, tuple[str, bool]]:
         mounted = recording.resources[f"{role}-container"].inputs["volumes"]
-        return next(one for one in mounted if one["containerPath"] == "/data")
+        every = {one["containerPath"]: (one["volumeName"], one.get("readOnly", False)) for one in mounted}
+        return {path: one for path, one in every.items() if path.startswith("/data")}
 
-    assert data("proxy")["volumeName"] == data("proxy-issuer")["volumeName"] == "registry-stack-proxy-data"
-    assert (data("proxy")["readOnly"], data("proxy-issuer")["readOnly"]) == (True, False)
+    issued = "/data/caddy/certificates", "registry-stack-proxy-issued-data"
+    assert data("proxy") == {issued[0]: (issued[1], True)}, "the keys of authority and accounts are not for nginx"
+    assert data("proxy-issuer") == {"/data": ("registry-stack-proxy-data", False), issued[0]: (issued[1], False)}
+    networks = {
+        role: {one["name"] for one in recording.resources[f"{role}-container"].inputs["networksAdvanced"]}
+        for role in ("proxy", "proxy-issuer", "mirror-docker-io")
+    }
+    assert networks["proxy"] > networks["proxy-issuer"]
+    assert not networks["proxy-issuer"] & networks["mirror-docker-io"]
     assert set(recording.of_type(":RemoteImage")) == {"caddy-image", "nginx-image", "registry-image"}
     assert {"proxy", "proxy-issuer"} < set(recording.exports["services"])
+    volumes = recording.resources["proxy-container"].inputs["volumes"]
+    assert {one["containerPath"] for one in volumes} == {"/etc/nginx-config", issued[0]}
     assert ("ca_certificate" in recording.exports) is ("internal" in source)
 
 
