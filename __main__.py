@@ -21,7 +21,7 @@ from components.host_folder import host_folder
 from components.loopback import DANGER, loopback
 from components.preflight import check_local_engine, check_same_engine
 from components.problem import ConfigError
-from components.render.proxy import mirror_alias, snippets
+from components.render.proxy import LEARNS_WITHIN, mirror_alias, snippets
 from components.settings import host_folders, without_expired
 from components.tls_proxy import proxy_images
 
@@ -89,6 +89,7 @@ registry = PrivateRegistry(
         image=registry_image,
         network=backend,
         address=address,
+        proxy_learns_within=LEARNS_WITHIN[settings.proxy.engine],
         docker_host=settings.docker_host,
         protect_data=settings.protect_data,
     ),

@@ -65,11 +65,6 @@ fi
 exec wget -q -O /dev/null "$0"
 """
 
-#: How long a replaced container goes on as if nothing were, in seconds, so that everybody knows its successor before it
-#: closes its port: nginx keeps the address of a name for up to two, and a new container is there for half of one before
-#: it is healthy.
-_KNOWN_WITHIN = 1.5
-
 #: Runs a service's program and, when it has ended, lets the kernel send what the program had written last: with the
 #: container its network ends at once, and a client that was slower than its server lost up to 4 MB (``tcp_wmem``) of a
 #: layer. Ten seconds at most, since clients may be gone, and not after SIGKILL, since nothing was finished. `wait` also
@@ -121,7 +116,8 @@ class Mount:
 class Service:
     """A running container. Times are seconds; ``stop_seconds`` is what its process may take to finish requests.
 
-    ``log_files`` of 20 MB are kept, all but the newest compressed.
+    Told to stop, it serves on for ``serve_on_seconds``, in which others learn of its successor. ``log_files`` of 20 MB
+    are kept, all but the newest compressed.
     """
 
     role: str
@@ -133,6 +129,7 @@ class Service:
     attachments: Sequence[Attachment]
     memory_mb: int
     stop_seconds: int
+    serve_on_seconds: float = 0
     environment: Sequence[str] = ()
     ports: Sequence[docker.ContainerPortArgs] = ()
     tmpfs: Mapping[str, str] = field(default_factory=dict)
@@ -403,7 +400,7 @@ def service(
         name,
         name=fixed_name,
         image=spec.image,
-        entrypoints=["/bin/sh", "-c", _RUN % ("" if fixed_name else f"sleep {_KNOWN_WITHIN}; ")],
+        entrypoints=["/bin/sh", "-c", _RUN % (f"sleep {spec.serve_on_seconds}; " if spec.serve_on_seconds else "")],
         command=list(spec.command),
         envs=list(spec.environment),
         labels=[docker.ContainerLabelArgs(label=key, value=value) for key, value in labels.items()],

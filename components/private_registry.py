@@ -52,6 +52,7 @@ class PrivateRegistryArgs:
     """The operator's choices, the image both by its literal name and as the resource that pulls it, and the network.
 
     ``address`` is where on the Docker host the processes publish their ports, for a proxy that is not the stack's own.
+    ``proxy_learns_within`` are seconds until the proxy knows of a process that replaces another.
     """
 
     names: StackName
@@ -61,6 +62,7 @@ class PrivateRegistryArgs:
     image: docker.RemoteImage
     network: docker.Network
     address: str | None
+    proxy_learns_within: float
     docker_host: str
     protect_data: bool
 
@@ -162,6 +164,7 @@ class PrivateRegistry(pulumi.ComponentResource):
                     attachments=[Attachment(network=args.network, aliases=[process, quick_alias(process)])],
                     memory_mb=settings.memory_mb,
                     stop_seconds=seconds(settings.drain_timeout),
+                    serve_on_seconds=args.proxy_learns_within,
                     user=USER,
                     # Who pushed and deleted what stays there under 100,000 wrong logins of the longest kind, 5 KB each.
                     log_files=30 if process in ("writer", "admin") else 5,

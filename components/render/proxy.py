@@ -45,6 +45,10 @@ LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "localhost"}
 _SAFE = r"!#-%\x27-;=?-\x5b\x5d-~"
 LOGGED_URL, LOGGED_HEADER = (rf"[{safe}]*(?:[\x22&<>\x5c][{safe}]*){{0,16}}" for safe in (_SAFE, f"{_SAFE} "))
 LONGEST = {"url": 1000, "user_agent": 512, "content_type": 128, "login": 256}
+#: How long each engine may know nothing of a process that is healthy and has a name that another has, too, in seconds.
+#: nginx keeps the addresses of a name for up to two, and nothing is healthy within half of one; Caddy asks for each
+#: connection. Behind a proxy of the operator's own, a process starts when the other one has stopped.
+LEARNS_WITHIN = {"caddy": 0.0, "nginx": 1.5, "none": 0.0}
 #: How long a stopping proxy lets requests finish.
 GRACE_SECONDS = 30
 
