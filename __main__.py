@@ -7,6 +7,8 @@ import pulumi_docker as docker
 from pulumi import ResourceHook, ResourceHookArgs, ResourceHookBinding, ResourceHookOptions, ResourceOptions
 
 from components import (
+    DataStores,
+    DataStoresArgs,
     PrivateRegistry,
     PrivateRegistryArgs,
     PullThroughMirror,
@@ -79,6 +81,7 @@ if address:
 else:
     backend = network("backend", names, internal=True, opts=on_host)
 
+stores = DataStores("stores", DataStoresArgs(names=names, settings=settings, image=registry_image), inside)
 registry = PrivateRegistry(
     "registry",
     PrivateRegistryArgs(
@@ -91,7 +94,8 @@ registry = PrivateRegistry(
         address=address,
         proxy_learns_within=LEARNS_WITHIN[settings.proxy.engine],
         docker_host=settings.docker_host,
-        protect_data=settings.protect_data,
+        data=stores.mounts["registry"],
+        owned=stores.owned,
     ),
     inside,
 )
@@ -107,8 +111,8 @@ mirrors = {
             image=registry_image,
             network=edge,
             address=address,
-            docker_host=settings.docker_host,
-            protect_data=settings.protect_data,
+            data=stores.mounts[mirror_alias(upstream)],
+            owned=stores.owned,
         ),
         inside,
     )
@@ -125,7 +129,16 @@ if address:
 else:
     proxy = TlsProxy(
         "proxy",
-        TlsProxyArgs(names=names, settings=settings, secrets=secrets, images=images, backend=backend, edge=edge),
+        TlsProxyArgs(
+            names=names,
+            settings=settings,
+            secrets=secrets,
+            images=images,
+            backend=backend,
+            edge=edge,
+            kept=stores.proxy,
+            owned=stores.owned,
+        ),
         inside,
     )
     services |= proxy.containers

@@ -13,9 +13,7 @@ from dataclasses import dataclass, field
 import pulumi
 import pulumi_command as command
 import pulumi_docker as docker
-from pulumi import Output, ResourceOptions
-
-from components.settings import StorageSettings
+from pulumi import Alias, Output, ResourceOptions
 
 #: Inputs that the provider "updates" without any effect, and the mark of a container that failed to become healthy:
 #: without them a changed health check is ignored, and the ``up`` after a failed one reports success and does nothing.
@@ -30,24 +28,6 @@ _STAGE = "/delivery"
 _SWAP = f"""cd {_STAGE} && find . -type f | while read -r file; do
   cp "$file" "/${{file%/*}}/.new" && mv "/${{file%/*}}/.new" "/$file" || exit
 done"""
-
-#: Gives a volume to its user, the folder itself at last: then all in it is theirs. A new one gets the mark of its
-#: service, since an empty one would get the owner of the image's folder from the engine. Nothing is stopped where the
-#: owner cannot be changed.
-_OWN = r"""
-said=$(%(run)s sh -c '[ -n "$(ls -A /data)" ] || { echo "%(mark)s" > /data/.store && chown -R %(user)s /data; } || exit
-  stat -c %%u:%%g /data
-  [ "$(stat -c %%u:%%g /data)" = %(user)s ] || { touch /data/.owner && chown %(user)s /data/.owner; }') || exit
-[ "$said" != %(user)s ] || exit 0
-set --
-for role in %(writers)s; do
-  running=$(docker ps --quiet %(ours)s --filter="label=registry-stack.role=$role") && set -- "$@" $running || exit
-done
-[ $# = 0 ] || docker stop "$@" || exit
-%(run)s sh -c 'rm -f /data/.owner; find /data -mindepth 1 -exec chown -h %(user)s {} + && chown %(user)s /data' && exit
-[ $# = 0 ] || docker start "$@"
-exit 1
-"""
 
 #: Puts what ``archive`` packed where it belongs, then runs the program that follows.
 _UNPACK = 'base64 -d | tar -x -C / && exec "$@"'
@@ -158,7 +138,14 @@ def network(
 
 
 def volume(
-    name: str, physical_name: str, names: StackName, *, keep: bool, protect: bool, parent: pulumi.Resource
+    name: str,
+    physical_name: str,
+    names: StackName,
+    *,
+    keep: bool,
+    protect: bool,
+    parent: pulumi.Resource,
+    aliases: Sequence[Alias] = (),
 ) -> docker.Volume:
     """A named volume; ``keep`` leaves it on the host when the stack is destroyed, ``protect`` refuses to destroy."""
     return docker.Volume(
@@ -169,55 +156,11 @@ def volume(
             parent=parent,
             protect=protect,
             retain_on_delete=keep,
+            aliases=list(aliases),
             # A changed label would replace a named volume, deleting it first.
             ignore_changes=["labels", "driver", "driverOpts"],
         ),
     )
-
-
-def data_store(
-    name: str,
-    storage: StorageSettings,
-    default: str,
-    names: StackName,
-    *,
-    path: str,
-    user: str,
-    mark: str,
-    writers: Sequence[str],
-    image: docker.RemoteImage,
-    image_name: str,
-    docker_host: str,
-    protect: bool,
-    parent: pulumi.Resource,
-) -> tuple[Mount, list[pulumi.Resource]]:
-    """Where data lies, for ``path``, and what its services wait for: a folder of the host, or a volume.
-
-    The volume outlives the stack. It belongs to the uid and gid ``user``: one that somebody else's registry or an older
-    version of the program has written is given to it while the services ``writers``, by role, are stopped. ``mark``
-    says whose data it is, as ``on_own_store`` reads it.
-    """
-    if storage.host_path:
-        return Mount(path=path, host_path=storage.host_path, read_only=False), []
-    physical_name = storage.volume or default
-    kept = volume(name, physical_name, names, keep=True, protect=protect, parent=parent)
-    owner = command.local.Command(
-        # Another volume, another command.
-        f"{physical_name}-owner",
-        create=_OWN
-        % {
-            "run": throwaway(image_name, {physical_name: "/data"}, ("CHOWN", "DAC_OVERRIDE")),
-            "user": user,
-            "mark": mark,
-            "writers": shlex.join(writers),
-            "ours": f"--filter=label=registry-stack.prefix={names.prefix}",
-        },
-        environment={"DOCKER_HOST": docker_host},
-        add_previous_output_in_env=False,
-        # Once: with another image it would do the same.
-        opts=ResourceOptions(parent=parent, depends_on=[image, kept], ignore_changes=["create"]),
-    )
-    return Mount(path=path, volume=kept.name, read_only=False), [owner]
 
 
 def throwaway(image_name: str, volumes: Mapping[str, str], capabilities: Sequence[str], *program: str) -> str:

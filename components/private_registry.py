@@ -15,7 +15,6 @@ from components._docker import (
     Service,
     StackName,
     carrier,
-    data_store,
     digest,
     published,
     service,
@@ -26,7 +25,6 @@ from components.render.htpasswd import htpasswd
 from components.render.proxy import quick_alias
 from components.render.registry import (
     CONFIG_DIRECTORY,
-    DATA_DIRECTORY,
     HTTP_SECRET_FILE,
     PORTS,
     PRIVATELY,
@@ -52,7 +50,8 @@ class PrivateRegistryArgs:
     """The operator's choices, the image both by its literal name and as the resource that pulls it, and the network.
 
     ``address`` is where on the Docker host the processes publish their ports, for a proxy that is not the stack's own.
-    ``proxy_learns_within`` are seconds until the proxy knows of a process that replaces another.
+    ``proxy_learns_within`` are seconds until the proxy knows of a process that replaces another. ``owned`` is done when
+    ``data`` belongs to the user of the processes.
     """
 
     names: StackName
@@ -64,15 +63,16 @@ class PrivateRegistryArgs:
     address: str | None
     proxy_learns_within: float
     docker_host: str
-    protect_data: bool
+    data: Mount
+    owned: pulumi.Resource
 
 
 class PrivateRegistry(pulumi.ComponentResource):
     """Reader, writer and admin: processes over one store, each with the users who hold its right; public without.
 
-    Declares the data volume (unless data lies in a host folder), a volume and a carrier for configuration, a volume for
-    the secrets of each process, their carrier, the command that swaps these in, and a container for each process, known
-    on ``network`` by its name. A process that publishes a port is replaced delete-first. TLS is TlsProxy's job.
+    Declares a volume and a carrier for configuration, a volume for the secrets of each process, their carrier, the
+    command that swaps these in, and a container for each process, known on ``network`` by its name. A process that
+    publishes a port is replaced delete-first. TLS is TlsProxy's job.
     """
 
     containers: dict[str, docker.Container]
@@ -81,21 +81,6 @@ class PrivateRegistry(pulumi.ComponentResource):
     def __init__(self, name: str, args: PrivateRegistryArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:PrivateRegistry", name, {}, opts)
         names, settings = args.names, args.settings
-        data, owned = data_store(
-            f"{name}-data",
-            settings.storage,
-            f"{names.prefix}-{name}-data",
-            names,
-            path=DATA_DIRECTORY,
-            user=USER,
-            mark=_SERVICE,
-            writers=("writer", "admin"),
-            image=args.image,
-            image_name=args.image_name,
-            docker_host=args.docker_host,
-            protect=args.protect_data,
-            parent=self,
-        )
         running = processes(settings)
         configs = {process: registry_config(process, settings) for process in running}
         config = volume(
@@ -159,7 +144,7 @@ class PrivateRegistry(pulumi.ComponentResource):
                     mounts=[
                         Mount(path=CONFIG_DIRECTORY, volume=config.name),
                         *([Mount(path=SECRETS_DIRECTORY, volume=secrets[process].name)] if process in secrets else []),
-                        replace(data, read_only=process in READ_ONLY),
+                        replace(args.data, read_only=process in READ_ONLY),
                     ],
                     attachments=[Attachment(network=args.network, aliases=[process, quick_alias(process)])],
                     memory_mb=settings.memory_mb,
@@ -172,7 +157,7 @@ class PrivateRegistry(pulumi.ComponentResource):
                 ),
                 fixed_name=f"{names.prefix}-{name}-{process}" if args.address else None,
                 parent=self,
-                depends_on=[args.image, *owned, config_carrier, secrets_swap],
+                depends_on=[args.image, args.owned, config_carrier, secrets_swap],
             )
             self.containers[process] = container
         self.register_outputs({"containers": {process: one.name for process, one in self.containers.items()}})

@@ -9,13 +9,12 @@ import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 from pydantic import SecretStr
 
-from components._docker import Attachment, Mount, Service, StackName, carrier, data_store, published, service, volume
+from components._docker import Attachment, Mount, Service, StackName, carrier, published, service, volume
 from components.render.proxy import mirror_alias, quick_alias
 from components.render.registry import (
     CONFIG_DIRECTORY,
     CREDENTIAL_HELPER,
     CREDENTIALS_FILE,
-    DATA_DIRECTORY,
     MIRROR_DRAIN_SECONDS,
     PRIVATELY,
     SECRETS_DIRECTORY,
@@ -35,7 +34,8 @@ from components.settings import MirrorSettings
 class PullThroughMirrorArgs:
     """``upstream`` is the registry's name (``docker.io``); ``password`` belongs to ``settings.username``.
 
-    ``address`` is where on the Docker host its port is published, for a proxy that is not the stack's own.
+    ``address`` is where on the Docker host its port is published, for a proxy that is not the stack's own. ``owned`` is
+    done when ``data``, the cache, belongs to the mirror's user.
     """
 
     names: StackName
@@ -46,16 +46,16 @@ class PullThroughMirrorArgs:
     image: docker.RemoteImage
     network: docker.Network
     address: str | None
-    docker_host: str
-    protect_data: bool
+    data: Mount
+    owned: pulumi.Resource
 
 
 class PullThroughMirror(pulumi.ComponentResource):
     """One distribution process in proxy mode, known on ``network`` as ``mirror-<upstream>``.
 
-    Declares the cache volume (unless it lies in a host folder), a volume and a carrier for configuration, with an
-    upstream login the same for its credentials, and the container. It is replaced delete-first: two processes must not
-    share a cache, since both would write ``scheduler-state.json``; requests wait at the proxy meanwhile.
+    Declares a volume and a carrier for configuration, with an upstream login the same for its credentials, and the
+    container. It is replaced delete-first: two processes must not share a cache, since both would write
+    ``scheduler-state.json``; requests wait at the proxy meanwhile.
     """
 
     container: docker.Container
@@ -65,21 +65,6 @@ class PullThroughMirror(pulumi.ComponentResource):
         names, settings, alias = args.names, args.settings, mirror_alias(args.upstream)
         program = (PRIVATELY if settings.storage.host_path else "") + SERVE
         whose = f"mirror {args.upstream}"
-        cache, owned = data_store(
-            f"{name}-cache",
-            settings.storage,
-            f"{names.prefix}-{name}-cache",
-            names,
-            path=DATA_DIRECTORY,
-            user=USER,
-            mark=whose,
-            writers=(name,),
-            image=args.image,
-            image_name=args.image_name,
-            docker_host=args.docker_host,
-            protect=args.protect_data,
-            parent=self,
-        )
         config = volume(
             f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
         )
@@ -97,7 +82,7 @@ class PullThroughMirror(pulumi.ComponentResource):
                 parent=self,
             )
         ]
-        mounts = [Mount(path=CONFIG_DIRECTORY, volume=config.name), cache]
+        mounts = [Mount(path=CONFIG_DIRECTORY, volume=config.name), args.data]
         if settings.username is not None and args.password is not None:
             secrets = volume(
                 f"{name}-secrets", f"{names.prefix}-{name}-secrets", names, keep=False, protect=False, parent=self
@@ -137,6 +122,6 @@ class PullThroughMirror(pulumi.ComponentResource):
             ),
             fixed_name=f"{names.prefix}-{name}",
             parent=self,
-            depends_on=[args.image, *owned, *carriers],
+            depends_on=[args.image, args.owned, *carriers],
         )
         self.register_outputs({"container": self.container.name})

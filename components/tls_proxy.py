@@ -39,11 +39,9 @@ from components.certificate_issuer import (
 )
 from components.render.proxy import (
     CERTIFICATES_DIRECTORY,
-    DATA_DIRECTORY,
     GATEWAY_FILE,
     GRACE_SECONDS,
     HEALTH_PORT,
-    ISSUED_DIRECTORY,
     ROOT_CERTIFICATE,
     RUN_DIRECTORY,
     caddyfile,
@@ -95,17 +93,6 @@ exec "$0" "$@"
 _CADDY_WITH_GATEWAY = ("/bin/sh", "-c", _WITH_GATEWAY, "remote_ip 127.0.0.1 %s", GATEWAY_FILE)
 _CADDYFILE = ("--adapter=caddyfile", f"--config={CADDYFILE}")
 _NGINX_WITH_GATEWAY = ("/bin/sh", "-c", _WITH_GATEWAY, "%s 0;", GATEWAY_FILE)
-#: Gives both volumes to the user ``$1``: the one at ``$2``, and the one at /issued, whose place in it is ``$0``. What
-#: lies there, of a time when there was one volume, is copied; each authority's certificates at once, and only once.
-_OWN_BOTH = r"""
-mkdir -p "$0"
-for authority in "$0"/*; do
-  target=/issued/${authority##*/}
-  [ ! -e "$authority" ] || [ -e "$target" ] ||
-    { rm -rf /issued/.new && cp -R "$authority" /issued/.new && mv /issued/.new "$target"; } || exit
-done
-chown -R "$1" "$2" /issued
-"""
 _NGINX_CONF = "/etc/nginx-config/nginx.conf"
 _NGINX = ("nginx", "-e", "stderr", "-c", _NGINX_CONF)
 ENGINES = {
@@ -135,7 +122,11 @@ ENGINES = {
 
 @dataclass(frozen=True, kw_only=True)
 class TlsProxyArgs:
-    """``images`` are those of ``proxy_images``, pulled before anything is replaced; ``edge`` has a way out."""
+    """``images`` are those of ``proxy_images``, pulled before anything is replaced; ``edge`` has a way out.
+
+    ``kept`` is all that outlives the stack and, in a folder of that, certificates alone; ``owned`` is done when both
+    belong to the proxy's user.
+    """
 
     names: StackName
     settings: Settings
@@ -143,12 +134,14 @@ class TlsProxyArgs:
     images: Mapping[str, docker.RemoteImage]
     backend: docker.Network
     edge: docker.Network
+    kept: Sequence[Mount]
+    owned: pulumi.Resource
 
 
 class TlsProxy(pulumi.ComponentResource):
     """Caddy or nginx with TLS in front of the registry and the mirrors; publishes their ports.
 
-    Declares volumes for certificates and for accounts, a volume and a carrier for the configuration, with certificates
+    Declares a volume and a carrier for the configuration, with certificates
     given as files the same for them, the container and, for nginx, a CertificateIssuer with a network. A changed
     configuration and changed files are validated together in a throwaway container before they are delivered, since bad
     ones would keep a restarted proxy from coming up, and then reloaded. Another engine replaces the container and
@@ -182,7 +175,6 @@ class TlsProxy(pulumi.ComponentResource):
         )
         carriers.append(delivery)
         host = {"DOCKER_HOST": settings.docker_host}
-        kept, issued, owner = self._kept(name, args, image, image_name)
         networks = [args.backend, args.edge]
         if needs_issuer(settings):
             # Of its own, so that no mirror reaches it.
@@ -200,8 +192,8 @@ class TlsProxy(pulumi.ComponentResource):
                 # The keys of authority and accounts are for who issues: Caddy, here or beside nginx.
                 mounts=[
                     config,
-                    *([issued] if needs_issuer(settings) else mounts),
-                    *(kept if settings.proxy.engine == "caddy" else []),
+                    *([replace(args.kept[-1], read_only=True)] if needs_issuer(settings) else mounts),
+                    *(args.kept if settings.proxy.engine == "caddy" else []),
                 ],
                 attachments=[Attachment(network=joined) for joined in networks],
                 memory_mb=settings.proxy.memory_mb,
@@ -216,7 +208,7 @@ class TlsProxy(pulumi.ComponentResource):
             ),
             fixed_name=f"{names.prefix}-{name}",
             parent=self,
-            depends_on=[image, owner, *carriers],
+            depends_on=[image, args.owned, *carriers],
         )
         inside = ["docker", "exec", f"{names.prefix}-{name}"]
         reload = command.local.Command(
@@ -241,7 +233,7 @@ class TlsProxy(pulumi.ComponentResource):
                     names=names,
                     settings=settings,
                     image=args.images["caddy"],
-                    mounts=[*kept, *mounts],
+                    mounts=[*args.kept, *mounts],
                     network=networks[-1],
                 ),
                 ResourceOptions(parent=self, depends_on=[container, *carriers]),
@@ -261,37 +253,6 @@ class TlsProxy(pulumi.ComponentResource):
             ).stdout
         named = {role: one.name for role, one in self.containers.items()}
         self.register_outputs({"containers": named, "ca_certificate": self.ca_certificate})
-
-    def _kept(
-        self, name: str, args: TlsProxyArgs, image: docker.RemoteImage, image_name: str
-    ) -> tuple[list[Mount], Mount, pulumi.Resource]:
-        """Volumes that outlive the stack, for certificates and what gets them: all, that of certificates, their owner.
-
-        The folder of the one lies in the other, for programs that may read certificates alone.
-        """
-        prefix, protect = f"{args.names.prefix}-{name}", args.settings.protect_data
-        volumes = [
-            volume(f"{name}-{role}", f"{prefix}-{role}", args.names, keep=True, protect=protect, parent=self)
-            for role in ("data", "issued-data")
-        ]
-        owner = command.local.Command(
-            f"{prefix}-volumes-owner",
-            create=throwaway(
-                image_name,
-                {f"{prefix}-data": DATA_DIRECTORY, f"{prefix}-issued-data": "/issued"},
-                ("CHOWN", "DAC_OVERRIDE"),
-                *("sh", "-c", _OWN_BOTH, ISSUED_DIRECTORY, f"{USER}:{USER}", DATA_DIRECTORY),
-            ),
-            environment={"DOCKER_HOST": args.settings.docker_host},
-            add_previous_output_in_env=False,
-            # Once: with the image of another engine it would do the same.
-            opts=ResourceOptions(parent=self, depends_on=[image, *volumes], ignore_changes=["create"]),
-        )
-        data, issued = (
-            Mount(path=path, volume=kept.name, read_only=False)
-            for path, kept in zip((DATA_DIRECTORY, ISSUED_DIRECTORY), volumes, strict=True)
-        )
-        return [data, issued], replace(issued, read_only=True), owner
 
     def _validations(
         self, name: str, args: TlsProxyArgs, text: str, contents: Mapping[str, str]

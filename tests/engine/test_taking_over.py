@@ -92,9 +92,9 @@ def test_data_that_root_wrote_is_given_to_the_processes_which_no_longer_are_root
     in_volume("chown", "-R", "0:0", "/data")
     state = json.loads(stack.pulumi("stack", "export", "--stack", STACK).stdout)
     resources = state["deployment"]["resources"]
-    state["deployment"]["resources"] = [one for one in resources if not one["urn"].endswith("-registry-data-owner")]
+    state["deployment"]["resources"] = [one for one in resources if not one["urn"].endswith("::stores-owner")]
     for one in state["deployment"]["resources"]:
-        one["dependencies"] = [urn for urn in one.get("dependencies", []) if not urn.endswith("-registry-data-owner")]
+        one["dependencies"] = [urn for urn in one.get("dependencies", []) if not urn.endswith("::stores-owner")]
     stack.pulumi("stack", "import", "--stack", STACK, stdin=json.dumps(state))
     stack.write(registry=stack.values["registry"] | {"log_level": "info"})
 

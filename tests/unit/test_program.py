@@ -90,10 +90,7 @@ def test_the_inventory_is_exactly_this() -> None:
             "proxy-reload",
             "proxy-validation",
             "registry-secrets-swap",
-            "registry-stack-mirror-docker-io-cache-owner",
-            "registry-stack-mirror-ghcr-io-cache-owner",
-            "registry-stack-proxy-volumes-owner",
-            "registry-stack-registry-data-owner",
+            "stores-owner",
         ],
         "pulumi:providers:docker": ["docker-host"],
     }
