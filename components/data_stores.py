@@ -19,22 +19,26 @@ from components.settings import Settings, data_stores
 _OWN = r"""
 for store do
   folder=/stores/${store%%=*}
-  [ -n "$(ls -A "$folder")" ] || { echo "${store#*=}" > "$folder/.store" && chown -R "$0" "$folder"; } || exit
+  listed=$(ls -A "$folder") || exit
+  [ -n "$listed" ] || { echo "${store#*=}" > "$folder/.store" && chown -R "$0" "$folder"; } || exit
   [ "$(stat -c %u:%g "$folder")" = "$0" ] ||
     { touch "$folder/.owner" && chown "$0" "$folder/.owner" && echo "${store%%=*}"; } || exit
 done
 """
-#: Gives both volumes of the proxy to its user. What lies in the one, of a time when there was one, is copied to the
-#: other: each authority's certificates at once, and only once.
+#: Gives both volumes of the proxy to its user, the folders themselves at last, unless they are its own. What lies in
+#: the one, of a time when there was one, is copied to the other: each authority's certificates at once, and only once.
 _OWN_PROXY = r"""
-mkdir -p /proxy/data/caddy/certificates
-cd /proxy/issued-data
-for authority in /proxy/data/caddy/certificates/*; do
-  target=${authority##*/}
-  [ ! -e "$authority" ] || [ -e "$target" ] ||
-    { rm -rf .new && cp -R "$authority" .new && mv .new "$target"; } || exit
-done
-chown -R %s /proxy/*
+owners=$(stat -c %%u:%%g /proxy/data /proxy/issued-data | sort -u)
+[ "$owners" = %(user)s ] || {
+  [ ! -L /proxy/data/caddy ] && [ ! -L /proxy/data/caddy/certificates ] || exit
+  mkdir -p /proxy/data/caddy/certificates && cd /proxy/issued-data || exit
+  for authority in /proxy/data/caddy/certificates/*; do
+    target=${authority##*/}
+    [ ! -e "$authority" ] || [ -e "$target" ] ||
+      { rm -rf .new && cp -R "$authority" .new && mv .new "$target"; } || exit
+  done
+  chown -hR %(user)s /proxy/*
+}
 """
 #: Gives volumes to the user $0, the folder itself at last: then all in it is theirs.
 _GIVE = r"""
@@ -43,7 +47,8 @@ for store do
   find "/stores/$store" -mindepth 1 -exec chown -h "$0" {} + && chown "$0" "/stores/$store" || exit
 done
 """
-#: Stops what writes there meanwhile, but not where the owner cannot be changed.
+#: Stops what writes there meanwhile, but not where the owner cannot be changed. What runs as another user stays stopped
+#: for its successor: it could no longer write.
 _COMMAND = r"""
 theirs=$(%(own)s) || exit
 [ -n "$theirs" ] || exit 0
@@ -51,10 +56,13 @@ set --
 for role in $(echo "$theirs" | sed 's/^registry$/writer admin/'); do
   running=$(docker ps --quiet %(ours)s --filter="label=registry-stack.role=$role") && set -- "$@" $running || exit
 done
-[ $# = 0 ] || docker stop "$@" || exit
-%(give)s $theirs && exit
-[ $# = 0 ] || docker start "$@"
-exit 1
+{ [ $# = 0 ] || docker stop "$@"; } && %(give)s $theirs
+status=$?
+for stopped do
+  user=$(docker inspect --format='{{.Config.User}}' "$stopped")
+  [ $status = 0 ] && [ "$user" != %(user)s ] || docker start "$stopped"
+done
+exit $status
 """
 
 
@@ -101,7 +109,7 @@ class DataStores(pulumi.ComponentResource):
                 mount = replace(mount, volume=volumes[-1].name)
             self.mounts[component] = mount
         if settings.proxy.services_address is None:
-            script += _OWN_PROXY % f"{PROXY_USER}:{PROXY_USER}"
+            script += _OWN_PROXY % {"user": f"{PROXY_USER}:{PROXY_USER}"}
             for path, role in ((proxy.DATA_DIRECTORY, "data"), (proxy.ISSUED_DIRECTORY, "issued-data")):
                 physical_name = f"{prefix}-proxy-{role}"
                 volumes.append(self._volume(args, physical_name, physical_name, "TlsProxy::proxy"))
@@ -118,6 +126,7 @@ class DataStores(pulumi.ComponentResource):
             % {
                 "own": run(script, *marks),
                 "give": run(_GIVE),
+                "user": registry.USER,
                 "ours": f"--filter=label=registry-stack.prefix={prefix}",
             },
             environment={"DOCKER_HOST": settings.docker_host},

@@ -58,7 +58,8 @@ if [ ! -s "$1/.store" ]; then
   { echo "$2" > "$new" && mv "$new" "$1/.store"; } 2> /dev/null || rm -f "$new" 2> /dev/null
 fi
 if [ "$3" = writes ] && [ ! -w "$1" ]; then
-  echo "$1 belongs to uid $(stat -c %u "$1"), and this process, which must write there, has the uid $(id -u)" >&2
+  echo "$1 belongs to uid $(stat -c %u "$1"), and this process, which must write there, has the uid $(id -u);" \
+    "for a volume: pulumi up --replace '**::stores-owner'" >&2
   exit 1
 fi
 """

@@ -205,6 +205,18 @@ def test_volumes_with_data_are_protected_and_kept_and_the_others_are_not() -> No
         "mirror-docker-io-cache",
         "mirror-ghcr-io-cache",
     }
+    former = {
+        name: {str(alias.spec.parentUrn).partition(":components:")[2] for alias in one.request.aliases}
+        for name, one in production().of_type(":Volume").items()
+        if name in kept
+    }
+    assert former == {
+        "registry-data": {"PrivateRegistry::registry"},
+        "proxy-data": {"TlsProxy::proxy"},
+        "proxy-issued-data": {"TlsProxy::proxy"},
+        "mirror-docker-io-cache": {"PullThroughMirror::mirror-docker-io"},
+        "mirror-ghcr-io-cache": {"PullThroughMirror::mirror-ghcr-io"},
+    }, "a stack of a former program finds its volumes again"
 
 
 @pytest.mark.parametrize(
