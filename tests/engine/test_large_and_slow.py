@@ -70,8 +70,11 @@ def stack(
     """A stack that has little left to remove at its end."""
     with running_stack(client, docker_host, tmp_path_factory.mktemp("stack")) as running:
         yield running
-        # The engine takes longer than its API may to remove a volume with so many files.
-        clients.execute(clients.containers(client, PREFIX)["writer"], "rm", "-rf", "/var/lib/registry/docker")
+        # The engine takes longer than its API may to remove a volume with so many files, some of which are root's.
+        data = {f"{PREFIX}-registry-data": {"bind": "/data", "mode": "rw"}}
+        client.containers.run(
+            clients.IMAGES.registry, remove=True, entrypoint=["rm", "-rf", "/data/docker"], volumes=data
+        )
 
 
 @pytest.fixture(scope="module")
