@@ -18,7 +18,7 @@ from components.render.registry import PORTS
 from tests.conftest import ROOT
 from tests.engine import clients
 from tests.engine.attacks import basic, connected, exchange, http1, log_lines, statuses
-from tests.engine.conftest import PREFIX, REGISTRY_PORT
+from tests.engine.conftest import PREFIX, REGISTRY_PORT, DockerHost, running_stack
 from tests.engine.stack import Stack
 from tests.images import random_layer, write_layout
 
@@ -28,6 +28,17 @@ pytestmark = pytest.mark.once
 CLAIMED = "192.0.2.66"
 #: Of 20 MB, which the processes that write and delete keep.
 FILES = 30
+
+
+@pytest.fixture(scope="module")
+def stack(
+    client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """A stack that answers others than the Docker host, too."""
+    proxy = {**docker_host.proxy, "address": "0.0.0.0"}
+    folder = tmp_path_factory.mktemp("stack")
+    with running_stack(client, docker_host, folder, proxy=proxy, acknowledge=["open_mirror"]) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
