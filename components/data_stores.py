@@ -97,15 +97,15 @@ class DataStores(pulumi.ComponentResource):
         places, marks = dict[str, str](), list[str]()
         script, self.mounts, self.proxy = _OWN, dict[str, Mount](), list[Mount]()
         for parts, (storage, default) in data_stores(prefix, settings.registry, settings.mirrors).items():
-            component, former, mark = "registry", "PrivateRegistry", "registry"
+            component, former, upstream = "registry", "PrivateRegistry", None
             if parts[0] == "mirrors":
-                component, former, mark = proxy.mirror_alias(parts[1]), "PullThroughMirror", f"mirror {parts[1]}"
+                component, former, upstream = proxy.mirror_alias(parts[1]), "PullThroughMirror", parts[1]
             mount = Mount(path=registry.DATA_DIRECTORY, host_path=storage.host_path, read_only=False)
             if storage.host_path is None:
                 physical_name = storage.volume or default
                 volumes.append(self._volume(args, default, physical_name, f"{former}::{component}"))
                 places[physical_name] = f"/stores/{component}"
-                marks.append(f"{component}={mark}")
+                marks.append(f"{component}={registry.store_mark(upstream)}")
                 mount = replace(mount, volume=volumes[-1].name)
             self.mounts[component] = mount
         if settings.proxy.services_address is None:

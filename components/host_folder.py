@@ -11,7 +11,7 @@ from pulumi import ResourceOptions
 
 from components.problem import Problem, path, set_command
 from components.render.proxy import mirror_alias
-from components.render.registry import OTHER_OWNER, USER
+from components.render.registry import OTHER_OWNER, USER, store_mark
 from components.settings import SYSTEM_FOLDERS
 
 #: Asks in the container what its process may do. $1 of `may` are the rights as a digit: 7 is rwx, 4 is r.
@@ -101,7 +101,7 @@ def host_folder(
         name, f"{folder}$1", "a folder of its own in which uid $owner may read and write everything", "$2"
     )
     is_registry = key[0] == "registry"
-    service = "registry" if is_registry else f"mirror {key[1]}"
+    service = store_mark(None if is_registry else key[1])
     script = OTHER_OWNER + _CHECK % {
         "others": shlex.join(others),
         "system": shlex.join(SYSTEM_FOLDERS),

@@ -35,11 +35,10 @@ from components.render.registry import (
     environment,
     on_own_store,
     registry_config,
+    store_mark,
 )
 from components.settings import OPERATIONS_USER, ROLES_OF, Process, RegistrySettings, Secrets, processes, seconds
 
-#: Whose data it is.
-_SERVICE = "registry"
 #: distribution reads ``http.secret`` from its environment alone or from a file that previews must show, so the process
 #: takes it from a file of its own; the container's environment, which ``docker inspect`` shows, does not hold it.
 _START = f'export REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})"; {SERVE}'
@@ -134,7 +133,7 @@ class PrivateRegistry(pulumi.ComponentResource):
                     command=on_own_store(
                         (PRIVATELY if settings.storage.host_path else "") + (_START if http_secret else SERVE),
                         f"{CONFIG_DIRECTORY}/{process}.yml",
-                        _SERVICE,
+                        store_mark(),
                         writes=process not in READ_ONLY,
                     ),
                     environment=environment(settings.memory_mb),

@@ -26,6 +26,7 @@ from components.render.registry import (
     mirror_config,
     mirror_port,
     on_own_store,
+    store_mark,
 )
 from components.settings import MirrorSettings
 
@@ -64,7 +65,6 @@ class PullThroughMirror(pulumi.ComponentResource):
         super().__init__("registry-stack:components:PullThroughMirror", name, {}, opts)
         names, settings, alias = args.names, args.settings, mirror_alias(args.upstream)
         program = (PRIVATELY if settings.storage.host_path else "") + SERVE
-        whose = f"mirror {args.upstream}"
         config = volume(
             f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
         )
@@ -109,7 +109,7 @@ class PullThroughMirror(pulumi.ComponentResource):
             Service(
                 role=name,
                 image=args.image_name,
-                command=on_own_store(program, f"{CONFIG_DIRECTORY}/config.yml", whose, writes=True),
+                command=on_own_store(program, f"{CONFIG_DIRECTORY}/config.yml", store_mark(args.upstream), writes=True),
                 environment=environment(settings.memory_mb),
                 health_url=f"http://127.0.0.1:{mirror_port(args.upstream)}/",
                 config=text + helper,

@@ -74,11 +74,15 @@ PRIVATELY = "umask 027; "
 MIRROR_DRAIN_SECONDS = 30
 
 
+def store_mark(upstream: str | None = None) -> str:
+    """Whose a store is: the registry's or, with the name of its ``upstream``, a mirror's."""
+    return "registry" if upstream is None else f"mirror {upstream}"
+
+
 def on_own_store(program: str, config: str, service: str, *, writes: bool) -> list[str]:
     """The command that runs a shell ``program`` with its ``config`` as $0, unless the store is that of another service.
 
-    ``service`` is ``registry``, or ``mirror`` with the name of the upstream. Nor does it run where it ``writes`` and
-    may not.
+    ``service`` is one that ``store_mark`` names. Nor does it run where it ``writes`` and may not.
     """
     return ["/bin/sh", "-c", _GUARD + program, config, DATA_DIRECTORY, service, "writes" if writes else "reads"]
 
