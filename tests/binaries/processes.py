@@ -37,7 +37,7 @@ def running(
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise AssertionError(f"{process.args!r} ended with {process.returncode}: {log.read_text()[-2000:]}")

@@ -129,8 +129,8 @@ def containers(client: docker.DockerClient, prefix: str) -> dict[str, Container]
 
 
 def wait_for_port(port: int, trust: ssl.SSLContext | None = None) -> None:
-    """Until something answers HTTP, or HTTPS with a trusted certificate, on a loopback port; at most 20 seconds."""
-    deadline = time.monotonic() + 20
+    """Until something answers HTTP, or HTTPS with a trusted certificate, on a loopback port; at most 60 seconds."""
+    deadline = time.monotonic() + 60
     while True:
         try:
             httpx.get(f"http{'s' if trust else ''}://localhost:{port}/v2/", verify=trust or True, timeout=2)

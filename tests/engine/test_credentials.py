@@ -243,6 +243,6 @@ def test_forty_replaced_password_files_refuse_no_request_that_should_pass(
         f" second: {dict(Counter(answers))}, the slowest took {max(took):.2f} s"
     )
     assert set(answers) == {"passed"}
-    assert count / seconds > 0.9 * REQUESTS_A_SECOND
+    assert count >= len(asked) * ROTATIONS * SWAPS, "as many requests for each swap as there are clients"
     credentials(stack, "retire", "rotated")
     stack.up()

@@ -127,7 +127,7 @@ def test_the_registry_has_no_way_out(stack: Stack, client: docker.DockerClient) 
         network["IPAddress"] for network in outside.attrs["NetworkSettings"]["Networks"].values()
     )
     ask = ["timeout", "5", "wget", "-q", "-O", "/dev/null", f"http://{address}:5000/"]
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while outside.exec_run(ask).exit_code != 0:
         assert time.monotonic() < deadline, "nobody is reached, so that the registry would not reach anybody for that"
         time.sleep(0.2)
