@@ -92,7 +92,7 @@ registry = PrivateRegistry(
         image=registry_image,
         network=backend,
         address=address,
-        proxy_learns_within=LEARNS_WITHIN[settings.proxy.engine],
+        proxy_learns_within=LEARNS_WITHIN[settings.proxy.server],
         docker_host=settings.docker_host,
         data=stores.mounts["registry"],
         owned=stores.owned,
@@ -124,8 +124,8 @@ services: dict[str, docker.Container] = {
 }
 if address:
     # For the operator's own proxy; a preview shows what changes in them, line by line.
-    for engine, text in snippets(settings).items():
-        pulumi.export(f"{engine}_snippet", text)
+    for server, text in snippets(settings).items():
+        pulumi.export(f"{server}_snippet", text)
 else:
     proxy = TlsProxy(
         "proxy",

@@ -59,9 +59,9 @@ def running(api: docker.DockerClient, folder: Path) -> Iterator[Alternatives]:
         edge, backend = network(api, "edge"), network(api, "backend", internal=True)
         registries(api, backend, _settings(CADDY_PORT, "caddy"), _htpasswd())
         fronts = {}
-        for engine, port in (("caddy", CADDY_PORT), ("nginx", NGINX_PORT)):
-            front = proxy(api, edge, backend, engine, _settings(port, engine))
-            fronts[engine] = _server(f"the stack with {engine}", front, str(edge.name), port, folder)
+        for server, port in (("caddy", CADDY_PORT), ("nginx", NGINX_PORT)):
+            front = proxy(api, edge, backend, server, _settings(port, server))
+            fronts[server] = _server(f"the stack with {server}", front, str(edge.name), port, folder)
         recipe, alone = _recipe(api, folder), _alone(api, folder)
         for port in (CADDY_PORT, NGINX_PORT, RECIPE_PORT, ALONE_PORT):
             wait(f"https://localhost:{port}", status=401)
@@ -159,12 +159,12 @@ def _htpasswd() -> str:
     return f"{USER}:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(COST)).decode()}\n"
 
 
-def _settings(port: int, engine: str) -> Settings:
+def _settings(port: int, server: str) -> Settings:
     return Settings.model_validate(
         {
             "docker_host": engine_address(),
             "name_prefix": NAMES.prefix,
             "registry": {"url": f"https://localhost:{port}", "users": {USER: {"role": "push"}}},
-            "proxy": {"engine": engine, "address": "127.0.0.1", "certificates": {"files": {}}},
+            "proxy": {"server": server, "address": "127.0.0.1", "certificates": {"files": {}}},
         }
     )

@@ -18,7 +18,7 @@ from components.certificate_issuer import DATA_TMPFS, USER
 from components.render.proxy import certificate_files, quick_alias
 from components.render.registry import DATA_DIRECTORY, environment, registry_config
 from components.settings import ROLES_OF, Process, Settings
-from components.tls_proxy import ENGINES
+from components.tls_proxy import SERVERS
 from tests.certificates import certificate_pair
 
 NAMES = StackName(prefix="rs-bench", stack="bench")
@@ -86,20 +86,20 @@ def registries(
 
 
 def proxy(api: docker.DockerClient, edge: Network, backend: Network, role: str, settings: Settings) -> Container:
-    """The stack's proxy, as its engine renders and runs it, in front of ``registries``."""
+    """The stack's proxy, as its server renders and runs it, in front of ``registries``."""
     port = settings.registry.url.port
     given = {"localhost": 0} if settings.proxy.certificates.files else {}
-    engine = ENGINES[settings.proxy.engine]
+    server = SERVERS[settings.proxy.server]
     return start(
         api,
         edge,
         role,
-        dict(settings.images)[settings.proxy.engine],
-        engine.run,
-        {engine.config: engine.render(settings, given)} | (certificates() if given else {}),
+        dict(settings.images)[settings.proxy.server],
+        server.run,
+        {server.config: server.render(settings, given)} | (certificates() if given else {}),
         memory_mb=settings.proxy.memory_mb,
         port=port,
-        tmpfs={**DATA_TMPFS, **engine.tmpfs},
+        tmpfs={**DATA_TMPFS, **server.tmpfs},
         user=USER,
         backend=backend,
     )

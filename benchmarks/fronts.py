@@ -1,4 +1,4 @@
-"""The proxies that are compared: the stack's with either engine, the nginx of a usual recipe, and none."""
+"""The proxies that are compared: the stack's with either server, the nginx of a usual recipe, and none."""
 
 from __future__ import annotations
 
@@ -119,13 +119,13 @@ def running(api: docker.DockerClient) -> Iterator[Fronts]:
         remove_everything(api, NAMES.prefix)
 
 
-def _settings(port: int, engine: str) -> Settings:
+def _settings(port: int, server: str) -> Settings:
     return Settings.model_validate(
         {
             "docker_host": engine_address(),
             "name_prefix": NAMES.prefix,
             "registry": {"url": f"https://localhost:{port}", "users": {}},
-            "proxy": {"engine": engine, "address": "127.0.0.1", "certificates": {"files": {}}},
+            "proxy": {"server": server, "address": "127.0.0.1", "certificates": {"files": {}}},
         }
     )
 

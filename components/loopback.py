@@ -23,10 +23,10 @@ def loopback(settings: Settings) -> command.local.Command:
     The stack's own proxy looks at where a client comes from; the services themselves do not.
     """
     problem = Problem(
-        "proxy.engine",
+        "proxy.server",
         "none, on Docker $version",
         f"Docker {_KEEPS_LOOPBACK} or newer on the Docker host, or `{DANGER}` in `acknowledge`: {DANGERS[DANGER]}",
-        " && ".join([set_command("proxy.engine", "caddy"), set_command("proxy.certificates.internal", "{}")]),
+        " && ".join([set_command("proxy.server", "caddy"), set_command("proxy.certificates.internal", "{}")]),
         (set_command(path("acknowledge", len(settings.acknowledge)), DANGER),),
     )
     text = str(problem).replace("`", r"\`").replace('"', r"\"")

@@ -167,11 +167,11 @@ def _upstream_problems(draft: Draft) -> Iterator[Problem]:
 
 
 def _proxy_problems(draft: Draft) -> Iterator[Problem]:
-    """What belongs to an engine of the stack's own, and what to the operator's."""
+    """What belongs to the stack's own proxy, and what to the operator's."""
     if draft.proxy is None:
         return
     source = draft.proxy.certificates.source
-    if draft.proxy.engine != "none":
+    if draft.proxy.server != "none":
         if source is None:
             yield missing("proxy", "certificates")
         if draft.proxy.metrics_port in (80, HEALTH_PORT):
@@ -185,22 +185,22 @@ def _proxy_problems(draft: Draft) -> Iterator[Problem]:
     if source is not None:
         yield Problem(
             f"proxy.certificates.{source}",
-            "a source of certificates, with proxy.engine none",
+            "a source of certificates, with proxy.server none",
             "none, since your own proxy has the certificates",
             remove_command("proxy", "certificates"),
-            (set_command("proxy.engine", "caddy"),),
+            (set_command("proxy.server", "caddy"),),
         )
     if draft.proxy.metrics_port is not None:
         yield Problem(
             "proxy.metrics_port",
-            f"{draft.proxy.metrics_port}, with proxy.engine none",
+            f"{draft.proxy.metrics_port}, with proxy.server none",
             "none, since there is no proxy of the stack's own to measure",
             remove_command("proxy", "metrics_port"),
         )
     if not draft.proxy.is_loopback:
         yield Problem(
             "proxy.address",
-            f"{draft.proxy.address}, with proxy.engine none",
+            f"{draft.proxy.address}, with proxy.server none",
             "a loopback address, where your own proxy reaches the services and nobody reaches them without TLS",
             set_command("proxy.address", "127.0.0.1"),
         )
@@ -221,7 +221,7 @@ def _exposure_problems(draft: Draft) -> Iterator[Problem]:
 
 def _exposures(draft: Draft) -> Iterator[tuple[Danger, Problem]]:
     # Where the services are on loopback, the operator's own proxy publishes them.
-    if draft.proxy is None or (draft.proxy.is_loopback and draft.proxy.engine != "none"):
+    if draft.proxy is None or (draft.proxy.is_loopback and draft.proxy.server != "none"):
         return
     if draft.registry and draft.registry.anonymous_url:
         yield (
@@ -263,16 +263,16 @@ def _is_narrow(allow: Sequence[str]) -> bool:
 
 def _nginx_problems(draft: Draft) -> Iterator[Problem]:
     """What Caddy does and nginx does not."""
-    if draft.proxy is None or draft.proxy.engine != "nginx":
+    if draft.proxy is None or draft.proxy.server != "nginx":
         return
     for key, url in endpoints(draft.registry, draft.mirrors).items():
         if url.is_address:
             yield Problem(
                 key,
-                f"{url}, with proxy.engine nginx",
+                f"{url}, with proxy.server nginx",
                 "a DNS name: clients send no SNI for an IP address, and nginx selects the site by SNI",
                 set_command(key, _public_examples(draft)[key]),
-                (set_command("proxy.engine", "caddy"),),
+                (set_command("proxy.server", "caddy"),),
             )
 
 
@@ -292,7 +292,7 @@ def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
                 f"any port but {url.port}, where the proxy's health check or its metrics are",
                 other_port,
             )
-        if draft.proxy and url.port == 80 and (acme or draft.proxy.engine == "caddy"):
+        if draft.proxy and url.port == 80 and (acme or draft.proxy.server == "caddy"):
             yield Problem(
                 key,
                 str(url),

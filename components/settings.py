@@ -472,11 +472,11 @@ class CertificateSettings(BaseModel):
 class ProxySettings(BaseModel):
     """The TLS proxy, the only container that publishes ports. ``address`` is where on the Docker host.
 
-    With the engine ``none`` the operator has a proxy on that host, and the services publish theirs on ``address``.
+    With the server ``none`` the operator has a proxy on that host, and the services publish theirs on ``address``.
     """
 
     model_config = FROZEN
-    engine: Literal["caddy", "nginx", "none"] = "caddy"
+    server: Literal["caddy", "nginx", "none"] = "caddy"
     address: Annotated[str, _text(_address)] = ANY_ADDRESS
     certificates: CertificateSettings = CertificateSettings()
     metrics_port: Annotated[int, _whole(1, 65535)] | None = None
@@ -486,7 +486,7 @@ class ProxySettings(BaseModel):
     @property
     def services_address(self) -> str | None:
         """Where the services publish their ports for the operator's own proxy; None with a proxy of the stack's own."""
-        return self.address if self.engine == "none" else None
+        return self.address if self.server == "none" else None
 
     @property
     def is_loopback(self) -> bool:

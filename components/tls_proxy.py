@@ -56,7 +56,7 @@ from components.settings import Secrets, Settings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Engine:
+class Server:
     """How one program is run: it reads ``config``, in a trial and at work."""
 
     config: str
@@ -95,8 +95,8 @@ _CADDYFILE = ("--adapter=caddyfile", f"--config={CADDYFILE}")
 _NGINX_WITH_GATEWAY = ("/bin/sh", "-c", _WITH_GATEWAY, "%s 0;", GATEWAY_FILE)
 _NGINX_CONF = "/etc/nginx-config/nginx.conf"
 _NGINX = ("nginx", "-e", "stderr", "-c", _NGINX_CONF)
-ENGINES = {
-    "caddy": Engine(
+SERVERS = {
+    "caddy": Server(
         config=CADDYFILE,
         render=caddyfile,
         validate=[*_CADDY_WITH_GATEWAY, "caddy", "validate", *_CADDYFILE],
@@ -107,7 +107,7 @@ ENGINES = {
         capabilities=CADDY_CAPABILITIES,
         tmpfs=CADDY_TMPFS,
     ),
-    "nginx": Engine(
+    "nginx": Server(
         config=_NGINX_CONF,
         render=nginx_conf,
         validate=[*_NGINX_WITH_GATEWAY, *_NGINX, "-t", "-q"],
@@ -144,7 +144,7 @@ class TlsProxy(pulumi.ComponentResource):
     Declares a volume and a carrier for the configuration, with certificates
     given as files the same for them, the container and, for nginx, a CertificateIssuer with a network. A changed
     configuration and changed files are validated together in a throwaway container before they are delivered, since bad
-    ones would keep a restarted proxy from coming up, and then reloaded. Another engine replaces the container and
+    ones would keep a restarted proxy from coming up, and then reloaded. Another server replaces the container and
     finds the certificates.
     """
 
@@ -156,10 +156,10 @@ class TlsProxy(pulumi.ComponentResource):
     def __init__(self, name: str, args: TlsProxyArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:TlsProxy", name, {}, opts)
         names, settings, acme = args.names, args.settings, args.settings.proxy.certificates.acme
-        engine, image_name = ENGINES[settings.proxy.engine], proxy_images(settings)[settings.proxy.engine]
-        image = args.images[settings.proxy.engine]
+        server, image_name = SERVERS[settings.proxy.server], proxy_images(settings)[settings.proxy.server]
+        image = args.images[settings.proxy.server]
         in_use = certificates_in_use(settings, args.secrets)
-        text = engine.render(settings, {name: int(certificates.end(pair).timestamp()) for name, pair in in_use.items()})
+        text = server.render(settings, {name: int(certificates.end(pair).timestamp()) for name, pair in in_use.items()})
         contents = certificate_contents(settings, args.secrets)
         checked = self._validations(name, args, text, contents)
         mounts, carriers = self._certificates(name, args, contents, checked) if contents else ([], [])
@@ -168,7 +168,7 @@ class TlsProxy(pulumi.ComponentResource):
             names,
             image=image,
             image_name=image_name,
-            path=engine.config,
+            path=server.config,
             text=text,
             parent=self,
             depends_on=[*checked, *carriers],
@@ -185,7 +185,7 @@ class TlsProxy(pulumi.ComponentResource):
             Service(
                 role=name,
                 image=image_name,
-                command=engine.run,
+                command=server.run,
                 health_url=f"http://127.0.0.1:{HEALTH_PORT}/healthz",
                 # After a reload alone, Caddy would go on with what the authority before has issued (staging, say).
                 config=acme.directory_url if acme and not needs_issuer(settings) else "",
@@ -193,7 +193,7 @@ class TlsProxy(pulumi.ComponentResource):
                 mounts=[
                     config,
                     *([replace(args.kept[-1], read_only=True)] if needs_issuer(settings) else mounts),
-                    *(args.kept if settings.proxy.engine == "caddy" else []),
+                    *(args.kept if settings.proxy.server == "caddy" else []),
                 ],
                 attachments=[Attachment(network=joined) for joined in networks],
                 memory_mb=settings.proxy.memory_mb,
@@ -202,9 +202,9 @@ class TlsProxy(pulumi.ComponentResource):
                 ports=published(settings.proxy.address, {*ports(settings), 80} if acme else ports(settings))
                 + published("127.0.0.1", filter(None, [settings.proxy.metrics_port])),
                 user=f"{USER}:{USER}",
-                stop_signal=engine.stop_signal,
-                tmpfs=engine.tmpfs,
-                capabilities=engine.capabilities,
+                stop_signal=server.stop_signal,
+                tmpfs=server.tmpfs,
+                capabilities=server.capabilities,
             ),
             fixed_name=f"{names.prefix}-{name}",
             parent=self,
@@ -214,7 +214,7 @@ class TlsProxy(pulumi.ComponentResource):
         reload = command.local.Command(
             f"{name}-reload",
             create="true",  # the container that was just made has read it
-            update=shlex.join([*inside, *engine.reload]),
+            update=shlex.join([*inside, *server.reload]),
             triggers=[container.id],
             environment=host | {"CONFIGURATION": digest(text + "".join(contents.values()))},
             add_previous_output_in_env=False,
@@ -258,10 +258,10 @@ class TlsProxy(pulumi.ComponentResource):
         self, name: str, args: TlsProxyArgs, text: str, contents: Mapping[str, str]
     ) -> list[pulumi.Resource]:
         """Each program that will read ``contents``, with its configuration, reads them in a trial."""
-        engine = args.settings.proxy.engine
-        trials = {name: (engine, ENGINES[engine], text)}
+        server = args.settings.proxy.server
+        trials = {name: (server, SERVERS[server], text)}
         if needs_issuer(args.settings):
-            trials[f"{name}-issuer"] = ("caddy", ENGINES["caddy"], issuer_caddyfile(args.settings))
+            trials[f"{name}-issuer"] = ("caddy", SERVERS["caddy"], issuer_caddyfile(args.settings))
         return [
             validation(
                 trial,
@@ -281,13 +281,13 @@ class TlsProxy(pulumi.ComponentResource):
         self, name: str, args: TlsProxyArgs, contents: Mapping[str, str], checked: Sequence[pulumi.Resource]
     ) -> tuple[list[Mount], list[docker.Container]]:
         """A volume for ``contents`` and the carrier that delivers them."""
-        role, engine = f"{name}-certificates", args.settings.proxy.engine
+        role, server = f"{name}-certificates", args.settings.proxy.server
         store = volume(role, f"{args.names.prefix}-{role}", args.names, keep=False, protect=False, parent=self)
         delivery = carrier(
             f"{role}-carrier",
             args.names,
-            image=args.images[engine],
-            image_name=proxy_images(args.settings)[engine],
+            image=args.images[server],
+            image_name=proxy_images(args.settings)[server],
             volumes={CERTIFICATES_DIRECTORY: store},
             files={path: Output.secret(content) for path, content in contents.items()},
             parent=self,
@@ -303,7 +303,7 @@ class TlsProxy(pulumi.ComponentResource):
         command.local.Command(
             f"{name}-certificates-cleanup",
             create=throwaway(
-                proxy_images(args.settings)[args.settings.proxy.engine],
+                proxy_images(args.settings)[args.settings.proxy.server],
                 {f"{args.names.prefix}-{name}-certificates": CERTIFICATES_DIRECTORY},
                 (),
                 *("find", CERTIFICATES_DIRECTORY, "-type", "f", *kept, "-exec", "rm", "{}", "+"),
@@ -315,6 +315,6 @@ class TlsProxy(pulumi.ComponentResource):
 
 
 def proxy_images(settings: Settings) -> dict[str, str]:
-    """The image of the engine that the settings choose, if any, and Caddy's where it gets certificates for nginx."""
-    names = {settings.proxy.engine, "caddy"} if needs_issuer(settings) else {settings.proxy.engine}
+    """The image of the server that the settings choose, if any, and Caddy's where it gets certificates for nginx."""
+    names = {settings.proxy.server, "caddy"} if needs_issuer(settings) else {settings.proxy.server}
     return {name: image for name, image in settings.images if name in names}

@@ -45,7 +45,7 @@ LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "localhost"}
 _SAFE = r"!#-%\x27-;=?-\x5b\x5d-~"
 LOGGED_URL, LOGGED_HEADER = (rf"[{safe}]*(?:[\x22&<>\x5c][{safe}]*){{0,16}}" for safe in (_SAFE, f"{_SAFE} "))
 LONGEST = {"url": 1000, "user_agent": 512, "content_type": 128, "login": 256}
-#: How long each engine may know nothing of a process that is healthy and has a name that another has, too, in seconds.
+#: How long each server may know nothing of a process that is healthy and has a name that another has, too, in seconds.
 #: nginx keeps the addresses of a name for up to two, and nothing is healthy within half of one; Caddy asks for each
 #: connection. Behind a proxy of the operator's own, a process starts when the other one has stopped.
 LEARNS_WITHIN = {"caddy": 0.0, "nginx": 1.5, "none": 0.0}
@@ -153,7 +153,7 @@ def nginx_conf(settings: Settings, given: Mapping[str, int]) -> str:
 
 
 def snippets(settings: Settings) -> dict[str, str]:
-    """The same routes by engine, for a Caddy or nginx that the operator already has; TLS is its own."""
+    """The same routes by server, for a Caddy or nginx that the operator already has; TLS is its own."""
     return {
         "caddy": _rendered("sites.Caddyfile.j2", settings, {}),
         "nginx": _rendered("sites.nginx.j2", settings, {}),
@@ -162,7 +162,7 @@ def snippets(settings: Settings) -> dict[str, str]:
 
 def needs_issuer(settings: Settings) -> bool:
     """Whether certificates are got by a Caddy beside the proxy, since nginx gets none."""
-    return settings.proxy.engine == "nginx" and not settings.proxy.certificates.files
+    return settings.proxy.server == "nginx" and not settings.proxy.certificates.files
 
 
 def issuer_caddyfile(settings: Settings) -> str:
@@ -172,14 +172,14 @@ def issuer_caddyfile(settings: Settings) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Routes:
-    """What either engine serves.
+    """What either server serves.
 
     ``sites`` are the origins of each endpoint: with internal certificates, both names of loopback, since
     docker tries HTTP where the certificate does not fit; ``address`` is the host for clients that send no SNI, if any;
     ``most_layers`` is how many the reader and public each may send at once;
     ``addresses`` are host:port of each process of the registry and each mirror, by name, as the proxy reaches them, and
     ``quick_addresses`` the same under another name;
-    ``certificates`` are the files of chain and key for each host, None where the engine gets them by itself; ``chains``
+    ``certificates`` are the files of chain and key for each host, None where the server gets them by itself; ``chains``
     are the files of all, and ``ends`` the Unix times in seconds at which those end that were given as files.
     """
 
@@ -210,7 +210,7 @@ def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
             assert name is not None, "the configuration was checked"
             certificates[host] = certificate_files(name)
             chains[host], ends[host] = certificate_files(name)[0], given[name]
-    elif settings.proxy.engine == "nginx":
+    elif settings.proxy.server == "nginx":
         for host in certificates:
             certificates[host] = f"$issued/{host}/{host}.crt", f"$issued/{host}/{host}.key"
     return Routes(
@@ -268,7 +268,7 @@ def _rendered(template: str, settings: Settings, given: Mapping[str, int]) -> st
         health_port=HEALTH_PORT,
         run_directory=RUN_DIRECTORY,
         gateway_file=GATEWAY_FILE,
-        is_loopback=settings.proxy.is_loopback and settings.proxy.engine != "none",
+        is_loopback=settings.proxy.is_loopback and settings.proxy.server != "none",
         logged_url=LOGGED_URL,
         logged_header=LOGGED_HEADER,
         longest=LONGEST,

@@ -37,7 +37,7 @@ from tests.own_proxy import own_nginx
 from tests.render.cases import END_OF_FILES, GOLDEN, configuration_of, rendered
 
 Binary = Callable[[str], str]
-#: The golden case on loopback that each engine runs.
+#: The golden case on loopback that each server runs.
 CASE = {"caddy": "local", "nginx": "nginx"}
 FILE = {"caddy": "Caddyfile", "nginx": "nginx.conf"}
 COMMAND = {
@@ -61,11 +61,11 @@ def runnable(text: str, folder: Path) -> str:
     return text.replace(f"{DATA_DIRECTORY}/caddy", f"{folder}/caddy")
 
 
-def validate(binary: Binary, folder: Path, engine: str, text: str) -> subprocess.CompletedProcess[str]:
-    path = folder / FILE[engine]
+def validate(binary: Binary, folder: Path, server: str, text: str) -> subprocess.CompletedProcess[str]:
+    path = folder / FILE[server]
     path.write_text(text)
     return subprocess.run(
-        [binary(engine), *CHECK[engine], str(path)],
+        [binary(server), *CHECK[server], str(path)],
         cwd=folder,
         env={"HOME": str(folder), "XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)},
         capture_output=True,
@@ -84,18 +84,18 @@ def validate(binary: Binary, folder: Path, engine: str, text: str) -> subprocess
     ids=lambda path: f"{path.parent.name}-{path.name}",
 )
 def test_a_golden_configuration_is_accepted(binary: Binary, tmp_path: Path, golden: Path) -> None:
-    engine = "nginx" if golden.name.startswith("nginx") else "caddy"
+    server = "nginx" if golden.name.startswith("nginx") else "caddy"
     text = golden.read_text()
     if golden.name == "nginx-snippet":
         text = own_nginx(text, tmp_path)
 
-    answer = validate(binary, tmp_path, engine, runnable(text, tmp_path))
+    answer = validate(binary, tmp_path, server, runnable(text, tmp_path))
 
     assert answer.returncode == 0, answer.stderr
 
 
 @pytest.mark.parametrize(
-    ("engine", "spoil"),
+    ("server", "spoil"),
     [
         ("caddy", lambda text: text.replace("reverse_proxy {args", "revers_proxy {args")),
         ("caddy", lambda text: text.replace("lb_try_duration 60s", "lb_try_duration soon")),
@@ -108,18 +108,18 @@ def test_a_golden_configuration_is_accepted(binary: Binary, tmp_path: Path, gold
     ],
 )
 def test_a_bad_configuration_is_refused(
-    binary: Binary, tmp_path: Path, engine: str, spoil: Callable[[str], str]
+    binary: Binary, tmp_path: Path, server: str, spoil: Callable[[str], str]
 ) -> None:
-    good = (GOLDEN / CASE[engine] / FILE[engine]).read_text()
+    good = (GOLDEN / CASE[server] / FILE[server]).read_text()
     bad = spoil(good)
     assert bad != good
 
-    assert validate(binary, tmp_path, engine, runnable(bad, tmp_path)).returncode != 0
+    assert validate(binary, tmp_path, server, runnable(bad, tmp_path)).returncode != 0
 
 
-@pytest.mark.parametrize("engine", ["caddy", "nginx"])
+@pytest.mark.parametrize("server", ["caddy", "nginx"])
 def test_a_joined_chain_is_read_once_it_is_canonical_and_what_python_alone_reads_is_refused(
-    binary: Binary, tmp_path: Path, engine: str
+    binary: Binary, tmp_path: Path, server: str
 ) -> None:
     tls = {
         "caddy": f"https://localhost {{\n\ttls {tmp_path}/pair.crt {tmp_path}/pair.key\n}}\n",
@@ -131,7 +131,7 @@ def test_a_joined_chain_is_read_once_it_is_canonical_and_what_python_alone_reads
     def accepted(chain: str, key: str) -> bool:
         (tmp_path / "pair.crt").write_text(chain)
         (tmp_path / "pair.key").write_text(key)
-        return validate(binary, tmp_path, engine, tls[engine]).returncode == 0
+        return validate(binary, tmp_path, server, tls[server]).returncode == 0
 
     joined, odd = (CertificatePair.model_validate(made("localhost")) for made in (joined_pair, odd_pair))
     assert not accepted(*joined_pair("localhost").values())
@@ -183,14 +183,14 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def running_proxy(binary: Binary, engine: str, text: str, folder: Path) -> Iterator[Proxy]:
-    """An engine that serves a configuration of ports 5443 and up on free ports."""
+def running_proxy(binary: Binary, server: str, text: str, folder: Path) -> Iterator[Proxy]:
+    """An server that serves a configuration of ports 5443 and up on free ports."""
     ports = {old: free_port() for old in ("2015", "9180", "5443", "5444", "5445")}
     text = re.sub(rf"\b({'|'.join(ports)})\b", lambda found: str(ports[found[0]]), text)
-    config = folder / FILE[engine]
+    config = folder / FILE[server]
     config.write_text(runnable(text, folder))
     environment = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
-    with running([binary(engine), *COMMAND[engine], str(config)], ports["5444"], folder / "log", environment):
+    with running([binary(server), *COMMAND[server], str(config)], ports["5444"], folder / "log", environment):
         context = trusting(text, folder, ports["5444"])
         with httpx.Client(verify=context, timeout=10) as client:
             yield Proxy(client, ports, context)
@@ -227,20 +227,20 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module", params=["caddy", "nginx"])
-def engine(request: pytest.FixtureRequest) -> str:
+def server(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
-def folder(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the engine's files are, ``log`` among them."""
-    return tmp_path_factory.mktemp(engine)
+def folder(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the server's files are, ``log`` among them."""
+    return tmp_path_factory.mktemp(server)
 
 
 @pytest.fixture(scope="module")
-def proxy(binary: Binary, engine: str, folder: Path) -> Iterator[Proxy]:
-    """Requests through each real engine, with stand-ins for the processes behind it."""
-    text = (GOLDEN / CASE[engine] / FILE[engine]).read_text().replace("lb_try_duration 60s", "lb_try_duration 1s")
+def proxy(binary: Binary, server: str, folder: Path) -> Iterator[Proxy]:
+    """Requests through each real server, with stand-ins for the processes behind it."""
+    text = (GOLDEN / CASE[server] / FILE[server]).read_text().replace("lb_try_duration 60s", "lb_try_duration 1s")
     with contextlib.ExitStack() as stack:
         for process in PROCESSES:
             handler = type(process, (_Upstream,), {"process": process})
@@ -249,7 +249,7 @@ def proxy(binary: Binary, engine: str, folder: Path) -> Iterator[Proxy]:
             stack.callback(server.server_close)
             stack.callback(server.shutdown)
             text = re.sub(rf"\b{process}(-quick)?:\d+( resolve)?", f"127.0.0.1:{server.server_port}", text)
-        yield stack.enter_context(running_proxy(binary, engine, text, folder))
+        yield stack.enter_context(running_proxy(binary, server, text, folder))
 
 
 @pytest.mark.parametrize(
@@ -427,7 +427,7 @@ def test_the_mirror_of_docker_hub_adds_library_to_official_images(proxy: Proxy, 
         ("5444", "/v2/grafana/grafana/manifests/latest"),
     ],
 )
-def test_the_log_names_the_process_that_answered(proxy: Proxy, engine: str, folder: Path, port: str, path: str) -> None:
+def test_the_log_names_the_process_that_answered(proxy: Proxy, server: str, folder: Path, port: str, path: str) -> None:
     asked = f"{path}?once={port}"
     answer = proxy("GET", asked, port=port).json()
 
@@ -435,7 +435,7 @@ def test_the_log_names_the_process_that_answered(proxy: Proxy, engine: str, fold
     while not (lines := [line for line in (folder / "log").read_text().splitlines() if asked in line]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert [json.loads(line)["upstream"] for line in lines] == [answer["process" if engine == "nginx" else "address"]]
+    assert [json.loads(line)["upstream"] for line in lines] == [answer["process" if server == "nginx" else "address"]]
 
 
 def test_the_mirror_is_for_pulling(proxy: Proxy) -> None:
@@ -460,13 +460,13 @@ def test_answers_carry_hsts_and_no_version(proxy: Proxy, port: str) -> None:
     assert "via" not in headers
 
 
-@pytest.mark.parametrize("engine", ["caddy", "nginx"])
-def test_addresses_outside_the_allow_list_are_refused(binary: Binary, tmp_path: Path, engine: str) -> None:
-    values = configuration_of(CASE[engine])
+@pytest.mark.parametrize("server", ["caddy", "nginx"])
+def test_addresses_outside_the_allow_list_are_refused(binary: Binary, tmp_path: Path, server: str) -> None:
+    values = configuration_of(CASE[server])
     values["mirrors"]["docker.io"]["allow"] = ["192.0.2.0/24"]
-    text = rendered(*loaded(values))[FILE[engine]]
+    text = rendered(*loaded(values))[FILE[server]]
 
-    with running_proxy(binary, engine, text, tmp_path) as proxy:
+    with running_proxy(binary, server, text, tmp_path) as proxy:
         answer = proxy("GET", "/v2/", port="5444")
 
     assert answer.status_code == 403
@@ -488,7 +488,7 @@ def issuing(binary: Binary, text: str, port: int, folder: Path, names: set[str])
 
 
 @pytest.mark.parametrize(
-    ("engine", "host", "names"),
+    ("server", "host", "names"),
     [
         ("caddy", "localhost", {"localhost", "127.0.0.1"}),
         ("caddy", "127.0.0.1", {"localhost", "127.0.0.1"}),
@@ -497,25 +497,25 @@ def issuing(binary: Binary, text: str, port: int, folder: Path, names: set[str])
     ],
 )
 def test_internal_certificates_cover_any_address_and_both_names_of_loopback(
-    binary: Binary, tmp_path: Path, engine: str, host: str, names: set[str]
+    binary: Binary, tmp_path: Path, server: str, host: str, names: set[str]
 ) -> None:
-    values = configuration_of(CASE[engine])
-    values["proxy"] = {"engine": engine, "certificates": {"internal": {}}}
+    values = configuration_of(CASE[server])
+    values["proxy"] = {"server": server, "certificates": {"internal": {}}}
     values |= {"certificates": {}, "mirrors": {}, "acknowledge": []}
     values["registry"] = {"url": f"https://{host}:5443", "users": values["registry"]["users"]}
     files, port, health = rendered(*loaded(values)), free_port(), free_port()
-    text = files[FILE[engine]].replace("5443", str(port)).replace("2015", str(health))
+    text = files[FILE[server]].replace("5443", str(port)).replace("2015", str(health))
     with contextlib.ExitStack() as stack:
-        if engine == "caddy":
+        if server == "caddy":
             stack.enter_context(issuing(binary, text, port, tmp_path, names))
         else:
             own, unused = free_port(), f"{{\n\thttp_port {free_port()}\n\thttps_port {free_port()}\n"
             beside = files["issuer.Caddyfile"].replace("2015", str(own)).replace("{\n", unused, 1)
             stack.enter_context(issuing(binary, beside, own, tmp_path, names))
-            config = tmp_path / FILE[engine]
+            config = tmp_path / FILE[server]
             # Its workers read the certificates, which nobody else may in this folder.
             config.write_text(f"user root;\n{runnable(text, tmp_path)}")
-            stack.enter_context(running([binary(engine), *COMMAND[engine], str(config)], port, tmp_path / "log"))
+            stack.enter_context(running([binary(server), *COMMAND[server], str(config)], port, tmp_path / "log"))
         # Where its connections end is another address, as in a container; and for an address, clients send no SNI.
         elsewhere = ["--connect-to", f"::127.0.0.9:{port}"]
         answers = {
@@ -537,23 +537,23 @@ def test_internal_certificates_cover_any_address_and_both_names_of_loopback(
     assert {name for name, answer in answers.items() if answer.returncode} == answers.keys() - names, "a certificate"
 
 
-@pytest.mark.parametrize(("engine", "source"), [("caddy", "internal"), ("caddy", "files"), ("nginx", "files")])
-def test_the_metrics_say_when_each_certificate_ends(binary: Binary, tmp_path: Path, engine: str, source: str) -> None:
-    values = configuration_of(CASE[engine])
+@pytest.mark.parametrize(("server", "source"), [("caddy", "internal"), ("caddy", "files"), ("nginx", "files")])
+def test_the_metrics_say_when_each_certificate_ends(binary: Binary, tmp_path: Path, server: str, source: str) -> None:
+    values = configuration_of(CASE[server])
     values["proxy"] |= {"certificates": {source: {}}, "metrics_port": 9180}
     if source == "files":
         values["certificates"] = {"localhost": certificate_pair("localhost")}
-    text = rendered(*loaded(values))[FILE[engine]]
+    text = rendered(*loaded(values))[FILE[server]]
 
-    with running_proxy(binary, engine, text, tmp_path) as proxy:
+    with running_proxy(binary, server, text, tmp_path) as proxy:
         proxy("GET", "/")
         said = proxy.client.get(f"http://127.0.0.1:{proxy.ports['9180']}/metrics")
         served = x509.load_pem_x509_certificate(ssl.get_server_certificate(("localhost", proxy.ports["5443"])).encode())
         other = proxy.client.get(f"http://127.0.0.1:{proxy.ports['9180']}/v2/")
 
-    end = int(served.not_valid_after_utc.timestamp()) if engine == "caddy" else END_OF_FILES
+    end = int(served.not_valid_after_utc.timestamp()) if server == "caddy" else END_OF_FILES
     line = f'tls_certificate_not_after_timestamp_seconds{{host="localhost"}} {end}'
     assert line in said.text.splitlines()
     assert said.headers["content-type"].startswith("text/plain")
-    assert ("caddy_http_requests_total" in said.text) is (engine == "caddy")
+    assert ("caddy_http_requests_total" in said.text) is (server == "caddy")
     assert other.status_code == 404

@@ -21,8 +21,8 @@ REGISTRY_PORT, MIRROR_PORT, PUBLIC_PORT = 25443, 25444, 25445
 UPSTREAM_PORT = 25500
 UPSTREAM = "upstream.test"
 PROXIES = {
-    "caddy": {"engine": "caddy", "address": "127.0.0.1", "certificates": {"internal": {}}},
-    "nginx": {"engine": "nginx", "address": "127.0.0.1", "certificates": {"files": {}}},
+    "caddy": {"server": "caddy", "address": "127.0.0.1", "certificates": {"internal": {}}},
+    "nginx": {"server": "nginx", "address": "127.0.0.1", "certificates": {"files": {}}},
 }
 
 

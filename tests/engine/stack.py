@@ -137,8 +137,8 @@ class Stack:
 
     @property
     def proxy(self) -> str:
-        """The engine of the proxy."""
-        return str(self.values["proxy"]["engine"])
+        """The server that the proxy runs."""
+        return str(self.values["proxy"]["server"])
 
     @property
     def registry(self) -> str:

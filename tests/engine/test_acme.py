@@ -94,12 +94,12 @@ def site(
     binary: Callable[[str], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
-    """A stack for each proxy engine; its authority validates over HTTP alone."""
+    """A stack for each proxy server; its authority validates over HTTP alone."""
     folder = tmp_path_factory.mktemp("acme")
     remove_everything(client)
     with acme_server(binary, folder / "authority", gateway, tls_port=CLOSED) as authority:
         proxy = {
-            "engine": request.param,
+            "server": request.param,
             "address": "127.0.0.1",
             "certificates": {"acme": authority.settings},
             "metrics_port": METRICS_PORT,
@@ -183,16 +183,16 @@ def test_another_authority_is_taken_over_at_once_and_its_certificate_is_renewed_
     assert second.not_valid_after_utc > first.not_valid_after_utc
 
 
-@pytest.mark.parametrize("engine", ["caddy", "nginx"])
+@pytest.mark.parametrize("server", ["caddy", "nginx"])
 def test_a_root_that_only_caddy_refuses_is_not_delivered(
-    client: docker.DockerClient, docker_host: DockerHost, tmp_path: Path, engine: str
+    client: docker.DockerClient, docker_host: DockerHost, tmp_path: Path, server: str
 ) -> None:
     acme = {
         "email": "ops@example.com",
         "directory": "https://ca.test.example.com/directory",
         "root": odd_pair("ca.test.example.com")["certificate"],
     }
-    proxy = {"engine": engine, "address": "127.0.0.1", "certificates": {"acme": acme}}
+    proxy = {"server": server, "address": "127.0.0.1", "certificates": {"acme": acme}}
     registry = small_stack()["registry"] | {"url": f"https://{REGISTRY}"}
     remove_everything(client)
     stack = Stack(
@@ -201,7 +201,7 @@ def test_a_root_that_only_caddy_refuses_is_not_delivered(
     try:
         refused = stack.up(check=False)
         assert refused.returncode != 0
-        assert {"caddy": "proxy-validation", "nginx": "proxy-issuer-validation"}[engine] in refused.stdout
+        assert {"caddy": "proxy-validation", "nginx": "proxy-issuer-validation"}[server] in refused.stdout
         assert "acme-root.crt to trust pool" in refused.stdout
         assert not [role for role in clients.containers(client, PREFIX) if role.startswith("proxy")]
     finally:

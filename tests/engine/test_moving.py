@@ -74,7 +74,7 @@ def refused(answer: subprocess.CompletedProcess[str]) -> str:
     return text
 
 
-def test_another_engine_is_refused_before_anything_changes(
+def test_another_server_is_refused_before_anything_changes(
     client: docker.DockerClient, stack: Stack, other: str, tmp_path: Path
 ) -> None:
     before, outputs, address = objects(client), stack.outputs(), stack.values["docker_host"]

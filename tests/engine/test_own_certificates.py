@@ -46,8 +46,8 @@ def test_a_renewed_certificate_is_served_without_a_restart_and_by_either_engine(
         assert "ca_certificate" not in stack.outputs()
         assert "PRIVATE KEY" not in stack.pulumi("stack", "export", "--stack", "test").stdout
 
-        other = {"caddy": "nginx", "nginx": "caddy"}[proxy["engine"]]
-        stack.write(proxy=proxy | {"engine": other})
+        other = {"caddy": "nginx", "nginx": "caddy"}[proxy["server"]]
+        stack.write(proxy=proxy | {"server": other})
         planned = stack.planned()
         assert planned["proxy-container"] == "replace"
         assert planned["proxy-reload"] == "replace", "the new container reads its configuration when it starts"
@@ -102,7 +102,7 @@ def test_what_the_proxy_itself_refuses_is_not_delivered_and_what_no_host_uses_ne
 
 
 @pytest.mark.once
-def test_another_engine_goes_on_with_the_certificates_of_the_internal_authority(
+def test_another_server_goes_on_with_the_certificates_of_the_internal_authority(
     client: docker.DockerClient, docker_host: DockerHost, docker_cli: clients.DockerCli, tmp_path: Path
 ) -> None:
     """Both serve a stack of ``localhost`` under the address of loopback, too."""
@@ -124,7 +124,7 @@ def test_another_engine_goes_on_with_the_certificates_of_the_internal_authority(
         before, root = canonical(served()), stack.outputs()["ca_certificate"]
         assert refused_by_address(stack) == []
 
-        stack.write(proxy=proxy | {"engine": {"caddy": "nginx", "nginx": "caddy"}[proxy["engine"]]})
+        stack.write(proxy=proxy | {"server": {"caddy": "nginx", "nginx": "caddy"}[proxy["server"]]})
         stack.up()
 
         clients.wait_for_port(REGISTRY_PORT, stack.trust)

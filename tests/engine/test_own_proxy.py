@@ -44,7 +44,7 @@ def stack(
     changes = {
         "registry": plain["registry"] | {"anonymous_url": f"https://localhost:{PUBLIC_PORT}"},
         "mirrors": {UPSTREAM: plain["mirrors"][UPSTREAM] | {"allow": ALLOWED}},
-        "proxy": {"engine": "none", "address": ADDRESS},
+        "proxy": {"server": "none", "address": ADDRESS},
         "acknowledge": ["anonymous_pull", "routed_loopback"],
     }
     with running_stack(client, docker_host, tmp_path_factory.mktemp("stack"), **changes) as declared:
@@ -55,18 +55,18 @@ def stack(
 def own_proxy(
     stack: Stack, request: pytest.FixtureRequest, binary: Callable[[str], str], tmp_path: Path
 ) -> Iterator[str]:
-    """The operator's engine as a process of the Docker host, with the stack's snippet and nothing else of it."""
-    engine: str = request.param
-    snippet = stack.outputs()[f"{engine}_snippet"]
-    config = tmp_path / engine
-    if engine == "caddy":
+    """The operator's server as a process of the Docker host, with the stack's snippet and nothing else of it."""
+    server: str = request.param
+    snippet = stack.outputs()[f"{server}_snippet"]
+    config = tmp_path / server
+    if server == "caddy":
         config.write_text(own_caddy(snippet, tmp_path))
         command = [binary("caddy"), "run", "--adapter=caddyfile", f"--config={config}"]
     else:
         config.write_text(own_nginx(snippet, tmp_path))
         command = [binary("nginx"), "-e", "stderr", "-g", "daemon off;", "-c", str(config)]
     with running(command, REGISTRY_PORT, tmp_path / "log", {"XDG_DATA_HOME": str(tmp_path)}):
-        yield engine
+        yield server
 
 
 def test_it_does_what_a_proxy_of_the_stack_does(

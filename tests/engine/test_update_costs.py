@@ -1,6 +1,6 @@
 """What each kind of change costs clients: pushes, pulls and single requests in a loop, large transfers in flight.
 
-Prints the README's table "what an update costs" for the engine of ``--proxy``.
+Prints the README's table "what an update costs" for the server of ``--proxy``.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def remove_user(stack: Stack) -> None:
     set_users(stack, {name: user for name, user in stack.values["registry"]["users"].items() if name != "robot"})
 
 
-def other_engine(stack: Stack) -> None:
-    stack.write(proxy=stack.values["proxy"] | {"engine": "nginx" if stack.proxy == "caddy" else "caddy"})
+def other_server(stack: Stack) -> None:
+    stack.write(proxy=stack.values["proxy"] | {"server": "nginx" if stack.proxy == "caddy" else "caddy"})
 
 
 def without(name: str, *keys: str) -> Callable[[Stack], None]:
@@ -131,8 +131,8 @@ CHANGES = [
         section("images", caddy=clients.OTHER_IMAGES["caddy"], nginx=clients.OTHER_IMAGES["nginx"]),
         noticed=True,
     ),
-    Change("proxy: the other engine", other_engine, noticed=True),
-    Change("proxy: the engine as before", other_engine, noticed=True),
+    Change("proxy: the other server", other_server, noticed=True),
+    Change("proxy: the server as before", other_server, noticed=True),
 ]
 
 
@@ -242,7 +242,7 @@ def stack(
         yield running
 
 
-def touched(said: str, engine: str) -> tuple[str, int]:
+def touched(said: str, server: str) -> tuple[str, int]:
     """What an `up` says that it did to the services, for the table, and how many operations it may cost."""
     done = dict(re.findall(r"^ \S{1,2} +\S+ (\S+) (created|deleted|replaced|updated) \(", said, re.MULTILINE))
     assert done, said
@@ -252,10 +252,10 @@ def touched(said: str, engine: str) -> tuple[str, int]:
             services[what].append(service[1] or service[2])
     words = {"created": "added", "deleted": "removed", "replaced": "replaced", "updated": "changed in place"}
     happens = [f"{', '.join(names)} {words[what]}" for what, names in services.items() if names]
-    may_lose = clients.LOST_BY_REPLACEMENT[engine] if services["replaced"] else 0
+    may_lose = clients.LOST_BY_REPLACEMENT[server] if services["replaced"] else 0
     if "proxy-reload" in done and "proxy" not in services["replaced"]:
         happens.append("proxy reloaded")
-        may_lose += clients.LOST_BY_RELOAD[engine]
+        may_lose += clients.LOST_BY_RELOAD[server]
     return "; ".join(happens) or "nothing restarts", may_lose
 
 
@@ -271,18 +271,18 @@ def test_clients_notice_no_change_but_that_of_the_proxy_itself(
     at_once.set()
     assert upload(session, large, digest, at_once) == ""
 
-    engine, unexpected = stack.proxy, []
+    server, unexpected = stack.proxy, []
     rows = ["| change | what happens | longest wait | failed |", "| --- | --- | ---: | ---: |"]
     for number, change in enumerate(CHANGES):
         change.apply(stack)
         with observed(session, skopeo, tmp_path / str(number), large, digest) as seen:
             said = stack.up().stdout
-        happens, may_lose = touched(said, engine)
+        happens, may_lose = touched(said, server)
         rows.append(f"| {change.what} | {happens} | {seen.longest:.1f} s | {len(seen.failed)} of {seen.done} |")
         print(rows[-1], *[error.strip()[-200:] for error in seen.failed[:3]], sep="\n    ", flush=True)
         if len(seen.failed) > may_lose and not change.noticed:
             unexpected.append(change.what)
-    print(f"\n{engine}:", *rows, sep="\n")
+    print(f"\n{server}:", *rows, sep="\n")
     assert unexpected == []
 
 

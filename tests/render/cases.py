@@ -37,13 +37,13 @@ def configuration_of(case: str) -> dict[str, Any]:
 def rendered(settings: Settings, secrets: Secrets) -> dict[str, str]:
     """Every readable file of a stack by its name."""
     ends = dict.fromkeys(secrets.certificates, END_OF_FILES)
-    match settings.proxy.engine:
+    match settings.proxy.server:
         case "caddy":
             files = {"Caddyfile": caddyfile(settings, ends)}
         case "nginx":
             files = {"nginx.conf": nginx_conf(settings, ends)}
         case "none":
-            files = {f"{engine}-snippet": text for engine, text in snippets(settings).items()}
+            files = {f"{server}-snippet": text for server, text in snippets(settings).items()}
     if needs_issuer(settings):
         files["issuer.Caddyfile"] = issuer_caddyfile(settings)
     files |= {f"{process}.yml": registry_config(process, settings.registry) for process in processes(settings.registry)}

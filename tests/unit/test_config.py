@@ -204,9 +204,9 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     (configuration(images={"registry": "registry:3.1.0@sha256:" + "a" * 64}), "images.registry", "3.1.2 or newer"),
     (configuration(images={"registry": "registry:3.1.1"}), "images.registry", "CVE-2026-85747"),
     (configuration(images={"caddy": "caddy"}), "images.caddy", "exact tag"),
-    (configuration(proxy={"engine": "apache"}), "proxy.engine", "'caddy'"),
+    (configuration(proxy={"server": "apache"}), "proxy.server", "'caddy'"),
     (configuration(images={"nginx": "nginx:mainline"}), "images.nginx", "exact tag"),
-    (with_registry(url="https://192.0.2.1") | {"proxy": {"engine": "nginx", "certificates": {"files": {}}}},
+    (with_registry(url="https://192.0.2.1") | {"proxy": {"server": "nginx", "certificates": {"files": {}}}},
      "registry.url", "clients send no SNI"),
     (configuration(proxy={"certificates": {}}), "proxy.certificates", "acme, files or internal"),
     (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.1/8"]}}),
@@ -397,7 +397,7 @@ def test_certificates_without_choices_may_be_a_text_since_the_cli_sets_texts_alo
 
 def test_https_on_port_80_is_possible_with_nginx_and_certificates_of_ones_own() -> None:
     values = with_registry(url="https://registry.example.com:80")
-    proxy = {"engine": "nginx", "certificates": {"internal": {}}}
+    proxy = {"server": "nginx", "certificates": {"internal": {}}}
 
     assert loaded(values | {"proxy": proxy})[0].registry.url.port == 80
 
@@ -555,15 +555,15 @@ def test_acme_asks_the_directory_that_was_chosen() -> None:
 
 
 def test_a_proxy_of_ones_own_takes_no_certificates_and_is_on_a_loopback_address() -> None:
-    found = problems(configuration(proxy={"engine": "none", "certificates": {"internal": {}}}))
+    found = problems(configuration(proxy={"server": "none", "certificates": {"internal": {}}}))
 
     assert set(found) == {"proxy.address", "proxy.certificates.internal"}
     assert "proxy.address' 127.0.0.1" in found["proxy.address"]
-    assert loaded(configuration(proxy={"engine": "none", "address": "127.0.0.2"}))
+    assert loaded(configuration(proxy={"server": "none", "address": "127.0.0.2"}))
 
 
 def test_a_proxy_of_ones_own_does_not_make_an_open_mirror_less_open() -> None:
-    own = {"engine": "none", "address": "127.0.0.1"}
+    own = {"server": "none", "address": "127.0.0.1"}
 
     assert set(problems(configuration(mirrors=OPEN_MIRROR, proxy=own))) == {'mirrors["docker.io"].allow'}
 

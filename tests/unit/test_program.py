@@ -223,9 +223,9 @@ def test_volumes_with_data_are_protected_and_kept_and_the_others_are_not() -> No
     "proxy",
     [
         {"certificates": {"acme": {"email": "ops@example.com"}}},
-        {"engine": "nginx", "certificates": {"internal": {}}},
+        {"server": "nginx", "certificates": {"internal": {}}},
         {"certificates": {"files": {}}},
-        {"engine": "none", "address": "127.0.0.1"},
+        {"server": "none", "address": "127.0.0.1"},
     ],
 )
 def test_data_cannot_lie_in_any_volume_of_the_stacks_own(proxy: dict[str, Any]) -> None:
@@ -375,17 +375,17 @@ def test_a_certificate_that_serves_no_host_is_not_delivered_and_harms_nothing(pa
     assert run_program(with_files()).resources["proxy-reload"].inputs == recording.resources["proxy-reload"].inputs
 
 
-@pytest.mark.parametrize("engine", ["caddy", "nginx"])
+@pytest.mark.parametrize("server", ["caddy", "nginx"])
 @pytest.mark.parametrize("source", ["files", "acme"])
-def test_each_program_reads_what_it_gets_before_anything_is_delivered(engine: str, source: str) -> None:
+def test_each_program_reads_what_it_gets_before_anything_is_delivered(server: str, source: str) -> None:
     values = with_files()
     if source == "acme":
         root = certificate_pair("ca.example.com")["certificate"]
         acme = {"email": "ops@example.com", "directory": "https://ca.example.com/directory", "root": root}
         values = configuration(proxy={"certificates": {"acme": acme}})
-    values["proxy"]["engine"] = engine
+    values["proxy"]["server"] = server
     recording = run_program(values)
-    roles = ["proxy", "proxy-issuer"] if engine == "nginx" and source == "acme" else ["proxy"]
+    roles = ["proxy", "proxy-issuer"] if server == "nginx" and source == "acme" else ["proxy"]
 
     given = uploads(recording, "proxy-certificates-carrier")
     for role in roles:
@@ -413,7 +413,7 @@ def test_files_of_former_hosts_are_removed_from_the_volume_after_the_reload() ->
 )
 def test_beside_nginx_an_issuer_writes_the_certificates_that_nginx_alone_may_read(source: dict[str, Any]) -> None:
     key = "c2VjcmV0c2VjcmV0c2VjcmV0" if "eab" in source.get("acme", {}) else None
-    recording = run_program(configuration(proxy={"engine": "nginx", "certificates": source}, acme_eab_mac_key=key))
+    recording = run_program(configuration(proxy={"server": "nginx", "certificates": source}, acme_eab_mac_key=key))
 
     def data(role: str) -> dict[str, tuple[str, bool]]:
         mounted = recording.resources[f"{role}-container"].inputs["volumes"]
@@ -447,7 +447,7 @@ def inputs_of(recording: Recording, kind: str) -> dict[str, dict[str, Any]]:
 
 
 def test_for_a_proxy_of_ones_own_services_publish_on_loopback_and_snippets_are_outputs() -> None:
-    recording = run_program(configuration(proxy={"engine": "none", "address": "127.0.0.2"}))
+    recording = run_program(configuration(proxy={"server": "none", "address": "127.0.0.2"}))
 
     ports = {
         name: [(port["ip"], port["external"]) for port in container.get("ports") or []]
@@ -466,7 +466,7 @@ def test_for_a_proxy_of_ones_own_services_publish_on_loopback_and_snippets_are_o
 
 
 def test_for_a_proxy_of_ones_own_the_engine_is_asked_first_unless_what_it_does_is_acknowledged() -> None:
-    values = configuration(proxy={"engine": "none", "address": "127.0.0.1"})
+    values = configuration(proxy={"server": "none", "address": "127.0.0.1"})
 
     assert "docker version" in inputs_of(run_program(values), ":Command")["engine-version"]["create"]
     recording = run_program(values | {"acknowledge": ["routed_loopback"]})

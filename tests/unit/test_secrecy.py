@@ -40,7 +40,7 @@ EVERY_KEY: dict[str, Any] = configuration(
         },
     },
     proxy={
-        "engine": "caddy",
+        "server": "caddy",
         "address": "0.0.0.0",
         "certificates": {
             "acme": {
