@@ -6,26 +6,22 @@ import pulumi
 import pulumi_docker as docker
 from pulumi import ResourceHook, ResourceHookArgs, ResourceHookBinding, ResourceHookOptions, ResourceOptions
 
-from components import (
-    DataStores,
-    DataStoresArgs,
-    PrivateRegistry,
-    PrivateRegistryArgs,
-    PullThroughMirror,
-    PullThroughMirrorArgs,
-    TlsProxy,
-    TlsProxyArgs,
-    credentials,
-)
-from components._docker import StackName, network, process_limit
-from components.config import load_stack, notices
-from components.host_folder import host_folder
-from components.loopback import DANGER, loopback
-from components.preflight import check_local_engine, check_same_engine
-from components.problem import ConfigError
-from components.render.proxy import LEARNS_WITHIN, mirror_alias, snippets
-from components.settings import host_folders, without_expired
-from components.tls_proxy import proxy_images
+from components._service import network, process_limit
+from components.checks.docker_host import check_local_engine, check_same_engine
+from components.checks.host_folder import host_folder
+from components.checks.loopback import DANGER, loopback
+from components.configuration.loading import notices
+from components.configuration.naming import StackName, host_folders, mirror_alias
+from components.configuration.passwords import fingerprint
+from components.configuration.problems import ConfigError
+from components.configuration.settings import without_expired
+from components.data_stores import DataStores, DataStoresArgs
+from components.private_registry import PrivateRegistry, PrivateRegistryArgs
+from components.pull_through_mirror import PullThroughMirror, PullThroughMirrorArgs
+from components.render.proxy import LEARNS_WITHIN, snippets
+from components.render.proxy_command import proxy_images
+from components.stack_configuration import load_stack
+from components.tls_proxy import TlsProxy, TlsProxyArgs
 
 try:
     now = datetime.datetime.now(datetime.UTC)
@@ -152,7 +148,7 @@ pulumi.export("mirror_urls", {upstream: str(mirror.url) for upstream, mirror in 
 pulumi.export(
     "users",
     {
-        name: f"{user.role}, password {credentials.fingerprint(name, secrets.passwords[name], secrets.stack_secret)}"
+        name: f"{user.role}, password {fingerprint(name, secrets.passwords[name], secrets.stack_secret)}"
         for name, user in sorted(settings.registry.users.items())
     },
 )

@@ -20,10 +20,10 @@ from benchmarks.fronts import RECIPE
 from benchmarks.report import Table, ratio, seconds
 from benchmarks.servers import USER, Server, logged_in
 from benchmarks.transfers import IMAGES, Times, by_skopeo
-from components.credentials import COST
+from components.configuration.passwords import COST
+from components.configuration.settings import Settings
 from components.render.proxy import certificate_files
 from components.render.registry import DATA_DIRECTORY
-from components.settings import Settings
 from tests.certificates import authority
 from tests.engine.conftest import remove_everything
 from tests.engine.stack import engine_address

@@ -13,12 +13,12 @@ import yaml
 from docker.models.containers import Container
 from docker.models.networks import Network
 
-from components._docker import StackName, archive
-from components.certificate_issuer import DATA_TMPFS, USER
-from components.render.proxy import certificate_files, quick_alias
+from components._delivery import archive
+from components.configuration.naming import StackName, quick_alias
+from components.configuration.settings import ROLES_OF, Process, Settings
+from components.render.proxy import certificate_files
+from components.render.proxy_command import DATA_TMPFS, SERVERS, USER
 from components.render.registry import DATA_DIRECTORY, environment, registry_config
-from components.settings import ROLES_OF, Process, Settings
-from components.tls_proxy import SERVERS
 from tests.certificates import certificate_pair
 
 NAMES = StackName(prefix="rs-bench", stack="bench")

@@ -12,9 +12,9 @@ from docker.models.containers import Container
 from docker.models.networks import Network
 
 from benchmarks.containers import NAMES, certificates, network, proxy, registries, registry, start, wait
+from components.configuration.settings import Settings
 from components.render.proxy import certificate_files
 from components.render.registry import DATA_DIRECTORY
-from components.settings import Settings
 from tests.engine import clients
 from tests.engine.conftest import remove_everything
 from tests.engine.stack import engine_address

@@ -19,8 +19,8 @@ from docker.models.containers import Container
 
 from benchmarks.containers import ANYONE, NAMES, memory, network, output, proxy, registries, registry, wait
 from benchmarks.report import rotated
+from components.configuration.settings import Settings
 from components.render.proxy import ROOT_CERTIFICATE
-from components.settings import Settings
 from tests.engine import clients
 from tests.engine.conftest import remove_everything
 from tests.engine.stack import Stack, engine_address

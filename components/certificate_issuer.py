@@ -9,20 +9,13 @@ import pulumi
 import pulumi_docker as docker
 from pulumi import ResourceOptions
 
-from components._docker import Attachment, Mount, Service, StackName, config_volume, service
-from components.render.proxy import DATA_DIRECTORY, HEALTH_PORT, ISSUER, RUN_DIRECTORY, issuer_caddyfile
-from components.settings import Settings
+from components._delivery import Mount, config_volume
+from components._service import Attachment, Service, service
+from components.configuration.naming import HEALTH_PORT, StackName
+from components.configuration.settings import Settings
+from components.render.proxy import ISSUER, issuer_caddyfile
+from components.render.proxy_command import CADDY_CAPABILITIES, CADDY_TMPFS, CADDYFILE, USER
 
-#: The user of the official nginx image. Nothing here needs root, since containers may bind low ports without it.
-USER = "101"
-_OWN = f"uid={USER},gid={USER},mode=0700"
-RUN_TMPFS = {RUN_DIRECTORY: f"size=16m,{_OWN}"}
-CADDY_TMPFS = {"/config": f"size=1m,{_OWN}", **RUN_TMPFS}
-#: In a trial, where nothing may reach the volume.
-DATA_TMPFS = {DATA_DIRECTORY: f"size=1m,{_OWN}"}
-#: Its file asks for it, and it does not start without; it never has it, since it may gain no privileges.
-CADDY_CAPABILITIES = ("CAP_NET_BIND_SERVICE",)
-CADDYFILE = "/etc/caddy/Caddyfile"
 _MEMORY_MB = 128
 
 

@@ -9,10 +9,14 @@ import pulumi_command as command
 import pulumi_docker as docker
 from pulumi import Alias, ResourceOptions
 
-from components._docker import Mount, StackName, throwaway, volume
-from components.certificate_issuer import USER as PROXY_USER
-from components.render import proxy, registry
-from components.settings import Settings, data_stores
+from components._delivery import Mount, throwaway, volume
+from components.configuration.naming import StackName, data_stores, mirror_alias
+from components.configuration.settings import Settings
+from components.render.proxy import DATA_DIRECTORY as PROXY_DATA_DIRECTORY
+from components.render.proxy import ISSUED_DIRECTORY
+from components.render.proxy_command import USER as PROXY_USER
+from components.render.registry import DATA_DIRECTORY
+from components.render.registry_command import USER, store_mark
 
 #: Gives new volumes to the user $0 and says which of the others, each with its mark, are somebody else's. A new one
 #: gets its mark, since an empty one would get the owner of the image's folder from the engine.
@@ -99,25 +103,25 @@ class DataStores(pulumi.ComponentResource):
         for parts, (storage, default) in data_stores(prefix, settings.registry, settings.mirrors).items():
             component, former, upstream = "registry", "PrivateRegistry", None
             if parts[0] == "mirrors":
-                component, former, upstream = proxy.mirror_alias(parts[1]), "PullThroughMirror", parts[1]
-            mount = Mount(path=registry.DATA_DIRECTORY, host_path=storage.host_path, read_only=False)
+                component, former, upstream = mirror_alias(parts[1]), "PullThroughMirror", parts[1]
+            mount = Mount(path=DATA_DIRECTORY, host_path=storage.host_path, read_only=False)
             if storage.host_path is None:
                 physical_name = storage.volume or default
                 volumes.append(self._volume(args, default, physical_name, f"{former}::{component}"))
                 places[physical_name] = f"/stores/{component}"
-                marks.append(f"{component}={registry.store_mark(upstream)}")
+                marks.append(f"{component}={store_mark(upstream)}")
                 mount = replace(mount, volume=volumes[-1].name)
             self.mounts[component] = mount
         if settings.proxy.services_address is None:
             script += _OWN_PROXY % {"user": f"{PROXY_USER}:{PROXY_USER}"}
-            for path, role in ((proxy.DATA_DIRECTORY, "data"), (proxy.ISSUED_DIRECTORY, "issued-data")):
+            for path, role in ((PROXY_DATA_DIRECTORY, "data"), (ISSUED_DIRECTORY, "issued-data")):
                 physical_name = f"{prefix}-proxy-{role}"
                 volumes.append(self._volume(args, physical_name, physical_name, "TlsProxy::proxy"))
                 places[physical_name] = f"/proxy/{role}"
                 self.proxy.append(Mount(path=path, volume=volumes[-1].name, read_only=False))
 
         def run(program: str, *arguments: str) -> str:
-            shell = ("sh", "-c", program, registry.USER, *arguments)
+            shell = ("sh", "-c", program, USER, *arguments)
             return throwaway(settings.images.registry, places, ("CHOWN", "DAC_OVERRIDE"), *shell)
 
         self.owned = command.local.Command(
@@ -126,7 +130,7 @@ class DataStores(pulumi.ComponentResource):
             % {
                 "own": run(script, *marks),
                 "give": run(_GIVE),
-                "user": registry.USER,
+                "user": USER,
                 "ours": f"--filter=label=registry-stack.prefix={prefix}",
             },
             environment={"DOCKER_HOST": settings.docker_host},

@@ -8,36 +8,22 @@ import pulumi
 import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 
-from components import credentials
-from components._docker import (
-    Attachment,
-    Mount,
-    Service,
-    StackName,
-    carrier,
-    digest,
-    published,
-    service,
-    swap,
-    volume,
-)
+from components._delivery import Mount, carrier, digest, swap, volume
+from components._service import Attachment, Service, published, service
+from components.configuration.fields import OPERATIONS_USER, seconds
+from components.configuration.naming import PORTS, StackName, quick_alias
+from components.configuration.passwords import hashes, http_secret, operations_password
+from components.configuration.settings import ROLES_OF, Process, RegistrySettings, Secrets, processes
 from components.render.htpasswd import htpasswd
-from components.render.proxy import quick_alias
 from components.render.registry import (
     CONFIG_DIRECTORY,
     HTTP_SECRET_FILE,
-    PORTS,
-    PRIVATELY,
     READ_ONLY,
     SECRETS_DIRECTORY,
-    SERVE,
-    USER,
     environment,
-    on_own_store,
     registry_config,
-    store_mark,
 )
-from components.settings import OPERATIONS_USER, ROLES_OF, Process, RegistrySettings, Secrets, processes, seconds
+from components.render.registry_command import PRIVATELY, SERVE, USER, on_own_store, store_mark
 
 #: distribution reads ``http.secret`` from its environment alone or from a file that previews must show, so the process
 #: takes it from a file of its own; the container's environment, which ``docker inspect`` shows, does not hold it.
@@ -164,8 +150,8 @@ class PrivateRegistry(pulumi.ComponentResource):
 
 def _secret_files(args: PrivateRegistryArgs) -> dict[Process, dict[str, str]]:
     """What each process that asks for a login alone reads: its password file, and the writer the key for uploads."""
-    passwords = args.secrets.passwords | {OPERATIONS_USER: credentials.operations_password(args.secrets.stack_secret)}
-    hashes = credentials.hashes(passwords, args.secrets.stack_secret)
-    files = {process: {f"{process}.htpasswd": htpasswd(process, args.settings.users, hashes)} for process in ROLES_OF}
-    files["writer"][HTTP_SECRET_FILE] = credentials.http_secret(args.secrets.stack_secret)
+    passwords = args.secrets.passwords | {OPERATIONS_USER: operations_password(args.secrets.stack_secret)}
+    hashed = hashes(passwords, args.secrets.stack_secret)
+    files = {process: {f"{process}.htpasswd": htpasswd(process, args.settings.users, hashed)} for process in ROLES_OF}
+    files["writer"][HTTP_SECRET_FILE] = http_secret(args.secrets.stack_secret)
     return files

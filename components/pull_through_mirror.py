@@ -9,26 +9,22 @@ import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 from pydantic import SecretStr
 
-from components._docker import Attachment, Mount, Service, StackName, carrier, published, service, volume
-from components.render.proxy import mirror_alias, quick_alias
+from components._delivery import Mount, carrier, volume
+from components._service import Attachment, Service, published, service
+from components.configuration.naming import StackName, mirror_alias, mirror_port, quick_alias
+from components.configuration.settings import MirrorSettings
 from components.render.registry import (
     CONFIG_DIRECTORY,
     CREDENTIAL_HELPER,
     CREDENTIALS_FILE,
     MIRROR_DRAIN_SECONDS,
-    PRIVATELY,
     SECRETS_DIRECTORY,
-    SERVE,
-    USER,
     credential_helper,
     credentials_file,
     environment,
     mirror_config,
-    mirror_port,
-    on_own_store,
-    store_mark,
 )
-from components.settings import MirrorSettings
+from components.render.registry_command import PRIVATELY, SERVE, USER, on_own_store, store_mark
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ import certifi
 import docker
 from docker.errors import APIError, ImageNotFound
 
-from components.settings import ImageSettings
+from components.configuration.settings import ImageSettings
 from local.sources import busybox, module_version, reachable, wheel_version
 from local.steps import Problem, Stamp, home, run, say, step
 from local.toolchain import caddy_binary, nginx_binary, registry_binary

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from components.settings import ImageSettings
+from components.configuration.settings import ImageSettings
 from local.images import DOCKER_HUB
 from local.sources import GO_MODULES, WHEELS, go, reachable, wheel_version
 from local.steps import ROOT, Problem, run

@@ -17,9 +17,10 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from rich.console import Console
 from rich.table import Table
 
-from components.credentials import fingerprint, is_hash
-from components.problem import path, set_command
-from components.settings import ROLES_OF, Role, UserName, UserSettings
+from components.configuration.fields import UserName
+from components.configuration.passwords import fingerprint, is_hash
+from components.configuration.problems import path, set_command
+from components.configuration.settings import ROLES_OF, Role, UserSettings
 from operations.docker_config import write_login
 from operations.stack_config import Change, Credentials, Refused, StackConfig, fault
 

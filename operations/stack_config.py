@@ -16,8 +16,17 @@ from typing import Any, TypeVar
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 
-from components.problem import PROJECT, path, redacted, remove_command, secret_command, set_command, shown_key
-from components.settings import Endpoint, MirrorSettings, Secrets, UpstreamName, Url, UserName, UserSettings
+from components.configuration.fields import Endpoint, UpstreamName, Url, UserName
+from components.configuration.problems import (
+    PROJECT,
+    path,
+    redacted,
+    remove_command,
+    secret_command,
+    set_command,
+    shown_key,
+)
+from components.configuration.settings import MirrorSettings, Secrets, UserSettings
 
 T = TypeVar("T")
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from components.config import load
-from components.settings import Secrets, Settings
+from components.configuration.loading import load
+from components.configuration.settings import Secrets, Settings
 
 ROOT = Path(__file__).parent.parent
 SECRET_KEYS = frozenset(Secrets.model_fields)

@@ -13,9 +13,9 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from components.config import load
-from components.problem import ConfigError, Problem
-from components.settings import Secrets
+from components.configuration.loading import load
+from components.configuration.problems import ConfigError, Problem
+from components.configuration.settings import Secrets
 from tests.certificates import certificate_pair
 
 Parts = tuple[str | int, ...]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from components.settings import OPERATIONS_USER, ROLES_OF, Process, UserSettings
+from components.configuration.fields import OPERATIONS_USER
+from components.configuration.settings import ROLES_OF, Process, UserSettings
 
 
 def htpasswd(process: Process, users: Mapping[str, UserSettings], hashes: Mapping[str, str]) -> str:

@@ -7,19 +7,21 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from components.certificates import canonical, canonical_root
-from components.problem import path
-from components.render.registry import PORTS, REALM, mirror_port, most_layers
-from components.settings import (
-    CertificatePair,
-    Endpoint,
-    MirrorSettings,
-    RegistrySettings,
+from components.configuration.certificates import canonical, canonical_root, certificate_name, certificates_in_use
+from components.configuration.fields import Endpoint
+from components.configuration.naming import (
+    HEALTH_PORT,
+    endpoints,
+    mirror_alias,
+    ports,
+    quick_alias,
+    service_ports,
+)
+from components.configuration.settings import (
     Secrets,
     Settings,
-    processes,
-    slug,
 )
+from components.render.registry import REALM, most_layers
 
 CERTIFICATES_DIRECTORY = "/etc/proxy-certificates"
 #: For ACME: the root of the server's own certificate, and the MAC key of the account.
@@ -34,8 +36,6 @@ RUN_DIRECTORY = "/run/proxy"
 GATEWAY_FILE = f"{RUN_DIRECTORY}/gateway"
 #: Root certificate of Caddy's own authority, in the container that issues.
 ROOT_CERTIFICATE = f"{DATA_DIRECTORY}/caddy/pki/authorities/local/root.crt"
-#: Port of the health check inside the container; no service may use it.
-HEALTH_PORT = 2015
 #: Network name of the container that gets certificates for nginx.
 ISSUER = "issuer"
 #: Clients on the Docker host use either.
@@ -77,56 +77,10 @@ class MirrorRoute:
     most_layers: int
 
 
-def mirror_alias(name: str) -> str:
-    """Network name of the mirror of ``name``."""
-    return f"mirror-{slug(name)}"
-
-
-def quick_alias(name: str) -> str:
-    """Another network name of a process or a mirror, for all but layers."""
-    return f"{name}-quick"
-
-
-def endpoints(registry: RegistrySettings | None, mirrors: Mapping[str, MirrorSettings]) -> dict[str, Endpoint]:
-    """Every URL under which clients reach something, by its configuration key; None is a registry yet to be read."""
-    found = {"registry.url": registry.url} if registry else {}
-    if registry and registry.anonymous_url:
-        found["registry.anonymous_url"] = registry.anonymous_url
-    return found | {path("mirrors", name, "url"): mirror.url for name, mirror in mirrors.items()}
-
-
-def hosts(settings: Settings) -> tuple[str, ...]:
-    """Names that certificates must cover, each once."""
-    return tuple(dict.fromkeys(url.host for url in endpoints(settings.registry, settings.mirrors).values()))
-
-
-def ports(settings: Settings) -> tuple[int, ...]:
-    """Ports that clients use, each once."""
-    return tuple(sorted({url.port for url in endpoints(settings.registry, settings.mirrors).values()}))
-
-
-def service_ports(settings: Settings) -> dict[str, int]:
-    """Where each process of the registry and each mirror listens, by its network name."""
-    own: dict[str, int] = {process: PORTS[process] for process in processes(settings.registry)}
-    return own | {mirror_alias(name): mirror_port(name) for name in settings.mirrors}
-
-
-def certificate_name(host: str, available: tuple[str, ...]) -> str | None:
-    """Which of the given certificates serves ``host``: its own or the wildcard of its domain, or None."""
-    wildcard = "*." + host.partition(".")[2]
-    return host if host in available else wildcard if wildcard in available else None
-
-
 def certificate_files(name: str) -> tuple[str, str]:
     """Paths of a certificate chain and its private key in the proxy container."""
     stem = f"{CERTIFICATES_DIRECTORY}/{name.replace('*', '_')}"
     return f"{stem}.crt", f"{stem}.key"
-
-
-def certificates_in_use(settings: Settings, secrets: Secrets) -> dict[str, CertificatePair]:
-    """The certificates given as files that serve a host, by name; no other was checked, so no other may be read."""
-    names = {certificate_name(host, tuple(secrets.certificates)) for host in hosts(settings)}
-    return {name: pair for name, pair in sorted(secrets.certificates.items()) if name in names}
 
 
 def certificate_contents(settings: Settings, secrets: Secrets) -> dict[str, str]:

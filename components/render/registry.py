@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import zlib
 from typing import Any
 
 import yaml
 
-from components.settings import ROLES_OF, MirrorSettings, Process, RegistrySettings, upstream_url
+from components.configuration.naming import PORTS, mirror_port
+from components.configuration.settings import ROLES_OF, MirrorSettings, Process, RegistrySettings, upstream_url
 
 #: Where the containers find their files; plain strings, since container outputs would make one replacement cascade.
 CONFIG_DIRECTORY = "/etc/distribution"
@@ -17,79 +17,14 @@ DATA_DIRECTORY = "/var/lib/registry"
 CREDENTIAL_HELPER = "upstream-credentials"
 CREDENTIALS_FILE = "upstream.json"
 HTTP_SECRET_FILE = "http-secret"  # noqa: S105 - a file name
-#: Where each process listens. Every one has a port of its own, and so has every mirror: the address of a container that
-#: is gone is given to a new one, and a proxy that still holds it (nginx does for a second) must find nothing there, not
-#: another process: by such an address a closed registry is on record as having answered as an open mirror.
-PORTS: dict[Process, int] = {"reader": 5000, "writer": 5001, "admin": 5002, "public": 5003}
 #: The processes that cannot write: by their configuration, and because their data is mounted so.
 READ_ONLY: tuple[Process, ...] = ("reader", "public")
 #: What the registry calls itself when it asks for a login; of the proxies, too, which ask before they read a body.
 REALM = "Registry Realm"
 #: That one answer of ``/v2/_catalog`` may name; each costs 16 bytes of memory, whether it exists or not.
 MOST_REPOSITORIES = 100_000
-#: Prints whose data the folder $1 holds if it is not that of $2, and nothing otherwise. A store that is older than the
-#: mark: of a mirror, distribution keeps a list of what has to be removed when.
-OTHER_OWNER = r"""
-other_owner() {
-  if [ -s "$1/.store" ]; then owner=$(cat "$1/.store")
-  elif [ -e "$1/scheduler-state.json" ]; then owner=mirror
-  elif [ -n "$(ls -A "$1/docker/registry/v2/repositories" 2> /dev/null)" ]; then owner=registry
-  else owner=
-  fi
-  case $2 in
-    "${owner:=$2}" | "$owner "*) ;;
-    *) echo "$owner" ;;
-  esac
-}
-"""
-#: Runs the rest for the store $1 if it is that of $2. A mirror serves all that is in its store without a login, so one
-#: that holds the private registry's data, by whatever mistake, must not start. Nothing depends on writing the mark: the
-#: processes of the registry start together, those that read cannot write, and the disk may be full.
-_GUARD = (
-    OTHER_OWNER
-    + r"""
-owner=$(other_owner "$1" "$2")
-if [ -n "$owner" ]; then
-  echo "$1 has the data of the $owner, and this is the $2; if it is not so, write '$2' into $1/.store" >&2
-  exit 1
-fi
-if [ ! -s "$1/.store" ]; then
-  new=$1/.store.$(hostname)
-  { echo "$2" > "$new" && mv "$new" "$1/.store"; } 2> /dev/null || rm -f "$new" 2> /dev/null
-fi
-if [ "$3" = writes ] && [ ! -w "$1" ]; then
-  echo "$1 belongs to uid $(stat -c %u "$1"), and this process, which must write there, has the uid $(id -u);" \
-    "for a volume: pulumi up --replace '**::stores-owner'" >&2
-  exit 1
-fi
-"""
-)
-#: Uid and gid of its processes, as of "nonroot" in the images of distroless.
-USER = "65532:65532"
-#: Runs distribution with the configuration $0.
-SERVE = 'exec registry serve "$0"'
-#: Before that, where data lies in a folder of the host: no other user there reads what is written.
-PRIVATELY = "umask 027; "
 #: A mirror's downloads that a restart lets finish, in seconds; its successor cannot start before.
 MIRROR_DRAIN_SECONDS = 30
-
-
-def store_mark(upstream: str | None = None) -> str:
-    """Whose a store is: the registry's or, with the name of its ``upstream``, a mirror's."""
-    return "registry" if upstream is None else f"mirror {upstream}"
-
-
-def on_own_store(program: str, config: str, service: str, *, writes: bool) -> list[str]:
-    """The command that runs a shell ``program`` with its ``config`` as $0, unless the store is that of another service.
-
-    ``service`` is one that ``store_mark`` names. Nor does it run where it ``writes`` and may not.
-    """
-    return ["/bin/sh", "-c", _GUARD + program, config, DATA_DIRECTORY, service, "writes" if writes else "reads"]
-
-
-def mirror_port(name: str) -> int:
-    """Port of the mirror of ``name``: the same whatever other mirrors there are."""
-    return 10_000 + zlib.crc32(name.encode()) % 50_000
 
 
 def environment(memory_mb: int) -> list[str]:

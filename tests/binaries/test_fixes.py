@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
-from components.problem import path
-from components.settings import Secrets
+from components.configuration.problems import path
+from components.configuration.settings import Secrets
 from local.toolchain import environment
 from tests.conftest import ROOT, configuration
 from tests.stack_file import StackFile, files, path_of, steps

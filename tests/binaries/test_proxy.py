@@ -21,7 +21,8 @@ import httpx
 import pytest
 from cryptography import x509
 
-from components.certificates import canonical
+from components.configuration.certificates import canonical
+from components.configuration.settings import CertificatePair
 from components.render.proxy import (
     CERTIFICATES_DIRECTORY,
     DATA_DIRECTORY,
@@ -29,7 +30,6 @@ from components.render.proxy import (
     RUN_DIRECTORY,
     certificate_files,
 )
-from components.settings import CertificatePair
 from tests.binaries.processes import free_port, running
 from tests.certificates import authority, certificate_pair, joined_pair, odd_pair
 from tests.conftest import loaded

@@ -19,16 +19,12 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from components import credentials
+from components.configuration.fields import OPERATIONS_USER
+from components.configuration.passwords import hashes, operations_password
+from components.configuration.settings import ROLES_OF, MirrorSettings, Process, UserSettings
 from components.render.htpasswd import htpasswd
-from components.render.registry import (
-    CONFIG_DIRECTORY,
-    DATA_DIRECTORY,
-    SECRETS_DIRECTORY,
-    credential_helper,
-    on_own_store,
-)
-from components.settings import OPERATIONS_USER, ROLES_OF, MirrorSettings, Process, UserSettings
+from components.render.registry import CONFIG_DIRECTORY, DATA_DIRECTORY, SECRETS_DIRECTORY, credential_helper
+from components.render.registry_command import on_own_store
 from tests.binaries.processes import free_port, running
 from tests.conftest import configuration, example_password, loaded
 from tests.render.cases import GOLDEN
@@ -67,11 +63,10 @@ def registry(
 @pytest.fixture
 def secrets_folder(tmp_path: Path) -> Path:
     settings, given = loaded(configuration())
-    passwords = given.passwords | {OPERATIONS_USER: credentials.operations_password(given.stack_secret)}
-    hashes = credentials.hashes(passwords, given.stack_secret)
+    passwords = given.passwords | {OPERATIONS_USER: operations_password(given.stack_secret)}
     (tmp_path / "secrets").mkdir()
     for process in ROLES_OF:
-        text = htpasswd(process, settings.registry.users, hashes)
+        text = htpasswd(process, settings.registry.users, hashes(passwords, given.stack_secret))
         (tmp_path / "secrets" / f"{process}.htpasswd").write_text(text)
     return tmp_path
 
@@ -117,10 +112,10 @@ def test_the_time_of_an_answer_does_not_tell_whether_a_name_exists(
         "hashed": bcrypt.hashpw(b"by htpasswd -B", bcrypt.gensalt(5)).decode(),
     }
     everybody = {name: UserSettings(role="admin") for name in passwords}
-    users = {OPERATIONS_USER: credentials.operations_password(stack_secret)}
+    users = {OPERATIONS_USER: operations_password(stack_secret)}
     users |= {name: SecretStr(password) for name, password in passwords.items()}
     (tmp_path / "secrets").mkdir()
-    text = htpasswd(process, everybody, credentials.hashes(users, stack_secret))
+    text = htpasswd(process, everybody, hashes(users, stack_secret))
     (tmp_path / "secrets" / f"{process}.htpasswd").write_text(text)
 
     took: dict[str, list[float]] = {name: [] for name in ("unknown", *passwords)}

@@ -17,7 +17,7 @@ import docker
 import httpx
 from docker.models.containers import Container
 
-from components.settings import ImageSettings
+from components.configuration.settings import ImageSettings
 from tests.engine.stack import Stack, engine_address
 from tests.images import random_layer, write_layout
 

@@ -10,7 +10,7 @@ import bcrypt
 import docker
 import pytest
 
-from components.render.registry import USER as USER_OF_DATA
+from components.render.registry_command import USER as USER_OF_DATA
 from tests.engine import clients
 from tests.engine.conftest import DockerHost, remove_everything, small_stack
 from tests.engine.stack import Stack

@@ -26,7 +26,7 @@ import httpx
 import pytest
 from docker.models.containers import Container
 
-from components.render.registry import PORTS
+from components.configuration.naming import PORTS
 from tests.engine import clients
 from tests.engine.attacks import (
     PATIENCE,

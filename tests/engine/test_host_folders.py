@@ -13,7 +13,7 @@ from typing import Any
 import docker
 import pytest
 
-from components.render.registry import USER
+from components.render.registry_command import USER
 from tests.engine import clients
 from tests.engine.conftest import PREFIX, UPSTREAM, remove_everything, small_stack
 from tests.engine.sshd import ssh_host

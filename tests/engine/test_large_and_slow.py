@@ -28,7 +28,7 @@ from urllib.parse import urljoin
 import docker
 import pytest
 
-from components._docker import archive
+from components._delivery import archive
 from tests.engine import clients
 from tests.engine.attacks import basic, connected, http1, statuses
 from tests.engine.conftest import PREFIX, REGISTRY_PORT, DockerHost, running_stack

@@ -14,7 +14,7 @@ import docker
 import httpx
 import pytest
 
-from components.render.registry import PORTS
+from components.configuration.naming import PORTS
 from tests.conftest import ROOT
 from tests.engine import clients
 from tests.engine.attacks import basic, connected, exchange, http1, log_lines, statuses

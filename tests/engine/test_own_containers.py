@@ -10,8 +10,8 @@ from pathlib import Path
 import docker
 import pytest
 
-from components._docker import StackName
-from components.preflight import _is_bound, check_local_engine
+from components.checks.docker_host import _is_bound, check_local_engine
+from components.configuration.naming import StackName
 from tests.conftest import loaded
 from tests.engine import clients
 from tests.engine.conftest import PREFIX, REGISTRY_PORT

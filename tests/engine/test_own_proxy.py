@@ -10,7 +10,7 @@ import docker
 import httpx
 import pytest
 
-from components.render.registry import PORTS
+from components.configuration.naming import PORTS
 from tests.binaries.processes import running
 from tests.engine import clients
 from tests.engine.conftest import (

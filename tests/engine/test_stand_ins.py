@@ -23,7 +23,7 @@ from pulumi.provider.experimental import provider as protocol
 from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
-from components.settings import ImageSettings
+from components.configuration.settings import ImageSettings
 from local.stand_ins._plugin import InitializationError, StandInError, plain, plain_map, pulumi_value
 from local.stand_ins.docker import DockerStandIn
 

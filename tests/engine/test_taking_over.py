@@ -11,7 +11,8 @@ import docker
 import pytest
 import yaml
 
-from components.render.registry import DATA_DIRECTORY, USER, on_own_store
+from components.render.registry import DATA_DIRECTORY
+from components.render.registry_command import USER, on_own_store
 from tests.engine import clients
 from tests.engine.conftest import PREFIX, DockerHost, remove_everything, small_stack
 from tests.engine.stack import STACK, Stack

@@ -7,9 +7,10 @@ from typing import Any
 
 import yaml
 
+from components.configuration.naming import slug
+from components.configuration.settings import Secrets, Settings, processes
 from components.render.proxy import caddyfile, issuer_caddyfile, needs_issuer, nginx_conf, snippets
 from components.render.registry import credential_helper, mirror_config, registry_config
-from components.settings import Secrets, Settings, processes, slug
 from tests.certificates import certificate_pair
 from tests.conftest import configuration, example_password
 

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from components.certificates import canonical, canonical_root, end, fault, root_fault
-from components.settings import CertificatePair
+from components.configuration.certificates import canonical, canonical_root, end, fault_of, fault_of_root
+from components.configuration.settings import CertificatePair
 from tests.certificates import Issued, certificate_pair, issue
 
 NOW = datetime.datetime(2026, 6, 1, 12, 0, tzinfo=datetime.UTC)
@@ -27,7 +27,7 @@ def issued(*hosts: str, start: datetime.datetime = NOW - DAY, days: int = 90, **
 
 
 def answer(leaf: Issued, *issuers: Issued, host: str = HOST, **changes: str) -> str | None:
-    return fault(CertificatePair.model_validate(leaf.pair(*issuers) | changes), host, NOW)
+    return fault_of(CertificatePair.model_validate(leaf.pair(*issuers) | changes), host, NOW)
 
 
 @pytest.mark.parametrize("host", [HOST, "ghcr.mirror.example.com"])
@@ -126,9 +126,9 @@ def test_a_chain_ends_with_the_first_certificate_that_ends() -> None:
 def test_the_root_of_an_acme_server_must_be_a_certificate_and_no_key() -> None:
     pair = certificate_pair(HOST)
 
-    assert root_fault(pair["certificate"]) is None
-    assert "no certificate in PEM" in str(root_fault("no PEM"))
-    assert "a private key" in str(root_fault(pair["certificate"] + pair["private_key"]))
+    assert fault_of_root(pair["certificate"]) is None
+    assert "no certificate in PEM" in str(fault_of_root("no PEM"))
+    assert "a private key" in str(fault_of_root(pair["certificate"] + pair["private_key"]))
 
 
 ROOT = issued(name="root")
@@ -163,7 +163,7 @@ def chain_pair(**changes: str) -> CertificatePair:
     ],
 )
 def test_what_python_alone_can_read_is_delivered_as_every_program_reads_it(changes: dict[str, str]) -> None:
-    assert fault(chain_pair(**changes), HOST, NOW) is None
+    assert fault_of(chain_pair(**changes), HOST, NOW) is None
     assert canonical(chain_pair(**changes)) == (CHAIN["certificate"], CHAIN["private_key"])
 
 
@@ -182,7 +182,7 @@ def mangled(draw: st.DrawFn, text: str) -> str:
 @given(chain=mangled(CHAIN["certificate"]), key=mangled(CHAIN["private_key"]))
 def test_however_a_pair_is_written_the_same_bytes_are_delivered(chain: str, key: str) -> None:
     pair = chain_pair(certificate=chain, private_key=key)
-    assume(fault(pair, HOST, NOW) is None)
+    assume(fault_of(pair, HOST, NOW) is None)
 
     assert canonical(pair) == (CHAIN["certificate"], CHAIN["private_key"])
 
@@ -190,7 +190,7 @@ def test_however_a_pair_is_written_the_same_bytes_are_delivered(chain: str, key:
 @settings(max_examples=100, deadline=None)
 @given(text=mangled(MIDDLE.pair(ROOT)["certificate"]))
 def test_however_the_root_of_an_acme_server_is_written_the_same_bytes_are_delivered(text: str) -> None:
-    assume(root_fault(text) is None)
+    assume(fault_of_root(text) is None)
 
     assert canonical_root(text) == MIDDLE.pair(ROOT)["certificate"]
 
@@ -207,8 +207,8 @@ def test_however_the_root_of_an_acme_server_is_written_the_same_bytes_are_delive
     ids=["end cut", "middle cut", "start cut", "a dash lost", "trusted"],
 )
 def test_a_chain_of_which_a_part_cannot_be_read_is_refused(spoiled: str) -> None:
-    assert "not the whole of it" in str(fault(chain_pair(certificate=spoiled), HOST, NOW))
-    assert "not the whole of it" in str(root_fault(spoiled))
+    assert "not the whole of it" in str(fault_of(chain_pair(certificate=spoiled), HOST, NOW))
+    assert "not the whole of it" in str(fault_of_root(spoiled))
 
 
 def test_what_is_delivered_is_the_very_certificate() -> None:

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from components.config import load, notices
-from components.problem import ConfigError, path
-from components.settings import without_expired
+from components.configuration.loading import load, notices
+from components.configuration.problems import ConfigError, path
+from components.configuration.settings import without_expired
 from tests.certificates import certificate_pair, issue
 from tests.conftest import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
 from tests.unit.test_secrecy import EVERY_KEY, places

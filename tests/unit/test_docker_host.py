@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from components import preflight
-from components._docker import StackName
-from components.preflight import check_same_engine
-from components.problem import ConfigError
+from components.checks import docker_host
+from components.checks.docker_host import check_same_engine
+from components.configuration.naming import StackName
+from components.configuration.problems import ConfigError
 from tests.conftest import configuration
 from tests.unit.recorder import run_program
 
@@ -82,7 +82,7 @@ def test_an_old_socket_that_is_gone_can_be_kept_alive_by_the_printed_command() -
 
 
 def test_a_new_address_that_does_not_answer_in_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "_ANSWERS_WITHIN", 0.2)
+    monkeypatch.setattr(docker_host, "_ANSWERS_WITHIN", 0.2)
 
     text = refusal(OLD, "ssh://hangs")
 

@@ -16,8 +16,8 @@ import pytest
 from pydantic import SecretStr
 from typer.testing import CliRunner
 
-from components.credentials import fingerprint
-from components.settings import UserSettings
+from components.configuration.passwords import fingerprint
+from components.configuration.settings import UserSettings
 from operations.__main__ import app
 from operations.credentials import kind, rotations, state
 from operations.docker_config import write_login

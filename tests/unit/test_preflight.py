@@ -13,9 +13,9 @@ from unittest.mock import Mock
 
 import pytest
 
-from components._docker import StackName
-from components.preflight import check_local_engine
-from components.problem import ConfigError, Problem
+from components.checks.docker_host import check_local_engine
+from components.configuration.naming import StackName
+from components.configuration.problems import ConfigError, Problem
 from tests.conftest import configuration, loaded
 
 NAMES = StackName(prefix="registry-stack", stack="prod")

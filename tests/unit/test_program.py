@@ -16,8 +16,8 @@ import pulumi
 import pytest
 import yaml
 
-from components.problem import ConfigError
-from components.settings import Secrets, Settings
+from components.configuration.problems import ConfigError
+from components.configuration.settings import Secrets, Settings
 from tests.certificates import certificate_pair
 from tests.conftest import ROOT, configuration, example_password, loaded
 from tests.unit.recorder import Recording, run_program

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from components.settings import (
+from components.configuration.settings import (
     DANGERS,
     CertificatePair,
     ImageSettings,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from components.problem import ConfigError, Problem, path, shown
+from components.configuration.problems import ConfigError, Problem, path, shown
 from tests.certificates import certificate_pair
 from tests.conftest import configuration, loaded
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
-import pulumi
-import yaml
 from pydantic import SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from components import certificates
-from components.fixes import intended_dangers, missing, refused, set_secret_command
-from components.problem import (
-    PROJECT,
+from components.configuration import certificates
+from components.configuration.certificates import certificates_in_use
+from components.configuration.fixes import intended_dangers, missing, refused, set_secret_command
+from components.configuration.problems import (
     ConfigError,
     Problem,
     certificate_command,
@@ -25,9 +21,10 @@ from components.problem import (
     remove_command,
     shown,
 )
-from components.render.proxy import certificates_in_use
-from components.rules import RULES, Draft, certificate_problems
-from components.settings import Secrets, Settings
+from components.configuration.rules import RULES
+from components.configuration.rules.certificates import certificate_problems
+from components.configuration.rules.draft import Draft
+from components.configuration.settings import Secrets, Settings
 
 _EXPIRY_NOTICE_DAYS = 14
 
@@ -41,28 +38,6 @@ _FIELDS = Settings.model_fields | Secrets.model_fields
 #: Objects whose members people name.
 _BY_NAME = ("mirrors", "passwords", "upstream_passwords", "certificates")
 _ADAPTERS = {key: _adapter(field) for key, field in _FIELDS.items()}
-
-
-def load_stack(now: datetime.datetime) -> tuple[Settings, Secrets]:
-    """Read the configuration of the stack that Pulumi runs, as it is to be judged at ``now``.
-
-    Raises:
-        ConfigError: with every problem of the configuration and of the environment.
-    """
-    values = {key: value for key, value in pulumi.runtime.config.CONFIG.get().items() if key.startswith(f"{PROJECT}:")}
-    stack_file = Path(f"Pulumi.{pulumi.get_stack()}.yaml")
-    written = yaml.safe_load(stack_file.read_text()) if stack_file.exists() else None
-    return load(
-        values={key.removeprefix(f"{PROJECT}:"): value for key, value in values.items()},
-        encrypted=frozenset(key.removeprefix(f"{PROJECT}:") for key in values if pulumi.runtime.is_config_secret(key)),
-        written={
-            key.removeprefix(f"{PROJECT}:"): value
-            for key, value in ((written or {}).get("config") or {}).items()
-            if key.startswith(f"{PROJECT}:")
-        },
-        environment=os.environ,
-        now=now,
-    )
 
 
 def load(

@@ -10,7 +10,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from components.problem import (
+from components.configuration.fields import Conflict
+from components.configuration.naming import slug
+from components.configuration.problems import (
     HIDDEN,
     Problem,
     certificate_command,
@@ -21,10 +23,9 @@ from components.problem import (
     set_command,
     shown,
 )
-from components.settings import (
+from components.configuration.settings import (
     DANGERS,
     AcmeCertificates,
-    Conflict,
     ImageSettings,
     MirrorSettings,
     ProxySettings,
@@ -33,7 +34,6 @@ from components.settings import (
     Secrets,
     Settings,
     UserSettings,
-    slug,
 )
 
 Parts = tuple[str | int, ...]

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from components.settings import CertificatePair
+from components.configuration.naming import hosts
+from components.configuration.settings import CertificatePair, Secrets, Settings
 
 #: How long before the end of a certificate every preview says so.
 NOTICE_DAYS = 21
@@ -25,7 +26,7 @@ NOTICE_DAYS = 21
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 
-def fault(pair: CertificatePair, host: str, now: datetime.datetime) -> str | None:
+def fault_of(pair: CertificatePair, host: str, now: datetime.datetime) -> str | None:
     """What is wrong with a certificate for ``host`` at ``now``, or None."""
     try:
         chain = _chain(pair)
@@ -58,7 +59,7 @@ def canonical_root(text: str) -> str:
     return _pem(_certificates(text))
 
 
-def root_fault(text: str) -> str | None:
+def fault_of_root(text: str) -> str | None:
     """What is wrong with the PEM text of a certificate authority, or None; a text with a private key is never shown."""
     if "PRIVATE KEY" in text:
         return "a private key, which is now known to all who can read the stack file"
@@ -146,3 +147,15 @@ def _name(certificate: x509.Certificate) -> str:
 
 def _public_bytes(holder: x509.Certificate | PrivateKeyTypes) -> bytes:
     return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def certificate_name(host: str, available: tuple[str, ...]) -> str | None:
+    """Which of the given certificates serves ``host``: its own or the wildcard of its domain, or None."""
+    wildcard = "*." + host.partition(".")[2]
+    return host if host in available else wildcard if wildcard in available else None
+
+
+def certificates_in_use(settings: Settings, secrets: Secrets) -> dict[str, CertificatePair]:
+    """The certificates given as files that serve a host, by name; no other was checked, so no other may be read."""
+    names = {certificate_name(host, tuple(secrets.certificates)) for host in hosts(settings)}
+    return {name: pair for name, pair in sorted(secrets.certificates.items()) if name in names}

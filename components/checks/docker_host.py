@@ -15,10 +15,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from components._docker import StackName
-from components.problem import ConfigError, Problem, set_command
-from components.render.proxy import endpoints, service_ports
-from components.settings import ANY_ADDRESS, Settings
+from components.configuration.fields import ANY_ADDRESS
+from components.configuration.naming import StackName, endpoints, service_ports
+from components.configuration.problems import ConfigError, Problem, set_command
+from components.configuration.settings import Settings
 
 #: Until a Docker host counts as unreachable, in seconds.
 _ANSWERS_WITHIN = 20

@@ -9,10 +9,10 @@ import pulumi
 import pulumi_command as command
 from pulumi import ResourceOptions
 
-from components.problem import Problem, path, set_command
-from components.render.proxy import mirror_alias
-from components.render.registry import OTHER_OWNER, USER, store_mark
-from components.settings import SYSTEM_FOLDERS
+from components.configuration.fields import SYSTEM_FOLDERS
+from components.configuration.naming import mirror_alias
+from components.configuration.problems import Problem, path, set_command
+from components.render.registry_command import OTHER_OWNER, USER, store_mark
 
 #: Asks in the container what its process may do. $1 of `may` are the rights as a digit: 7 is rwx, 4 is r.
 _CHECK = r"""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pulumi_command as command
 from pulumi import ResourceOptions
 
-from components.problem import Problem, path, set_command
-from components.settings import DANGERS, Danger, Settings
+from components.configuration.problems import Problem, path, set_command
+from components.configuration.settings import DANGERS, Danger, Settings
 
 DANGER: Danger = "routed_loopback"
 #: From then on it drops what comes for a container's address from outside (moby, release notes of 28.0.0).

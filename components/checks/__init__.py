@@ -1,0 +1,1 @@
+"""What a preview or an `up` checks on the Docker host before it changes anything."""

@@ -1,0 +1,1 @@
+"""What an operator can choose: read, checked, and named. Nothing here imports Pulumi."""

@@ -1,0 +1,85 @@
+"""Sources of certificates, and what they need."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator
+
+from components.configuration.certificates import certificate_name, fault_of, fault_of_root
+from components.configuration.naming import hosts
+from components.configuration.problems import (
+    Problem,
+    certificate_command,
+    file_command,
+    new_secret_command,
+    path,
+    remove_command,
+    set_command,
+)
+from components.configuration.rules.draft import Draft
+from components.configuration.settings import Secrets, Settings
+
+
+def _acme_problems(draft: Draft) -> Iterator[Problem]:
+    if draft.proxy is None:
+        return
+    acme, mac_key = draft.proxy.certificates.acme, draft.secrets.acme_eab_mac_key.get_secret_value()
+    eab = acme.eab if acme else None
+    if acme and acme.root is not None and (fault := fault_of_root(acme.root)):
+        yield Problem(
+            "proxy.certificates.acme.root",
+            fault,
+            "PEM text of the authority that signs the certificate of the ACME server itself; it is public",
+            file_command("proxy.certificates.acme.root", "root.pem"),
+        )
+    # A last character of its own (4n + 1) encodes nothing, and would be found when the first certificate is due.
+    if eab and (not re.fullmatch(r"[A-Za-z0-9_-]{16,}", mac_key) or len(mac_key) % 4 == 1):
+        yield Problem(
+            "acme_eab_mac_key",
+            "a value that is not shown" if mac_key else "nothing, although proxy.certificates.acme.eab names a key",
+            "the MAC key that the authority gave with key_id, base64url without = at its end; here from mac-key.txt",
+            new_secret_command("acme_eab_mac_key"),
+        )
+    if mac_key and not eab:
+        yield Problem(
+            "acme_eab_mac_key",
+            "a MAC key that nothing uses",
+            "one only with proxy.certificates: {acme: {eab: {key_id: …}}}",
+            remove_command("acme_eab_mac_key"),
+            (set_command("proxy.certificates.acme.eab.key_id", "kid-1"),) if acme else (),
+        )
+
+
+def certificate_problems(settings: Settings, secrets: Secrets, now: datetime.datetime) -> Iterator[Problem]:
+    """Certificates given as files that are missing, unusable at ``now`` or unused."""
+    given = secrets.certificates
+    if not settings.proxy.certificates.files:
+        for name in given:
+            yield Problem(
+                path("certificates", name),
+                "a certificate that nothing uses",
+                "certificates only with proxy.certificates: {files: {}}",
+                remove_command("certificates", name),
+            )
+        return
+    for host in hosts(settings):
+        certificate = certificate_name(host, tuple(given))
+        if certificate is None:
+            yield Problem(
+                path("certificates", host),
+                "nothing",
+                "its certificate chain and private key, or those of its wildcard",
+                certificate_command(host),
+            )
+        elif fault := fault_of(given[certificate], host, now):
+            yield Problem(
+                path("certificates", certificate),
+                fault,
+                "PEM text: the chain with the leaf first, in force, covering its hosts, and the key that fits it:"
+                " RSA of 2048 bits and more, P-256, P-384, P-521 or Ed25519",
+                certificate_command(certificate),
+            )
+
+
+RULES = (_acme_problems,)

@@ -1,0 +1,195 @@
+"""The proxy, the URLs that clients use, and who reaches what."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from components.configuration.fields import Endpoint
+from components.configuration.fixes import mirror_url, missing
+from components.configuration.naming import HEALTH_PORT, endpoints, mirror_alias, mirror_port
+from components.configuration.problems import Problem, list_command, path, remove_command, set_command
+from components.configuration.rules.draft import Draft
+from components.configuration.settings import DANGERS, Danger
+
+#: Loopback, link-local addresses, RFC 1918 and the addresses of carriers' NAT (RFC 6598), which Tailscale uses.
+_PRIVATE_NETWORKS = [
+    ipaddress.IPv4Network(network)
+    for network in ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
+]
+
+
+def _proxy_problems(draft: Draft) -> Iterator[Problem]:
+    """What belongs to the stack's own proxy, and what to the operator's."""
+    if draft.proxy is None:
+        return
+    source = draft.proxy.certificates.source
+    if draft.proxy.server != "none":
+        if source is None:
+            yield missing("proxy", "certificates")
+        if draft.proxy.metrics_port in (80, HEALTH_PORT):
+            yield Problem(
+                "proxy.metrics_port",
+                str(draft.proxy.metrics_port),
+                f"any port but 80 and {HEALTH_PORT}, where challenges and the health check are answered",
+                set_command("proxy.metrics_port", str(_free_port(draft, 9180))),
+            )
+        return
+    if source is not None:
+        yield Problem(
+            f"proxy.certificates.{source}",
+            "a source of certificates, with proxy.server none",
+            "none, since your own proxy has the certificates",
+            remove_command("proxy", "certificates"),
+            (set_command("proxy.server", "caddy"),),
+        )
+    if draft.proxy.metrics_port is not None:
+        yield Problem(
+            "proxy.metrics_port",
+            f"{draft.proxy.metrics_port}, with proxy.server none",
+            "none, since there is no proxy of the stack's own to measure",
+            remove_command("proxy", "metrics_port"),
+        )
+    if not draft.proxy.is_loopback:
+        yield Problem(
+            "proxy.address",
+            f"{draft.proxy.address}, with proxy.server none",
+            "a loopback address, where your own proxy reaches the services and nobody reaches them without TLS",
+            set_command("proxy.address", "127.0.0.1"),
+        )
+
+
+def _exposure_problems(draft: Draft) -> Iterator[Problem]:
+    found = [(danger, problem) for danger, problem in _exposures(draft) if danger not in draft.acknowledge]
+    found.sort(key=lambda one: one[1].key)
+    # In the order of the report, since `pulumi config set` adds to a list only at its end.
+    dangers = list(dict.fromkeys(danger for danger, _ in found))
+    for danger, problem in found:
+        if draft.acknowledged is None:
+            yield problem
+        else:
+            index = draft.acknowledged + dangers.index(danger)
+            yield replace(problem, alternatives=(set_command(path("acknowledge", index), danger),))
+
+
+def _exposures(draft: Draft) -> Iterator[tuple[Danger, Problem]]:
+    # Where the services are on loopback, the operator's own proxy publishes them.
+    if draft.proxy is None or (draft.proxy.is_loopback and draft.proxy.server != "none"):
+        return
+    if draft.registry and draft.registry.anonymous_url:
+        yield (
+            "anonymous_pull",
+            Problem(
+                "registry.anonymous_url",
+                str(draft.registry.anonymous_url),
+                f"remove `anonymous_url`, or add `anonymous_pull` to `acknowledge`: {DANGERS['anonymous_pull']}",
+                remove_command("registry", "anonymous_url"),
+            ),
+        )
+    for name, mirror in draft.mirrors.items():
+        danger: Danger = "open_mirror" if mirror.username is None else "open_upstream_login"
+        parts, narrow = ("mirrors", name, "allow"), list[str]()
+        if not _is_narrow(mirror.allow):
+            for one in mirror.allow:
+                narrow += [one] if _is_narrow((*narrow, one)) else []
+            yield (
+                danger,
+                Problem(
+                    path(*parts),
+                    f"{', '.join(mirror.allow)}, which is every address or much of the internet"
+                    if mirror.allow
+                    else "no allow-list",
+                    f"the address ranges that may pull; otherwise {DANGERS[danger]}",
+                    list_command(parts, narrow or ["10.0.0.0/8"])
+                    if mirror.allow
+                    else set_command(path(*parts, 0), "10.0.0.0/8"),
+                ),
+            )
+
+
+def _is_narrow(allow: Sequence[str]) -> bool:
+    """Whether an allow-list lets somebody in and, of the public addresses, no more than a network of class A has."""
+    networks = [ipaddress.IPv4Network(one) for one in allow]
+    public = [one for one in networks if not any(one.subnet_of(private) for private in _PRIVATE_NETWORKS)]
+    return bool(allow) and sum(one.num_addresses for one in ipaddress.collapse_addresses(public)) <= 1 << 24
+
+
+def _nginx_problems(draft: Draft) -> Iterator[Problem]:
+    """What Caddy does and nginx does not."""
+    if draft.proxy is None or draft.proxy.server != "nginx":
+        return
+    for key, url in endpoints(draft.registry, draft.mirrors).items():
+        if url.is_address:
+            yield Problem(
+                key,
+                f"{url}, with proxy.server nginx",
+                "a DNS name: clients send no SNI for an IP address, and nginx selects the site by SNI",
+                set_command(key, _public_examples(draft)[key]),
+                (set_command("proxy.server", "caddy"),),
+            )
+
+
+def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    urls, acme = endpoints(draft.registry, draft.mirrors), draft.proxy is not None and draft.proxy.certificates.acme
+    for key, url in urls.items():
+        other_port = set_command(key, str(Endpoint(url.host, _free_port(draft, 8443 + list(urls).index(key)))))
+        if (other := seen.setdefault(url.netloc, key)) != key:
+            yield Problem(
+                key, f"{url}, which is also {other}", "a host or port of its own for each service", other_port
+            )
+        if draft.proxy and url.port in (HEALTH_PORT, draft.proxy.metrics_port):
+            yield Problem(
+                key,
+                str(url),
+                f"any port but {url.port}, where the proxy's health check or its metrics are",
+                other_port,
+            )
+        if draft.proxy and url.port == 80 and (acme or draft.proxy.server == "caddy"):
+            yield Problem(
+                key,
+                str(url),
+                "any port but 80, where the proxy speaks plain HTTP: it answers the challenges of ACME there",
+                other_port,
+            )
+        if acme and not url.is_public_name:
+            yield Problem(
+                key,
+                f"{url}, with proxy.certificates.acme",
+                "a public DNS name, since no authority certifies another",
+                set_command(key, _public_examples(draft)[key]),
+            )
+
+
+def _public_examples(draft: Draft) -> dict[str, str]:
+    """A URL with a public name for each service, by its key."""
+    mirrors = {path("mirrors", name, "url"): mirror_url(name) for name in draft.mirrors}
+    own = {"registry.url": "https://registry.example.com", "registry.anonymous_url": "https://public.example.com"}
+    return own | mirrors
+
+
+def _free_port(draft: Draft, first: int) -> int:
+    """The first port from ``first`` that nothing of the stack uses."""
+    used = {url.port for url in endpoints(draft.registry, draft.mirrors).values()}
+    used |= {draft.proxy.metrics_port or 0} if draft.proxy else set()
+    return next(port for port in range(first, 65536) if port not in used)
+
+
+def _name_problems(draft: Draft) -> Iterator[Problem]:
+    """Mirrors whose names differ, but not what is made from them."""
+    for made, of_it in (("container would be called", mirror_alias), ("port would be", mirror_port)):
+        alike: dict[str | int, list[str]] = {}
+        for name in draft.mirrors:
+            alike.setdefault(of_it(name), []).append(name)
+        for shared, names in alike.items():
+            for name in names if len(names) > 1 else ():
+                yield Problem(
+                    path("mirrors", name),
+                    f"a name whose {made} {shared}, like that of another mirror",
+                    "names that give each mirror a container and a port of its own",
+                    " && ".join(remove_command("mirrors", other) for other in names[1:]),
+                )
+
+
+RULES = (_proxy_problems, _exposure_problems, _endpoint_problems, _name_problems, _nginx_problems)
