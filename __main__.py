@@ -6,6 +6,7 @@ import pulumi
 import pulumi_docker as docker
 from pulumi import ResourceHook, ResourceHookArgs, ResourceHookBinding, ResourceHookOptions, ResourceOptions
 
+from components._delivery import Image
 from components._service import network, process_limit
 from components.checks.docker_host import check_local_engine, check_same_engine
 from components.checks.host_folder import host_folder
@@ -48,10 +49,9 @@ host = docker.Provider(
 )
 on_host = ResourceOptions(provider=host)
 
-registry_image = docker.RemoteImage("registry-image", name=settings.images.registry, keep_locally=True, opts=on_host)
 images = {
-    name: docker.RemoteImage(f"{name}-image", name=image, keep_locally=True, opts=on_host)
-    for name, image in proxy_images(settings).items()
+    name: Image(name=image, pulled=docker.RemoteImage(f"{name}-image", name=image, keep_locally=True, opts=on_host))
+    for name, image in {"registry": settings.images.registry, **proxy_images(settings)}.items()
 }
 data_folders = host_folders(settings)
 address = settings.proxy.services_address
@@ -60,9 +60,8 @@ checks = [
         key,
         folder,
         others=[other for other in data_folders.values() if other != folder],
-        image_name=settings.images.registry,
+        image=images["registry"],
         docker_host=settings.docker_host,
-        depends_on=[registry_image],
     )
     for key, folder in data_folders.items()
 ]
@@ -77,15 +76,14 @@ if address:
 else:
     backend = network("backend", names, internal=True, opts=on_host)
 
-stores = DataStores("stores", DataStoresArgs(names=names, settings=settings, image=registry_image), inside)
+stores = DataStores("stores", DataStoresArgs(names=names, settings=settings, image=images["registry"]), inside)
 registry = PrivateRegistry(
     "registry",
     PrivateRegistryArgs(
         names=names,
         settings=settings.registry,
         secrets=secrets,
-        image_name=settings.images.registry,
-        image=registry_image,
+        image=images["registry"],
         network=backend,
         address=address,
         proxy_learns_within=LEARNS_WITHIN[settings.proxy.server],
@@ -103,8 +101,7 @@ mirrors = {
             upstream=upstream,
             settings=mirror,
             password=secrets.upstream_passwords.get(upstream),
-            image_name=settings.images.registry,
-            image=registry_image,
+            image=images["registry"],
             network=edge,
             address=address,
             data=stores.mounts[mirror_alias(upstream)],

@@ -15,6 +15,7 @@ import pulumi_command as command
 import pulumi_docker as docker
 from pulumi import Alias, Output, ResourceOptions
 
+from components._docker_command import docker_command
 from components.configuration.naming import StackName
 
 #: Inputs that the provider "updates" without any effect, and the mark of a container that failed to become healthy:
@@ -38,6 +39,22 @@ class Mount:
     volume: pulumi.Input[str] | None = None
     host_path: str | None = None
     read_only: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """An image by its literal name, which a preview shows, and as the resource that pulls it."""
+
+    name: str
+    pulled: docker.RemoteImage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery:
+    """Files in a volume: how a service mounts them, and the carrier that must have run before it starts."""
+
+    mount: Mount
+    carrier: docker.Container
 
 
 def volume(
@@ -78,8 +95,7 @@ def carrier(
     name: str,
     names: StackName,
     *,
-    image: docker.RemoteImage,
-    image_name: str,
+    image: Image,
     volumes: Mapping[str, docker.Volume],
     files: Mapping[str, pulumi.Input[str]],
     parent: pulumi.Resource,
@@ -98,7 +114,7 @@ def carrier(
     """
     return docker.Container(
         name,
-        image=image_name,
+        image=image.name,
         entrypoints=["/bin/sh", "-c", _SWAP] if swapped else ["/bin/true"],
         envs=[],  # a state that says null (an older stand-in's) would make the official plugin replace it
         start=False,
@@ -119,7 +135,7 @@ def carrier(
         ],
         opts=ResourceOptions(
             parent=parent,
-            depends_on=[image, *depends_on],
+            depends_on=[image.pulled, *depends_on],
             delete_before_replace=False,
             replace_on_changes=REPLACE_ON,
         ),
@@ -129,8 +145,7 @@ def carrier(
 def validation(
     name: str,
     *,
-    image: docker.RemoteImage,
-    image_name: str,
+    image: Image,
     files: Mapping[str, str],
     validate: Sequence[str],
     user: str,
@@ -147,13 +162,12 @@ def validation(
     own = f"size=1m,uid={user},gid={user},mode=0700"
     folders = {path.rpartition("/")[0]: own for path in files}
     options += [f"--tmpfs={folder}:{option}" for folder, option in {**tmpfs, **folders}.items()]
-    return command.local.Command(
+    return docker_command(
         f"{name}-validation",
-        create=shlex.join(["docker", "run", *options, image_name, "sh", "-c", _UNPACK, "sh", *validate]),
+        docker_host,
+        shlex.join(["docker", "run", *options, image.name, "sh", "-c", _UNPACK, "sh", *validate]),
         stdin=Output.secret(archive(files)),
-        environment={"DOCKER_HOST": docker_host},
-        add_previous_output_in_env=False,
-        opts=ResourceOptions(parent=parent, depends_on=[image], hide_diffs=["stdin"]),
+        opts=ResourceOptions(parent=parent, depends_on=[image.pulled], hide_diffs=["stdin"]),
     )
 
 
@@ -169,42 +183,41 @@ def archive(files: Mapping[str, str]) -> str:
     return base64.encodebytes(packed.getvalue()).decode()
 
 
-def config_volume(
+def volume_for_files(name: str, names: StackName, parent: pulumi.Resource) -> docker.Volume:
+    """A volume for what the program delivers anew at any time; it goes with the stack."""
+    return volume(name, f"{names.prefix}-{name}", names, keep=False, protect=False, parent=parent)
+
+
+def deliver(
     name: str,
     names: StackName,
     *,
-    image: docker.RemoteImage,
-    image_name: str,
-    path: str,
-    text: str,
+    image: Image,
+    files: Mapping[str, pulumi.Input[str]],
     parent: pulumi.Resource,
+    executable: str | None = None,
     depends_on: Sequence[pulumi.Resource] = (),
-) -> tuple[Mount, docker.Container]:
-    """A volume for the folder of ``path``, and the carrier that delivers ``text`` to it."""
-    directory = path.rpartition("/")[0]
-    target = volume(f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=parent)
+) -> Delivery:
+    """``files`` of one folder, by path, in a volume of their own; the one at the path ``executable`` may be run."""
+    (folder,) = {path.rpartition("/")[0] for path in files}
+    target = volume_for_files(name, names, parent)
     delivery = carrier(
-        f"{name}-config-carrier",
+        f"{name}-carrier",
         names,
         image=image,
-        image_name=image_name,
-        volumes={directory: target},
-        files={path: text},
+        volumes={folder: target},
+        files=files,
+        executable=executable,
         parent=parent,
         depends_on=depends_on,
     )
-    return Mount(path=directory, volume=target.name), delivery
+    return Delivery(mount=Mount(path=folder, volume=target.name), carrier=delivery)
 
 
 def swap(name: str, carrier: docker.Container, *, docker_host: str, parent: pulumi.Resource) -> command.local.Command:
     """Let a ``swapped`` carrier replace its files in the volume, each in one step; a new carrier does it anew."""
-    return command.local.Command(
-        name,
-        create=Output.concat("docker start --attach ", carrier.id),
-        environment={"DOCKER_HOST": docker_host},
-        add_previous_output_in_env=False,
-        opts=ResourceOptions(parent=parent),
-    )
+    start = Output.concat("docker start --attach ", carrier.id)
+    return docker_command(name, docker_host, start, opts=ResourceOptions(parent=parent))
 
 
 def digest(text: str) -> str:

@@ -11,6 +11,7 @@ import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 
 from components._delivery import REPLACE_ON, Mount, digest
+from components._docker_command import docker_command
 from components.configuration.naming import StackName
 
 #: Until a started container counts as failed, in seconds.
@@ -104,15 +105,9 @@ def network(
 
 def process_limit(containers: Iterable[docker.Container], *, docker_host: str) -> command.local.Command:
     """Bound the processes and threads of containers, for which the provider has no setting."""
-    return command.local.Command(
-        "process-limit",
-        create=Output.concat(
-            f"docker update --pids-limit={_MOST_PROCESSES} ",
-            Output.all(*(one.id for one in containers)).apply(" ".join),
-        ),
-        environment={"DOCKER_HOST": docker_host},
-        add_previous_output_in_env=False,
-    )
+    update = f"docker update --pids-limit={_MOST_PROCESSES} "
+    identities = Output.all(*(one.id for one in containers)).apply(" ".join)
+    return docker_command("process-limit", docker_host, Output.concat(update, identities))
 
 
 def published(address: str, ports: Iterable[int]) -> list[docker.ContainerPortArgs]:

@@ -9,7 +9,7 @@ import pulumi
 import pulumi_docker as docker
 from pulumi import ResourceOptions
 
-from components._delivery import Mount, config_volume
+from components._delivery import Image, Mount, deliver
 from components._service import Attachment, Service, service
 from components.configuration.naming import HEALTH_PORT, StackName
 from components.configuration.settings import Settings
@@ -25,7 +25,7 @@ class CertificateIssuerArgs:
 
     names: StackName
     settings: Settings
-    image: docker.RemoteImage
+    image: Image
     mounts: Sequence[Mount]
     network: docker.Network
 
@@ -41,20 +41,18 @@ class CertificateIssuer(pulumi.ComponentResource):
 
     def __init__(self, name: str, args: CertificateIssuerArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:CertificateIssuer", name, {}, opts)
-        names, image_name, text = args.names, args.settings.images.caddy, issuer_caddyfile(args.settings)
-        config, delivery = config_volume(
-            name, names, image=args.image, image_name=image_name, path=CADDYFILE, text=text, parent=self
-        )
+        names, text = args.names, issuer_caddyfile(args.settings)
+        config = deliver(f"{name}-config", names, image=args.image, files={CADDYFILE: text}, parent=self)
         self.container = service(
             f"{name}-container",
             names,
             Service(
                 role=name,
-                image=image_name,
+                image=args.image.name,
                 command=["caddy", "run", "--adapter=caddyfile", f"--config={CADDYFILE}"],
                 health_url=f"http://127.0.0.1:{HEALTH_PORT}/healthz",
                 config=text,
-                mounts=[config, *args.mounts],
+                mounts=[config.mount, *args.mounts],
                 attachments=[Attachment(network=args.network, aliases=[ISSUER])],
                 memory_mb=_MEMORY_MB,
                 stop_seconds=0,
@@ -65,6 +63,6 @@ class CertificateIssuer(pulumi.ComponentResource):
             # One at a time: the authority's questions to a new one would also reach the old one, which knows no answer.
             fixed_name=f"{names.prefix}-{name}",
             parent=self,
-            depends_on=[args.image, delivery],
+            depends_on=[args.image.pulled, config.carrier],
         )
         self.register_outputs({"container": self.container.name})

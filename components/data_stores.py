@@ -9,7 +9,8 @@ import pulumi_command as command
 import pulumi_docker as docker
 from pulumi import Alias, ResourceOptions
 
-from components._delivery import Mount, throwaway, volume
+from components._delivery import Image, Mount, throwaway, volume
+from components._docker_command import docker_command
 from components.configuration.naming import StackName, data_stores, mirror_alias
 from components.configuration.settings import Settings
 from components.render.proxy import DATA_DIRECTORY as PROXY_DATA_DIRECTORY
@@ -72,11 +73,11 @@ exit $status
 
 @dataclass(frozen=True, kw_only=True)
 class DataStoresArgs:
-    """``image`` is that of the registry, as the resource that pulls it."""
+    """``image`` is that of the registry."""
 
     names: StackName
     settings: Settings
-    image: docker.RemoteImage
+    image: Image
 
 
 class DataStores(pulumi.ComponentResource):
@@ -122,20 +123,19 @@ class DataStores(pulumi.ComponentResource):
 
         def run(program: str, *arguments: str) -> str:
             shell = ("sh", "-c", program, USER, *arguments)
-            return throwaway(settings.images.registry, places, ("CHOWN", "DAC_OVERRIDE"), *shell)
+            return throwaway(args.image.name, places, ("CHOWN", "DAC_OVERRIDE"), *shell)
 
-        self.owned = command.local.Command(
+        self.owned = docker_command(
             f"{name}-owner",
-            create=_COMMAND
+            settings.docker_host,
+            _COMMAND
             % {
                 "own": run(script, *marks),
                 "give": run(_GIVE),
                 "user": USER,
                 "ours": f"--filter=label=registry-stack.prefix={prefix}",
             },
-            environment={"DOCKER_HOST": settings.docker_host},
-            add_previous_output_in_env=False,
-            opts=ResourceOptions(parent=self, depends_on=[args.image, *volumes]),
+            opts=ResourceOptions(parent=self, depends_on=[args.image.pulled, *volumes]),
         )
         self.register_outputs({})
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pulumi
 import pulumi_docker as docker
 from pulumi import Output, ResourceOptions
 
-from components._delivery import Mount, carrier, digest, swap, volume
+from components._delivery import Image, Mount, carrier, deliver, digest, swap, volume_for_files
 from components._service import Attachment, Service, published, service
 from components.configuration.fields import OPERATIONS_USER, seconds
 from components.configuration.naming import PORTS, StackName, quick_alias
@@ -32,7 +33,7 @@ _START = f'export REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_F
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateRegistryArgs:
-    """The operator's choices, the image both by its literal name and as the resource that pulls it, and the network.
+    """The operator's choices, the image and the network.
 
     ``address`` is where on the Docker host the processes publish their ports, for a proxy that is not the stack's own.
     ``proxy_learns_within`` are seconds until the proxy knows of a process that replaces another. ``owned`` is done when
@@ -42,8 +43,7 @@ class PrivateRegistryArgs:
     names: StackName
     settings: RegistrySettings
     secrets: Secrets
-    image_name: str
-    image: docker.RemoteImage
+    image: Image
     network: docker.Network
     address: str | None
     proxy_learns_within: float
@@ -68,35 +68,19 @@ class PrivateRegistry(pulumi.ComponentResource):
         names, settings = args.names, args.settings
         running = processes(settings)
         configs = {process: registry_config(process, settings) for process in running}
-        config = volume(
-            f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
-        )
-        config_carrier = carrier(
-            f"{name}-config-carrier",
+        config = deliver(
+            f"{name}-config",
             names,
             image=args.image,
-            image_name=args.image_name,
-            volumes={CONFIG_DIRECTORY: config},
             files={f"{CONFIG_DIRECTORY}/{process}.yml": text for process, text in configs.items()},
             parent=self,
         )
         files = _secret_files(args)
-        secrets = {
-            process: volume(
-                f"{name}-{process}-secrets",
-                f"{names.prefix}-{name}-{process}-secrets",
-                names,
-                keep=False,
-                protect=False,
-                parent=self,
-            )
-            for process in files
-        }
+        secrets = {process: volume_for_files(f"{name}-{process}-secrets", names, self) for process in files}
         secrets_carrier = carrier(
             f"{name}-secrets-carrier",
             names,
             image=args.image,
-            image_name=args.image_name,
             volumes={f"{SECRETS_DIRECTORY}/{process}": target for process, target in secrets.items()},
             files={
                 f"{SECRETS_DIRECTORY}/{process}/{file}": Output.secret(text)
@@ -107,45 +91,55 @@ class PrivateRegistry(pulumi.ComponentResource):
             parent=self,
         )
         secrets_swap = swap(f"{name}-secrets-swap", secrets_carrier, docker_host=args.docker_host, parent=self)
-        self.containers = {}
-        for process in running:
-            http_secret = files.get(process, {}).get(HTTP_SECRET_FILE)
-            container = service(
+        mounts = {
+            process: [
+                config.mount,
+                *([Mount(path=SECRETS_DIRECTORY, volume=secrets[process].name)] if process in secrets else []),
+            ]
+            for process in running
+        }
+        self.containers = {
+            process: service(
                 f"{name}-{process}",
                 names,
-                Service(
-                    role=process,
-                    image=args.image_name,
-                    command=on_own_store(
-                        (PRIVATELY if settings.storage.host_path else "") + (_START if http_secret else SERVE),
-                        f"{CONFIG_DIRECTORY}/{process}.yml",
-                        store_mark(),
-                        writes=process not in READ_ONLY,
-                    ),
-                    environment=environment(settings.memory_mb),
-                    health_url=f"http://127.0.0.1:{PORTS[process]}/",
-                    # A changed http.secret needs a restart, a changed htpasswd does not.
-                    config=configs[process] + (digest(http_secret) if http_secret else ""),
-                    mounts=[
-                        Mount(path=CONFIG_DIRECTORY, volume=config.name),
-                        *([Mount(path=SECRETS_DIRECTORY, volume=secrets[process].name)] if process in secrets else []),
-                        replace(args.data, read_only=process in READ_ONLY),
-                    ],
-                    attachments=[Attachment(network=args.network, aliases=[process, quick_alias(process)])],
-                    memory_mb=settings.memory_mb,
-                    stop_seconds=seconds(settings.drain_timeout),
-                    serve_on_seconds=args.proxy_learns_within,
-                    user=USER,
-                    # Who pushed and deleted what stays there under 100,000 wrong logins of the longest kind, 5 KB each.
-                    log_files=30 if process in ("writer", "admin") else 5,
-                    ports=published(args.address, [PORTS[process]]) if args.address else [],
+                _process_service(
+                    process, args, configs[process], files.get(process, {}).get(HTTP_SECRET_FILE), mounts[process]
                 ),
                 fixed_name=f"{names.prefix}-{name}-{process}" if args.address else None,
                 parent=self,
-                depends_on=[args.image, args.owned, config_carrier, secrets_swap],
+                depends_on=[args.image.pulled, args.owned, config.carrier, secrets_swap],
             )
-            self.containers[process] = container
+            for process in running
+        }
         self.register_outputs({"containers": {process: one.name for process, one in self.containers.items()}})
+
+
+def _process_service(
+    process: Process, args: PrivateRegistryArgs, config: str, http_secret: str | None, mounts: Sequence[Mount]
+) -> Service:
+    """The container of one process; ``mounts`` hold its configuration and its secrets."""
+    settings = args.settings
+    program = (PRIVATELY if settings.storage.host_path else "") + (_START if http_secret else SERVE)
+    return Service(
+        role=process,
+        image=args.image.name,
+        command=on_own_store(
+            program, f"{CONFIG_DIRECTORY}/{process}.yml", store_mark(), writes=process not in READ_ONLY
+        ),
+        environment=environment(settings.memory_mb),
+        health_url=f"http://127.0.0.1:{PORTS[process]}/",
+        # A changed http.secret needs a restart, a changed htpasswd does not.
+        config=config + (digest(http_secret) if http_secret else ""),
+        mounts=[*mounts, replace(args.data, read_only=process in READ_ONLY)],
+        attachments=[Attachment(network=args.network, aliases=[process, quick_alias(process)])],
+        memory_mb=settings.memory_mb,
+        stop_seconds=seconds(settings.drain_timeout),
+        serve_on_seconds=args.proxy_learns_within,
+        user=USER,
+        # Who pushed and deleted what stays there under 100,000 wrong logins of the longest kind, 5 KB each.
+        log_files=30 if process in ("writer", "admin") else 5,
+        ports=published(args.address, [PORTS[process]]) if args.address else [],
+    )
 
 
 def _secret_files(args: PrivateRegistryArgs) -> dict[Process, dict[str, str]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_docker as docker
-from pulumi import Output, ResourceOptions
+from pulumi import Input, Output, ResourceOptions
 from pydantic import SecretStr
 
-from components._delivery import Mount, carrier, volume
+from components._delivery import Image, Mount, deliver
 from components._service import Attachment, Service, published, service
 from components.configuration.naming import StackName, mirror_alias, mirror_port, quick_alias
 from components.configuration.settings import MirrorSettings
@@ -39,8 +40,7 @@ class PullThroughMirrorArgs:
     upstream: str
     settings: MirrorSettings
     password: SecretStr | None
-    image_name: str
-    image: docker.RemoteImage
+    image: Image
     network: docker.Network
     address: str | None
     data: Mount
@@ -61,55 +61,29 @@ class PullThroughMirror(pulumi.ComponentResource):
         super().__init__("registry-stack:components:PullThroughMirror", name, {}, opts)
         names, settings, alias = args.names, args.settings, mirror_alias(args.upstream)
         program = (PRIVATELY if settings.storage.host_path else "") + SERVE
-        config = volume(
-            f"{name}-config", f"{names.prefix}-{name}-config", names, keep=False, protect=False, parent=self
-        )
         text, helper = mirror_config(args.upstream, settings), credential_helper(settings)
         helper_path = f"{CONFIG_DIRECTORY}/{CREDENTIAL_HELPER}"
-        carriers = [
-            carrier(
-                f"{name}-config-carrier",
-                names,
-                image=args.image,
-                image_name=args.image_name,
-                volumes={CONFIG_DIRECTORY: config},
-                files={f"{CONFIG_DIRECTORY}/config.yml": text, helper_path: helper},
-                executable=helper_path,
-                parent=self,
-            )
-        ]
-        mounts = [Mount(path=CONFIG_DIRECTORY, volume=config.name), args.data]
+        files: dict[str, Mapping[str, Input[str]]] = {
+            "config": {f"{CONFIG_DIRECTORY}/config.yml": text, helper_path: helper}
+        }
         if settings.username is not None and args.password is not None:
-            secrets = volume(
-                f"{name}-secrets", f"{names.prefix}-{name}-secrets", names, keep=False, protect=False, parent=self
-            )
-            carriers.append(
-                carrier(
-                    f"{name}-secrets-carrier",
-                    names,
-                    image=args.image,
-                    image_name=args.image_name,
-                    volumes={SECRETS_DIRECTORY: secrets},
-                    files={
-                        f"{SECRETS_DIRECTORY}/{CREDENTIALS_FILE}": Output.secret(
-                            credentials_file(settings.username, args.password.get_secret_value())
-                        )
-                    },
-                    parent=self,
-                )
-            )
-            mounts.append(Mount(path=SECRETS_DIRECTORY, volume=secrets.name))
+            answer = credentials_file(settings.username, args.password.get_secret_value())
+            files["secrets"] = {f"{SECRETS_DIRECTORY}/{CREDENTIALS_FILE}": Output.secret(answer)}
+        config, *login = [
+            deliver(f"{name}-{kind}", names, image=args.image, files=own, executable=helper_path, parent=self)
+            for kind, own in files.items()
+        ]
         self.container = service(
             f"{name}-container",
             names,
             Service(
                 role=name,
-                image=args.image_name,
+                image=args.image.name,
                 command=on_own_store(program, f"{CONFIG_DIRECTORY}/config.yml", store_mark(args.upstream), writes=True),
                 environment=environment(settings.memory_mb),
                 health_url=f"http://127.0.0.1:{mirror_port(args.upstream)}/",
                 config=text + helper,
-                mounts=mounts,
+                mounts=[config.mount, args.data, *(one.mount for one in login)],
                 attachments=[Attachment(network=args.network, aliases=[alias, quick_alias(alias)])],
                 memory_mb=settings.memory_mb,
                 stop_seconds=MIRROR_DRAIN_SECONDS,
@@ -118,6 +92,6 @@ class PullThroughMirror(pulumi.ComponentResource):
             ),
             fixed_name=f"{names.prefix}-{name}",
             parent=self,
-            depends_on=[args.image, args.owned, *carriers],
+            depends_on=[args.image.pulled, args.owned, *(one.carrier for one in (config, *login))],
         )
         self.register_outputs({"container": self.container.name})

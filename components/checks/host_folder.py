@@ -5,10 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 
-import pulumi
 import pulumi_command as command
 from pulumi import ResourceOptions
 
+from components._delivery import Image
+from components._docker_command import docker_command
 from components.configuration.fields import SYSTEM_FOLDERS
 from components.configuration.naming import mirror_alias
 from components.configuration.problems import Problem, path, set_command
@@ -78,11 +79,10 @@ def host_folder(
     folder: str,
     *,
     others: Sequence[str],
-    image_name: str,
+    image: Image,
     docker_host: str,
-    depends_on: Sequence[pulumi.Resource],
 ) -> command.local.Command:
-    """Fails the ``up`` unless a service of ``image_name`` can read and write everything in the folder, alone.
+    """Fails the ``up`` unless a service of ``image`` can read and write everything in the folder, alone.
 
     A throwaway container tries it with the service's user and without capabilities. It runs when a folder, the image
     or the Docker host change. Missing folders are not created: a typo would give an empty registry. Whatever links and
@@ -92,9 +92,8 @@ def host_folder(
         key: configuration path that names the folder, for the error.
         folder: its path on the Docker host.
         others: those of the other data stores.
-        image_name: what the service runs.
+        image: what the service runs.
         docker_host: address of the Docker host.
-        depends_on: what must be there before, like the image.
     """
     name = path(*key)
     problem = Problem(
@@ -126,13 +125,13 @@ def host_folder(
     ]
     to_compare = {"/etc/passwd": "/host/passwd"} | {other: f"/other/{at}" for at, other in enumerate(others)}
     run += [f"--mount=type=bind,source={source},target={at},readonly" for source, at in to_compare.items()]
-    return command.local.Command(
+    return docker_command(
         f"{'registry' if is_registry else mirror_alias(key[1])}-folder",
-        create=_RUN % shlex.join([*run, image_name, "sh", "-s"]),
+        docker_host,
+        _RUN % shlex.join([*run, image.name, "sh", "-s"]),
         stdin=script,
-        environment={"DOCKER_HOST": docker_host, "FOLDER": folder, "MISSING": str(missing)},
-        add_previous_output_in_env=False,
-        opts=ResourceOptions(depends_on=list(depends_on), hide_diffs=["stdin"]),
+        variables={"FOLDER": folder, "MISSING": str(missing)},
+        opts=ResourceOptions(depends_on=[image.pulled], hide_diffs=["stdin"]),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pulumi_command as command
 from pulumi import ResourceOptions
 
+from components._docker_command import docker_command
 from components.configuration.problems import Problem, path, set_command
 from components.configuration.settings import DANGERS, Danger, Settings
 
@@ -30,10 +31,9 @@ def loopback(settings: Settings) -> command.local.Command:
         (set_command(path("acknowledge", len(settings.acknowledge)), DANGER),),
     )
     text = str(problem).replace("`", r"\`").replace('"', r"\"")
-    return command.local.Command(
+    return docker_command(
         "engine-version",
-        create=_CHECK.format(least=_KEEPS_LOOPBACK, problem=text),
-        environment={"DOCKER_HOST": settings.docker_host},
-        add_previous_output_in_env=False,
+        settings.docker_host,
+        _CHECK.format(least=_KEEPS_LOOPBACK, problem=text),
         opts=ResourceOptions(ignore_changes=["create"]),  # the advice in it
     )
