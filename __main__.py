@@ -145,7 +145,7 @@ pulumi.export("mirror_urls", {upstream: str(mirror.url) for upstream, mirror in 
 pulumi.export(
     "users",
     {
-        name: f"{user.role}, password {fingerprint(name, secrets.passwords[name], secrets.stack_secret)}"
+        name: {"role": user.role, "fingerprint": fingerprint(name, secrets.passwords[name], secrets.stack_secret)}
         for name, user in sorted(settings.registry.users.items())
     },
 )

@@ -6,8 +6,9 @@ import sys
 
 import typer
 
-from operations import credentials
-from operations.stack_config import Refused
+from operations.console import say
+from operations.credentials import commands as credentials
+from operations.stack import Refused
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(credentials.app, name="credentials")
@@ -23,7 +24,7 @@ def main() -> None:
     try:
         app()
     except Refused as refused:
-        credentials.say(f"{refused}\n  fix: {refused.fix}")
+        say(f"{refused}\n  fix: {refused.fix}")
         sys.exit(1)
 
 

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,23 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from components.configuration.passwords import fingerprint
-from components.configuration.settings import UserSettings
+from components.configuration.settings import Role, UserSettings
 from operations.__main__ import app
-from operations.credentials import kind, rotations, state
-from operations.docker_config import write_login
-from operations.stack_config import Change, Credentials, Refused, StackConfig
+from operations.credentials.docker_config import write_login
+from operations.credentials.rotation import rotations
+from operations.credentials.state import password_kind, state
+from operations.stack import Change, Credentials, DeployedUser, Refused, StackConfig
 from tests.conftest import configuration, example_password
 
 PASSWORD, STACK_SECRET = SecretStr("example-only-zq7kx2vw9rj4hbm3-5tgy8nc1"), SecretStr("5" * 64)
+
+
+TODAY = datetime.date(2026, 11, 29)
+DEPLOYED = {"ci": {"role": "push", "fingerprint": "00000000"}}
+
+
+def deployed(role: Role, fingerprint: str) -> dict[str, DeployedUser]:
+    return {"ci": DeployedUser(role=role, fingerprint=fingerprint)}
 
 
 def found(**users: Any) -> Credentials:
@@ -49,24 +58,31 @@ def test_the_state_of_a_user_compares_the_configuration_with_what_is_deployed() 
     users = found(ci={"role": "push"})
     mark = fingerprint("ci", PASSWORD, STACK_SECRET)
 
-    assert state("ci", users, {}) == "new"
-    assert state("ci", users, {"ci": f"push, password {mark}"}) == "in force"
-    assert state("ci", users, {"ci": f"pull, password {mark}"}) == "role changed"
-    assert state("ci", users, {"ci": "pull, password 00000000"}) == "role and password changed"
+    assert state("ci", users, {}, TODAY) == "new"
+    assert state("ci", users, deployed("push", mark), TODAY) == "in force"
+    assert state("ci", users, deployed("pull", mark), TODAY) == "role changed"
+    assert state("ci", users, deployed("pull", "00000000"), TODAY) == "role and password changed"
 
 
 def test_an_expired_user_is_valid_until_the_next_up() -> None:
     users = found(ci={"role": "push", "expires": "2020-01-31"})
 
     assert users.users["ci"].expires == datetime.date(2020, 1, 31)
-    assert state("ci", users, {"ci": "push, password 00000000"}) == "expired, still valid"
-    assert state("ci", users, {}) == "expired"
+    assert state("ci", users, deployed("push", "00000000"), TODAY) == "expired, still valid"
+    assert state("ci", users, {}, TODAY) == "expired"
+
+
+def test_users_that_another_version_deployed_are_no_reason_for_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = refusal(monkeypatch, Cli(configuration(), {"ci": "push, password 00000000"}), "list")
+
+    assert "another version" in str(refused)
+    assert refused.fix == "pulumi up"
 
 
 def test_the_kind_of_a_password_tells_nothing_of_it() -> None:
-    assert kind(None) == "missing"
-    assert kind(PASSWORD) == "set"
-    assert kind(SecretStr("$2y$05$" + "a" * 53)) == "bcrypt hash"
+    assert password_kind(None) == "missing"
+    assert password_kind(PASSWORD) == "set"
+    assert password_kind(SecretStr("$2y$05$" + "a" * 53)) == "bcrypt hash"
 
 
 def test_a_login_is_written_for_its_owner_alone(tmp_path: Path) -> None:
@@ -137,7 +153,7 @@ def test_a_folder_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
 class Cli:
     """Stands in for the Pulumi CLI: a configuration, what is deployed, and the words of which all calls fail."""
 
-    def __init__(self, values: dict[str, Any], deployed: dict[str, str], fails: str = "never") -> None:
+    def __init__(self, values: dict[str, Any], deployed: Mapping[str, object], fails: str = "never") -> None:
         self.values, self.deployed, self.fails = values, deployed, fails
 
     def run(self, *arguments: str, stdin: str = "") -> str:
@@ -187,7 +203,7 @@ def test_each_fix_names_the_stack_and_the_file_that_were_given(
 ) -> None:
     where = ("--stack", "prod", "--config-file", "/etc/two words.yaml")
 
-    fix = refusal(monkeypatch, Cli(values, {"ci": "push, password 00000000"}), *arguments, *where).fix
+    fix = refusal(monkeypatch, Cli(values, DEPLOYED), *arguments, *where).fix
 
     commands = re.findall(r"(?:pulumi (?:config|up|preview)|python -m operations).*?(?=;| &&| \||: |$)", fix)
     assert commands

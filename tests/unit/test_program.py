@@ -290,7 +290,7 @@ def test_a_preview_shows_each_user_on_a_line_that_changes_with_role_and_password
     passwords = configuration()["passwords"] | {"boss": example_password("changed")}
     after = users(passwords=passwords)
 
-    assert before["woodpecker"].startswith("push, password ")
+    assert before["woodpecker"]["role"] == "push"
     assert {user for user in before if before[user] != after[user]} == {"boss"}
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import SecretStr, TypeAdapter, ValidationError
+from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
 from components.configuration.fields import Endpoint, UpstreamName, Url, UserName
 from components.configuration.problems import (
@@ -26,7 +26,7 @@ from components.configuration.problems import (
     set_command,
     shown_key,
 )
-from components.configuration.settings import MirrorSettings, Secrets, UserSettings
+from components.configuration.settings import FROZEN, MirrorSettings, Role, Secrets, UserSettings
 
 T = TypeVar("T")
 
@@ -49,6 +49,14 @@ class Credentials:
     mirrors: Mapping[str, MirrorSettings]
     upstream_passwords: Mapping[str, SecretStr]
     stack_secret: SecretStr
+
+
+class DeployedUser(BaseModel):
+    """A user as of the last ``pulumi up``, from the stack's output ``users``."""
+
+    model_config = FROZEN
+    role: Role
+    fingerprint: str
 
 
 @dataclass(frozen=True)
@@ -100,10 +108,19 @@ class StackConfig:
             },
         )
 
-    def deployed_users(self) -> dict[str, str]:
-        """Role and fingerprint of each user as of the last ``pulumi up``, by name; empty before the first."""
+    def deployed_users(self) -> dict[str, DeployedUser]:
+        """The users of the last ``pulumi up``, by name; empty before the first.
+
+        Raises:
+            Refused: if another version of the program made the output.
+        """
         outputs = json.loads(self._run("stack", "output", "--json"))
-        return dict(outputs.get("users", {}))
+        try:
+            return TypeAdapter(dict[str, DeployedUser]).validate_python(outputs.get("users", {}))
+        except ValidationError:
+            raise Refused(
+                "the stack's output `users` was made by another version of the program", self.command("pulumi", "up")
+            ) from None
 
     def change(self, *changes: Change) -> None:
         """Make all changes of the stack's configuration, or none.

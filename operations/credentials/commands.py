@@ -6,23 +6,24 @@ These commands change the configuration of the stack; `pulumi up` makes the chan
 from __future__ import annotations
 
 import datetime
-import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 from pydantic import SecretStr, TypeAdapter, ValidationError
-from rich.console import Console
 from rich.table import Table
 
 from components.configuration.fields import UserName
-from components.configuration.passwords import fingerprint, is_hash
+from components.configuration.passwords import is_hash
 from components.configuration.problems import path, set_command
 from components.configuration.settings import ROLES_OF, Role, UserSettings
-from operations.docker_config import write_login
-from operations.stack_config import Change, Credentials, Refused, StackConfig, fault
+from operations.console import say, screen
+from operations.credentials.docker_config import write_login
+from operations.credentials.rotation import family, first_name, is_successor, next_name, rotations
+from operations.credentials.state import EXPIRED, IN_FORCE, is_expired, password_kind, state
+from operations.stack import Change, Credentials, Refused, StackConfig, fault
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
@@ -35,10 +36,6 @@ ConfigFile = Annotated[
 #: How long an expired login is renewed by the command that a refusal prints.
 _RENEWAL_DAYS = 90
 _TOOL = ("python", "-m", "operations", "credentials")
-_IN_FORCE, _EXPIRED = "in force", "expired"
-#: A rotation adds `NAME.2` beside `NAME`, the next one `NAME.3` beside `NAME.2`: the names alone tell what belongs
-#: together, and nothing has to be remembered anywhere else.
-_SUCCESSOR = re.compile(r"(?P<first>.+)\.(?P<number>[2-9]|[1-9]\d+)")
 
 
 @app.command("list")
@@ -53,16 +50,15 @@ def list_(stack: Stack = None, config_file: ConfigFile = None) -> None:
             user.role,
             ", ".join(process for process, roles in ROLES_OF.items() if user.role in roles),
             str(user.expires or "never"),
-            kind(found.passwords.get(name)),
-            state(name, found, deployed),
+            password_kind(found.passwords.get(name)),
+            state(name, found, deployed, _today()),
         )
     gone = sorted(deployed.keys() - found.users.keys())
     for name in gone:
-        table.add_row(name, deployed[name].partition(",")[0], "", "", "", "retired")
-    screen = Console(highlight=False)
+        table.add_row(name, deployed[name].role, "", "", "", "retired")
     screen.print(f"Logins at {found.url or 'the registry, whose registry.url is not set'}\n", markup=False)
     screen.print(table)
-    if gone or any(state(name, found, deployed) not in (_IN_FORCE, _EXPIRED) for name in found.users):
+    if gone or any(state(name, found, deployed, _today()) not in (IN_FORCE, EXPIRED) for name in found.users):
         update = config.command("pulumi", "up")
         screen.print(f"\nWhat is new, changed or retired waits for: {update}", markup=False, soft_wrap=True)
     upstream = {name: mirror for name, mirror in found.mirrors.items() if mirror.username is not None}
@@ -96,15 +92,15 @@ def add(
     """Add a user with a generated password, which is printed on standard output, once."""
     config = StackConfig(stack, config_file)
     _check_name(name)
-    if _SUCCESSOR.fullmatch(name):
+    if is_successor(name):
         raise Refused(
             f"{name} ends in a dot and a number, which is how the successor of a user is called in a rotation",
             "choose a name with another ending, or add a successor: "
-            + config.command(*_TOOL, "rotate", _split(name)[0]),
+            + config.command(*_TOOL, "rotate", first_name(name)),
         )
     user = _user(role, expires)
     found = config.read()
-    if name in found.users or (members := _family(name, found.users)):
+    if name in found.users or (members := family(name, found.users)):
         taken = name if name in found.users else members[-1]
         raise Refused(
             f"there is a user {taken} already, with the role {found.users[taken].role}",
@@ -139,7 +135,7 @@ def rotate(
     found = config.read()
     name = _current(name, found.users)
     user = found.users[name]
-    if user.expires and user.expires < _today():
+    if is_expired(user, _today()):
         raise Refused(
             f"{name} expired on {user.expires}, and so would its new password",
             config.on_this_stack(
@@ -158,14 +154,14 @@ def rotate(
         )
         typer.echo(password)
         return
-    first, _ = _split(name)
-    if len(_family(first, found.users)) > 1:
-        older, newest = next(pair for pair in rotations(found.users) if pair[1] == _family(first, found.users)[-1])
+    first = first_name(name)
+    if len(family(first, found.users)) > 1:
+        older, newest = next(pair for pair in rotations(found.users) if pair[1] == family(first, found.users)[-1])
         raise Refused(
             f"a rotation of {first} is not finished: {newest} is valid beside {', '.join(older)}",
             "finish it first: " + " && ".join(config.command(*_TOOL, "retire", each) for each in older),
         )
-    successor = f"{first}.{_split(name)[1] + 1}"
+    successor = next_name(name)
     _check_name(successor)
     password = _create(config, found, successor, user)
     say(
@@ -204,7 +200,7 @@ def retire(
         Change(("registry", "users", name), _plain(user), None),
         Change(("passwords", name), found.passwords.get(name), None),
     )
-    remaining = _family(_split(name)[0], others)
+    remaining = family(name, others)
     end = f" {' and '.join(remaining)} stays." if remaining else ""
     say(f"removed {name}.{end} Run this to revoke the login: {config.command('pulumi', 'up')}")
 
@@ -238,7 +234,7 @@ def show_login(
         raise Refused("registry.url is not set, so nobody can log in yet", set_url)
     if output and stdout:
         raise Refused("--output and --stdout exclude each other", "choose one of them")
-    if (now := state(name, found, config.deployed_users())) != _IN_FORCE:
+    if (now := state(name, found, config.deployed_users(), _today())) != IN_FORCE:
         say(f"Note: {name} is not in force as configured ({now}).")
     show = config.command(*_TOOL, "show-login", name, "--stdout")
     pipe = f"{show} | docker login {found.url.netloc} --username {name} --password-stdin"
@@ -254,66 +250,15 @@ def show_login(
         typer.echo(pipe)
 
 
-def say(text: str) -> None:
-    """Tell a person something, beside what goes to standard output."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
-
-
-def kind(password: SecretStr | None) -> str:
-    """What sort of password it is; never the password."""
-    if password is None:
-        return "missing"
-    return "bcrypt hash" if is_hash(password) else "set"
-
-
-def state(name: str, found: Credentials, deployed: Mapping[str, str]) -> str:
-    """Whether a user is in force as configured; ``deployed`` is the stack's output ``users``."""
-    user, password = found.users[name], found.passwords.get(name)
-    if user.expires and user.expires < _today():
-        return _EXPIRED if name not in deployed else "expired, still valid"
-    if name not in deployed or password is None:
-        return "new"
-    role, mark = deployed[name].split(",")[0], deployed[name].split()[-1]
-    changes = [
-        word
-        for word, changed in (
-            ("role", role != user.role),
-            ("password", mark != fingerprint(name, password, found.stack_secret)),
-        )
-        if changed
-    ]
-    return f"{' and '.join(changes)} changed" if changes else _IN_FORCE
-
-
-def rotations(users: Iterable[str]) -> list[tuple[list[str], str]]:
-    """The rotations that wait to be finished: the older names of each, and the newest."""
-    families: dict[str, list[str]] = {}
-    for name in users:
-        families.setdefault(_split(name)[0], []).append(name)
-    members = [sorted(names, key=lambda name: _split(name)[1]) for names in families.values() if len(names) > 1]
-    return [(names[:-1], names[-1]) for names in members]
-
-
-def _split(name: str) -> tuple[str, int]:
-    """A name as the first one of its line of successors and the place in it."""
-    match = _SUCCESSOR.fullmatch(name)
-    return (match["first"], int(match["number"])) if match else (name, 1)
-
-
-def _family(first: str, users: Iterable[str]) -> list[str]:
-    """Those who follow each other under a first name, the newest last."""
-    return sorted((name for name in users if _split(name)[0] == first), key=lambda name: _split(name)[1])
-
-
 def _current(name: str, users: Mapping[str, UserSettings]) -> str:
     """The user of this name; for the name of a first one that was retired, its newest successor."""
     if name in users:
         return name
-    return members[-1] if (members := _family(name, users)) else _unknown(name, users)
+    return members[-1] if (members := family(name, users)) else _unknown(name, users)
 
 
 def _unknown(name: str, users: Mapping[str, UserSettings]) -> NoReturn:
-    kin = _family(_split(name)[0], users)
+    kin = family(name, users)
     raise Refused(
         f"there is no user {name}", f"{'did you mean' if kin else 'choose one of'} {', '.join(kin or users) or 'none'}"
     )
@@ -331,7 +276,7 @@ def _user(role: Role, expires: str | None) -> UserSettings:
         user = UserSettings.model_validate({"role": role, "expires": expires} if expires else {"role": role})
     except ValidationError as error:
         raise Refused(f"--expires {expires} cannot be used", f"give {fault(error)}") from None
-    if user.expires and user.expires < _today():
+    if is_expired(user, _today()):
         raise Refused(f"--expires {expires} is past: nobody could log in", "give today's date or a later one")
     return user
 
@@ -354,16 +299,16 @@ def _check_nobody_is_locked_out(
     Raises:
         Refused: for the last admin, and for a user in force whose successor is not.
     """
-    admins = [each for each, user in others.items() if user.role == "admin" and not _is_past(user)]
-    if found.users[name].role == "admin" and not _is_past(found.users[name]) and not admins:
+    admins = [each for each, user in others.items() if user.role == "admin" and not is_expired(user, _today())]
+    if found.users[name].role == "admin" and not is_expired(found.users[name], _today()) and not admins:
         raise Refused(
             f"{name} is the last admin, and without one no person can delete an image",
             f"add another admin first: {config.command(*_TOOL, 'add', _example_name(name), '--role', 'admin')};"
             f" or override: {config.command(*_TOOL, 'retire', name, '--force')}",
         )
-    kin = _family(_split(name)[0], others)
+    kin = family(name, others)
     deployed = config.deployed_users() if kin else {}
-    if name in deployed and kin and all(state(each, found, deployed) != _IN_FORCE for each in kin):
+    if name in deployed and kin and all(state(each, found, deployed, _today()) != IN_FORCE for each in kin):
         raise Refused(
             f"{' and '.join(kin)}, the successor of {name}, is not in force yet: clients would have no valid login",
             f"{config.command('pulumi', 'up')}, hand the login over: {config.command(*_TOOL, 'show-login', kin[-1])};"
@@ -374,16 +319,12 @@ def _check_nobody_is_locked_out(
 
 def _example_name(name: str) -> str:
     """The name of another user for a command that adds one; a dot would make it a successor."""
-    return f"{_split(name)[0]}-two"
+    return f"{first_name(name)}-two"
 
 
 def _plain(user: UserSettings) -> dict[str, str]:
     values: dict[str, str] = user.model_dump(mode="json", exclude_none=True)
     return values
-
-
-def _is_past(user: UserSettings) -> bool:
-    return user.expires is not None and user.expires < _today()
 
 
 def _today() -> datetime.date:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from operations.stack_config import Refused
+from operations.stack import Refused
 
 
 def write_login(file: Path, registry: str, user: str, password: SecretStr) -> None:

@@ -1,0 +1,1 @@
+"""Credentials: who may log in, new users, new passwords, retirement."""

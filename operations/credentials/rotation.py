@@ -1,0 +1,47 @@
+"""Which users follow each other in a rotation.
+
+A rotation adds `NAME.2` beside `NAME`, the next one `NAME.3` beside `NAME.2`. The names alone tell which users belong
+together, so nothing has to be stored elsewhere.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+_SUCCESSOR = re.compile(r"(?P<first>.+)\.(?P<number>[2-9]|[1-9]\d+)")
+
+
+def is_successor(name: str) -> bool:
+    """Whether a rotation would give a user this name."""
+    return _SUCCESSOR.fullmatch(name) is not None
+
+
+def first_name(name: str) -> str:
+    """The name without the number of its rotation: `ci` for `ci`, `ci.2` and `ci.3`."""
+    match = _SUCCESSOR.fullmatch(name)
+    return match["first"] if match else name
+
+
+def next_name(name: str) -> str:
+    """The name that a rotation gives to the successor of `name`."""
+    return f"{first_name(name)}.{_number(name) + 1}"
+
+
+def family(name: str, users: Iterable[str]) -> list[str]:
+    """The users with the same first name as `name`, the newest last."""
+    return sorted((each for each in users if first_name(each) == first_name(name)), key=_number)
+
+
+def rotations(users: Iterable[str]) -> list[tuple[list[str], str]]:
+    """The unfinished rotations: the older names of each, and the newest name."""
+    families: dict[str, list[str]] = {}
+    for name in users:
+        families.setdefault(first_name(name), []).append(name)
+    members = [sorted(names, key=_number) for names in families.values() if len(names) > 1]
+    return [(names[:-1], names[-1]) for names in members]
+
+
+def _number(name: str) -> int:
+    match = _SUCCESSOR.fullmatch(name)
+    return int(match["number"]) if match else 1
