@@ -1,1 +1,1 @@
-"""What the stack costs: ``make bench`` measures it on a throwaway engine and prints tables for the README."""
+"""What the stack costs: ``make bench`` measures it on a throwaway engine and prints tables for docs/measurements.md."""

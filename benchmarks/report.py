@@ -1,4 +1,4 @@
-"""Measurements as tables, for people in a terminal and as Markdown for the README."""
+"""Measurements as tables, for people in a terminal and as Markdown for docs/measurements.md."""
 
 from __future__ import annotations
 

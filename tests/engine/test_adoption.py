@@ -56,7 +56,7 @@ def old_registry(client: docker.DockerClient, tmp_path_factory: pytest.TempPathF
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr
     container.remove(force=True, v=True)
-    # As the README says; the registry ran as root.
+    # As docs/configuration.md says; the registry ran as root.
     data = {str(folder / "data"): {"bind": "/data", "mode": "rw"}}
     client.containers.run(
         clients.IMAGES.registry, remove=True, entrypoint=["chown", "-R", USER_OF_DATA, "/data"], volumes=data

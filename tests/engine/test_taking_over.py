@@ -92,7 +92,7 @@ def test_data_that_root_wrote_is_given_to_the_processes_which_no_longer_are_root
     assert pushed.returncode == 0, pushed.stderr
     in_volume("chown", "-R", "0:0", "/data")
 
-    # As the README says; then as an update does it, which replaces the processes.
+    # As docs/configuration.md says; then as an update does it, which replaces the processes.
     stack.up("--replace=**::stores-owner")
     assert in_volume("find", "/data", "!", "-user", "65532") == ""
     assert {client.containers.get(found).status for found in stack.outputs()["services"].values()} == {"running"}

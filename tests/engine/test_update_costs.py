@@ -1,6 +1,6 @@
 """What each kind of change costs clients: pushes, pulls and single requests in a loop, large transfers in flight.
 
-Prints the README's table "what an update costs" for the server of ``--proxy``.
+Prints the table of docs/updates.md for the server of ``--proxy``.
 """
 
 from __future__ import annotations
