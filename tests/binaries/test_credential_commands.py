@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from local.toolchain import environment
-from tests.conftest import ROOT, configuration, example_password, set_all_secrets
+from tests.harness.configuration import ROOT, configuration, example_password, set_all_secrets
 
 #: Notes the arguments and the environment of each call. The first one whose arguments hold $FAIL_AT fails, and with
 #: $FOR_EVER all that follow.

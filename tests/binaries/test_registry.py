@@ -29,8 +29,8 @@ from components.render.registry import (
     on_own_store,
 )
 from components.settings import OPERATIONS_USER, ROLES_OF, MirrorSettings, Process, UserSettings
-from tests.binaries.processes import free_port, running
-from tests.conftest import configuration, example_password, loaded
+from tests.harness.configuration import configuration, example_password, loaded
+from tests.harness.processes import free_port, running
 from tests.render.cases import GOLDEN
 
 Binary = Callable[[str], str]

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from components.config import load, notices
 from components.problem import ConfigError, path
 from components.settings import without_expired
-from tests.certificates import certificate_pair, issue
-from tests.conftest import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
+from tests.harness.certificates import certificate_pair, issue
+from tests.harness.configuration import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
 from tests.unit.test_secrecy import EVERY_KEY, places
 
 NOW = datetime.datetime(2026, 6, 1, 12, 0, tzinfo=datetime.UTC)

@@ -11,7 +11,7 @@ from components import preflight
 from components._docker import StackName
 from components.preflight import check_same_engine
 from components.problem import ConfigError
-from tests.conftest import configuration
+from tests.harness.configuration import configuration
 from tests.unit.recorder import run_program
 
 OLD, NEW = "ssh://deploy@old.example.com:2222", "ssh://deploy@new.example.com"

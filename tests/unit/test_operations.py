@@ -22,7 +22,7 @@ from operations.__main__ import app
 from operations.credentials import kind, rotations, state
 from operations.docker_config import write_login
 from operations.stack_config import Change, Credentials, Refused, StackConfig
-from tests.conftest import configuration, example_password
+from tests.harness.configuration import configuration, example_password
 
 PASSWORD, STACK_SECRET = SecretStr("example-only-zq7kx2vw9rj4hbm3-5tgy8nc1"), SecretStr("5" * 64)
 

@@ -16,7 +16,7 @@ import pytest
 from components._docker import StackName
 from components.preflight import check_local_engine
 from components.problem import ConfigError, Problem
-from tests.conftest import configuration, loaded
+from tests.harness.configuration import configuration, loaded
 
 NAMES = StackName(prefix="registry-stack", stack="prod")
 OWN = NAMES.labels("proxy")

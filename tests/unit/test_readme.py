@@ -18,7 +18,7 @@ from components.settings import (
     Secrets,
     Settings,
 )
-from tests.conftest import ROOT
+from tests.harness.configuration import ROOT
 
 README = (ROOT / "README.md").read_text()
 ROWS = dict(re.findall(r"^\| `([\w.]+)` \| (.+?) \|", README, re.MULTILINE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.certificates import certificate_pair
+from tests.harness.certificates import certificate_pair
 
 
 def own_caddy(snippet: str, folder: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from components.config import load
 from components.problem import ConfigError, Problem
 from components.settings import Secrets
-from tests.certificates import certificate_pair
+from tests.harness.certificates import certificate_pair
 
 Parts = tuple[str | int, ...]
 
