@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -40,9 +41,9 @@ def up() -> None:
     images.ensure(engine.ensure(), "registry", "caddy")
     _create()
     _configure()
-    _pulumi("up", "--yes", "--refresh")  # also what was stopped or removed by hand comes back
+    changed = _pulumi("up", "--yes", "--refresh")  # also what was stopped or removed by hand comes back
     _write_credentials()
-    say(_how_to_use())
+    say(_how_to_use() if changed else _where_it_is())
 
 
 def down() -> None:
@@ -146,11 +147,58 @@ def _where() -> tuple[str, ...]:
     return ("--stack", STACK, "--config-file", str(CONFIG))
 
 
-def _pulumi(*command: str) -> None:
-    """Run Pulumi in sight of the person who waits for it."""
-    code = subprocess.call(["pulumi", *command, *_where()], cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL)
-    if code:
-        raise Problem(f"`pulumi {command[0]}` ended with {code}; it said why above", "mend that and call `make` again")
+# A resource on which something other than a refresh is done, or an output that becomes another.
+_CHANGE = re.compile(r" [-+~]{1,2} +\S+ \S+ (?!refresh)\S|  [-+~] ")
+
+
+def _pulumi(*command: str) -> bool:
+    """Run Pulumi and show what it prints from the first change on; whether there is a change.
+
+    Without a change only warnings and the count of resources are shown, after a failure everything.
+    """
+    words = ["pulumi", *command, "--suppress-progress", "--color=never", *_where()]
+    changed, held = False, list[str]()
+    with (
+        step(f"stack: pulumi {command[0]}"),
+        subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            held.append(line.rstrip())
+            changed = changed or _CHANGE.match(line) is not None
+            if changed:
+                say("\n".join(held))
+                held.clear()
+        code = process.wait()
+        if rest := held if code else _summary(held):
+            say("\n".join(rest))
+        if code:
+            raise Problem(
+                f"`pulumi {command[0]}` ended with {code}; it said why above", "fix that and run `make` again"
+            )
+    return changed
+
+
+def _summary(lines: list[str]) -> list[str]:
+    """The warnings and the count of resources from what Pulumi printed about an update after its preview."""
+    sections: dict[str, list[str]] = {}
+    for line in lines:
+        if line.endswith(f"({STACK}):") and not line.startswith(" "):  # "Previewing update (local):"
+            sections.clear()
+        if line and not line.startswith(" "):
+            sections[line] = []
+        elif line and sections:
+            sections[list(sections)[-1]].append(line)
+    return sections.get("Diagnostics:", []) + sections.get("Resources:", [])
 
 
 # --- Words and traces -------------------------------------------------------------------------------------------------
@@ -161,6 +209,12 @@ def _netloc(section: str) -> str:
     config = yaml.safe_load(CONFIG.read_text())["config"]
     entry = config[f"{PROJECT}:registry"] if section == "registry" else config[f"{PROJECT}:mirrors"][section]
     return str(entry["url"]).removeprefix("https://")
+
+
+def _where_it_is() -> str:
+    return f"""
+The registry runs at https://{_netloc("registry")}, the Docker Hub mirror at https://{_netloc("docker.io")}.
+Passwords are in .local/credentials.json."""
 
 
 def _how_to_use() -> str:
@@ -175,7 +229,7 @@ The registry runs at https://{registry}, the Docker Hub mirror at https://{mirro
   docker pull {registry}/team/app:1.0
   docker pull {mirror}/alpine:latest                    # by the mirror, where Docker Hub can be reached
 
-Users: ci pushes, production pulls, admin also deletes; their passwords lie in .local/credentials.json.
+Users: ci pushes, production pulls, admin also deletes. Their passwords are in .local/credentials.json.
 `make down` stops everything and keeps the data, `make purge` removes it too."""
 
 

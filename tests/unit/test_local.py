@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import sys
 import tarfile
@@ -112,6 +113,136 @@ def test_the_machines_stack_file_follows_the_committed_one_and_keeps_its_users_a
         },
     }
     assert stat.S_IMODE(own.stat().st_mode) == 0o600
+
+
+PREVIEW = """Previewing update (local):
+
+ ~  docker:index:Volume stores-registry refreshing
+    pulumi:pulumi:Stack registry-stack-local running
+    docker:index:Volume stores-registry
+    pulumi:pulumi:Stack registry-stack-local
+Resources:
+    31 unchanged
+
+"""
+UNCHANGED = """Updating (local):
+
+ ~  docker:index:Volume stores-registry refreshing (0s)
+ ~  docker:index:Volume stores-registry refresh (0.00s)
+    pulumi:pulumi:Stack registry-stack-local running
+    docker:index:Volume stores-registry
+    pulumi:pulumi:Stack registry-stack-local
+Outputs:
+    registry_url  : "https://localhost:5443"
+
+Resources:
+    31 unchanged
+
+Duration: 5s
+
+"""
+WARNING = "  pulumi:pulumi:Stack (registry-stack-local):\n    warning: the login of ci ends on 2027-01-31"
+WARNED = UNCHANGED.replace("Outputs:", f"Diagnostics:\n{WARNING}\n\nOutputs:")
+UPDATE = """Updating (local):
+
+ ~  docker:index:Volume stores-registry refreshing (0s)
+ ~  docker:index:Container proxy-container updating (0s) [diff: ~memory]
+ ~  docker:index:Container proxy-container updated (0.31s) [diff: ~memory]
+Resources:
+    ~ 1 updated
+    30 unchanged
+
+"""
+OUTPUT = """Updating (local):
+
+    pulumi:pulumi:Stack registry-stack-local
+Outputs:
+  ~ users: {
+      ~ ci: "push, password 1a2b" => "push, password 3c4d"
+    }
+
+Resources:
+    31 unchanged
+
+"""
+FAILED = """Updating (local):
+
+ ~  docker:index:Volume stores-registry refreshing (0s)
+    pulumi:pulumi:Stack registry-stack-local **failed** 1 error
+Diagnostics:
+  pulumi:pulumi:Stack (registry-stack-local):
+    error: no engine answers
+
+"""
+
+
+def pulumi_says(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int = 0) -> None:
+    """Put a `pulumi` that prints a text in place of the real one."""
+    (folder / "said").write_text(text)
+    program = folder / "pulumi"
+    program.write_text(f'#!/bin/sh\ncat "{folder}/said"\nexit {code}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(stack, "environment", lambda: {"PATH": f"{folder}:{os.environ['PATH']}"})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (PREVIEW + UNCHANGED, ["    31 unchanged"]),
+        (PREVIEW + WARNED, [*WARNING.splitlines(), "    31 unchanged"]),
+        (WARNED.replace("Updating", "Previewing update") + UNCHANGED, ["    31 unchanged"]),
+    ],
+    ids=["nothing", "a warning", "a warning of the preview alone"],
+)
+def test_an_up_that_changes_nothing_shows_warnings_and_a_count(
+    text: str, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pulumi_says(text, tmp_path, monkeypatch)
+
+    assert not stack._pulumi("up", "--yes")
+
+    first, *lines, last = capsys.readouterr().err.splitlines()
+    assert lines == shown
+    assert (first, last.partition(": done")[0]) == ("stack: pulumi up …", "stack: pulumi up")
+
+
+@pytest.mark.parametrize("text", [PREVIEW + UPDATE, PREVIEW + OUTPUT], ids=["a resource", "an output"])
+def test_an_up_that_changes_something_shows_all_that_pulumi_says(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pulumi_says(text, tmp_path, monkeypatch)
+
+    assert stack._pulumi("up", "--yes")
+    assert text in capsys.readouterr().err
+
+
+def test_an_up_that_fails_before_any_change_shows_all_that_pulumi_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pulumi_says(PREVIEW + FAILED, tmp_path, monkeypatch, code=255)
+
+    with pytest.raises(steps.Problem, match="`pulumi up` ended with 255"):
+        stack._pulumi("up", "--yes")
+
+    assert PREVIEW + FAILED in capsys.readouterr().err
+
+
+def test_make_up_prints_ten_lines_at_most_when_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pulumi_says(PREVIEW + UNCHANGED, tmp_path, monkeypatch)
+    monkeypatch.setattr(stack, "CONFIG", stack.TEMPLATE)
+    monkeypatch.setattr(stack.engine, "ensure", lambda: None)
+    monkeypatch.setattr(stack.images, "ensure", lambda *_: None)
+    monkeypatch.setattr(stack.toolchain, "prepare_pulumi", lambda: None)
+    for name in ("_create", "_configure", "_write_credentials"):
+        monkeypatch.setattr(stack, name, lambda: None)
+
+    stack.up()
+
+    lines = capsys.readouterr().err.splitlines()
+    assert "https://localhost:5443" in lines[-2]
+    assert len(lines) <= 10
 
 
 @pytest.mark.parametrize("confirmation", [None, "", "yes", "Local"])
