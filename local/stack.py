@@ -24,6 +24,7 @@ OWN_PROJECT = HOME / "project"
 CONFIG = OWN_PROJECT / f"Pulumi.{STACK}.yaml"
 TEMPLATE = ROOT / f"Pulumi.{STACK}.yaml"
 CREDENTIALS = HOME / "credentials.json"
+CA_CERTIFICATE = HOME / "ca.crt"
 SECRET_KEYS = ("stack_secret", "passwords", "upstream_passwords")
 
 
@@ -43,6 +44,7 @@ def up() -> None:
     _configure()
     changed = _pulumi("up", "--yes", "--refresh")  # also what was stopped or removed by hand comes back
     _write_credentials()
+    _write_ca_certificate()
     say(_how_to_use() if changed else _where_it_is())
 
 
@@ -128,6 +130,17 @@ def _write_credentials() -> None:
     shown = json.loads(run("pulumi", *command, *_where(), remedy=_REMEDY, environment=environment()))
     passwords = json.loads(shown[f"{PROJECT}:passwords"]["value"])
     _write_private(CREDENTIALS, json.dumps({"registry": _netloc("registry"), "users": passwords}, indent=2) + "\n")
+
+
+def _write_ca_certificate() -> None:
+    """Write the certificate of the proxy's own authority, which clients other than docker must trust."""
+    command = ("stack", "output", "--json", "--stack", STACK)
+    outputs = json.loads(run("pulumi", *command, remedy=_REMEDY, environment=environment()))
+    if "ca_certificate" in outputs:
+        CA_CERTIFICATE.write_text(outputs["ca_certificate"].rstrip() + "\n")
+        CA_CERTIFICATE.chmod(0o644)
+    else:
+        CA_CERTIFICATE.unlink(missing_ok=True)
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -220,6 +233,12 @@ Passwords are in .local/credentials.json."""
 def _how_to_use() -> str:
     registry, mirror = _netloc("registry"), _netloc("docker.io")
     python = "import json; print(json.load(open('.local/credentials.json'))['users']['ci'])"
+    trust = f"""
+docker trusts localhost. Other clients need .local/ca.crt, the certificate of the proxy's own authority:
+
+  skopeo list-tags --cert-dir .local docker://{registry}/team/app    # podman takes --cert-dir, too
+  SSL_CERT_FILE=.local/ca.crt crane ls {registry}/team/app           # any client written in Go
+"""
     return f"""
 The registry runs at https://{registry}, the Docker Hub mirror at https://{mirror}. Next, from this folder:
 
@@ -228,7 +247,7 @@ The registry runs at https://{registry}, the Docker Hub mirror at https://{mirro
   docker push {registry}/team/app:1.0
   docker pull {registry}/team/app:1.0
   docker pull {mirror}/alpine:latest                    # by the mirror, where Docker Hub can be reached
-
+{trust if CA_CERTIFICATE.exists() else ""}
 Users: ci pushes, production pulls, admin also deletes. Their passwords are in .local/credentials.json.
 `make down` stops everything and keeps the data, `make purge` removes it too."""
 

@@ -235,7 +235,7 @@ def test_make_up_prints_ten_lines_at_most_when_nothing_changes(
     monkeypatch.setattr(stack.engine, "ensure", lambda: None)
     monkeypatch.setattr(stack.images, "ensure", lambda *_: None)
     monkeypatch.setattr(stack.toolchain, "prepare_pulumi", lambda: None)
-    for name in ("_create", "_configure", "_write_credentials"):
+    for name in ("_create", "_configure", "_write_credentials", "_write_ca_certificate"):
         monkeypatch.setattr(stack, name, lambda: None)
 
     stack.up()
@@ -243,6 +243,27 @@ def test_make_up_prints_ten_lines_at_most_when_nothing_changes(
     lines = capsys.readouterr().err.splitlines()
     assert "https://localhost:5443" in lines[-2]
     assert len(lines) <= 10
+
+
+def test_the_certificate_of_the_authority_is_a_file_as_long_as_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ca.crt"
+    monkeypatch.setattr(stack, "CA_CERTIFICATE", file)
+    monkeypatch.setattr(stack, "CONFIG", stack.TEMPLATE)
+
+    pulumi_says('{"ca_certificate": "PEM\\n", "registry_url": "https://localhost:5443"}', tmp_path, monkeypatch)
+    stack._write_ca_certificate()
+
+    assert file.read_text() == "PEM\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert "--cert-dir .local docker://localhost:5443/" in stack._how_to_use()
+
+    pulumi_says("{}", tmp_path, monkeypatch)
+    stack._write_ca_certificate()
+
+    assert not file.exists()
+    assert "--cert-dir" not in stack._how_to_use()
 
 
 @pytest.mark.parametrize("confirmation", [None, "", "yes", "Local"])
