@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,12 +26,19 @@ CONFIG = OWN_PROJECT / f"Pulumi.{STACK}.yaml"
 TEMPLATE = ROOT / f"Pulumi.{STACK}.yaml"
 CREDENTIALS = HOME / "credentials.json"
 CA_CERTIFICATE = HOME / "ca.crt"
+ENVIRONMENT = HOME / "env"
 SECRET_KEYS = ("stack_secret", "passwords", "upstream_passwords")
 
 
 def environment() -> dict[str, str]:
     """The process environment for `pulumi` on this machine's own backend."""
-    return toolchain.environment() | {
+    variables = toolchain.environment() | _backend()
+    variables.pop("PULUMI_CONFIG_PASSPHRASE", None)  # It would go before the file.
+    return variables
+
+
+def _backend() -> dict[str, str]:
+    return {
         "PULUMI_BACKEND_URL": f"file://{HOME / 'state'}",
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(HOME / "passphrase"),
     }
@@ -45,6 +53,7 @@ def up() -> None:
     changed = _pulumi("up", "--yes", "--refresh")  # also what was stopped or removed by hand comes back
     _write_credentials()
     _write_ca_certificate()
+    _write_environment()
     say(_how_to_use() if changed else _where_it_is())
 
 
@@ -143,6 +152,19 @@ def _write_ca_certificate() -> None:
         CA_CERTIFICATE.unlink(missing_ok=True)
 
 
+def _write_environment() -> None:
+    """Write shell lines with which `pulumi` and `python -m operations` work on this stack without options."""
+    selection = {"PULUMI_STACK": STACK, "PULUMI_OPTION_CONFIG_FILE": str(CONFIG)}
+    variables = toolchain.settings() | _backend() | selection
+    lines = [
+        "# Made by `make up`. For a shell in the repository's folder: . .local/env",
+        "unset PULUMI_CONFIG_PASSPHRASE",
+        f'export PATH={shlex.quote(os.pathsep.join(toolchain.program_folders()))}:"$PATH"',
+        *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
+    ]
+    _write_private(ENVIRONMENT, "\n".join(lines) + "\n")
+
+
 def _write_private(path: Path, text: str) -> None:
     """Write a file that nobody else can read, not even for a moment."""
     unfinished = path.with_suffix(".part")
@@ -227,7 +249,7 @@ def _netloc(section: str) -> str:
 def _where_it_is() -> str:
     return f"""
 The registry runs at https://{_netloc("registry")}, the Docker Hub mirror at https://{_netloc("docker.io")}.
-Passwords are in .local/credentials.json."""
+Passwords are in .local/credentials.json. Before pulumi or python -m operations, run: . .local/env"""
 
 
 def _how_to_use() -> str:
@@ -248,6 +270,11 @@ The registry runs at https://{registry}, the Docker Hub mirror at https://{mirro
   docker pull {registry}/team/app:1.0
   docker pull {mirror}/alpine:latest                    # by the mirror, where Docker Hub can be reached
 {trust if CA_CERTIFICATE.exists() else ""}
+For pulumi and python -m operations on this stack, in each shell:
+
+  . .local/env
+  python -m operations credentials list
+
 Users: ci pushes, production pulls, admin also deletes. Their passwords are in .local/credentials.json.
 `make down` stops everything and keeps the data, `make purge` removes it too."""
 

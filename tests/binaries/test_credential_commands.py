@@ -291,5 +291,17 @@ def test_the_configuration_may_lie_elsewhere(project: Project, tmp_path: Path) -
     elsewhere.rename(project.file)
 
 
+def test_the_environment_can_name_the_configuration_file(project: Project, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.yaml"
+    project.file.rename(elsewhere)
+    variables = {"PULUMI_OPTION_CONFIG_FILE": str(elsewhere)}  # as in .local/env
+
+    password = done(project("add", "ci", "--role", "push", **variables)).strip()
+
+    assert done(project("show-login", "ci", "--stdout", **variables)).strip() == password
+    assert not project.file.exists()
+    elsewhere.rename(project.file)
+
+
 def test_without_the_cli_the_fix_is_to_install_it(project: Project) -> None:
     assert "install the Pulumi CLI" in refused(project("list", PATH="/nowhere"), "`pulumi` cannot be started")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
 import tarfile
 import time
@@ -14,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from local import engine, images, outdated, sources, stack, steps
+from local import engine, images, outdated, sources, stack, steps, toolchain
 from local.__main__ import purge
 
 
@@ -235,7 +236,7 @@ def test_make_up_prints_ten_lines_at_most_when_nothing_changes(
     monkeypatch.setattr(stack.engine, "ensure", lambda: None)
     monkeypatch.setattr(stack.images, "ensure", lambda *_: None)
     monkeypatch.setattr(stack.toolchain, "prepare_pulumi", lambda: None)
-    for name in ("_create", "_configure", "_write_credentials", "_write_ca_certificate"):
+    for name in ("_create", "_configure", "_write_credentials", "_write_ca_certificate", "_write_environment"):
         monkeypatch.setattr(stack, name, lambda: None)
 
     stack.up()
@@ -264,6 +265,40 @@ def test_the_certificate_of_the_authority_is_a_file_as_long_as_there_is_one(
 
     assert not file.exists()
     assert "--cert-dir" not in stack._how_to_use()
+
+
+def test_a_shell_with_the_written_lines_selects_the_local_stack_its_file_and_its_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my repository's folder"
+    folder.mkdir()
+    monkeypatch.setattr(stack, "ENVIRONMENT", folder / "env")
+    monkeypatch.setattr(stack, "CONFIG", folder / "Pulumi.local.yaml")
+    stack._write_environment()
+
+    shown = subprocess.run(
+        ["sh", "-euc", '. "$1" && exec env -0', "sh", folder / "env"],
+        env={"PATH": "/usr/bin:/bin", "PULUMI_CONFIG_PASSPHRASE": "of another stack"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    variables = dict(line.split("=", 1) for line in shown.split("\0") if line)
+
+    assert variables["PATH"] == ":".join([*toolchain.program_folders(), "/usr/bin:/bin"])
+    assert variables["PULUMI_STACK"] == "local"
+    assert variables["PULUMI_OPTION_CONFIG_FILE"] == str(folder / "Pulumi.local.yaml")
+    assert variables["PULUMI_BACKEND_URL"] == stack.environment()["PULUMI_BACKEND_URL"]
+    assert Path(variables["PULUMI_CONFIG_PASSPHRASE_FILE"]).name == "passphrase"
+    assert "PULUMI_CONFIG_PASSPHRASE" not in variables
+    assert stat.S_IMODE((folder / "env").stat().st_mode) == 0o600
+
+
+def test_tests_and_make_do_not_take_the_stack_that_a_shell_selects(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PULUMI_STACK", "PULUMI_OPTION_CONFIG_FILE", "PULUMI_OPTION_STACK", "PULUMI_CONFIG_PASSPHRASE"):
+        monkeypatch.setenv(name, "of the shell")
+
+    assert "of the shell" not in stack.environment().values()
 
 
 @pytest.mark.parametrize("confirmation", [None, "", "yes", "Local"])
