@@ -67,12 +67,16 @@ bench: .venv/installed
 golden: .venv/installed
 	$(VENV) -m pytest tests/render --rewrite-golden
 
+COMPILE := $(VENV) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
+	--no-emit-index-url --no-emit-find-links
+
+# The larger file first: a part of what was resolved together always resolves.
 lock: .venv/installed
-	$(VENV) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
-		--no-emit-index-url --no-emit-find-links --upgrade --output-file requirements.lock requirements.in
+	$(COMPILE) --upgrade --output-file requirements-dev.lock requirements-dev.in
+	$(COMPILE) --constraints requirements-dev.lock --output-file requirements.lock requirements.in
 
 outdated: .venv/installed
 	@$(VENV) -m local outdated
 
-.venv/installed: requirements.lock local/venv.sh
+.venv/installed: requirements-dev.lock local/venv.sh
 	@sh local/venv.sh

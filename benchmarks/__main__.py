@@ -25,7 +25,7 @@ from benchmarks.proxies import proxies
 from benchmarks.report import Table, progress
 from benchmarks.transfers import transfers
 from benchmarks.updates import idle, updates
-from tests.engine import clients
+from tests.harness import clients
 
 
 class Part(StrEnum):

@@ -24,9 +24,9 @@ from components.configuration.passwords import COST
 from components.configuration.settings import Settings
 from components.render.proxy import certificate_files
 from components.render.registry import DATA_DIRECTORY
-from tests.certificates import authority
-from tests.engine.conftest import remove_everything
-from tests.engine.stack import engine_address
+from tests.harness.certificates import authority
+from tests.harness.small_stack import remove_everything
+from tests.harness.stack import engine_address
 
 CADDY_PORT, NGINX_PORT, RECIPE_PORT, ALONE_PORT = 26450, 26451, 26452, 26453
 #: How many times as long as the process alone each may take.

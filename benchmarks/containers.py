@@ -19,7 +19,7 @@ from components.configuration.settings import ROLES_OF, Process, Settings
 from components.render.proxy import certificate_files
 from components.render.proxy_command import DATA_TMPFS, SERVERS, USER
 from components.render.registry import DATA_DIRECTORY, environment, registry_config
-from tests.certificates import certificate_pair
+from tests.harness.certificates import certificate_pair
 
 NAMES = StackName(prefix="rs-bench", stack="bench")
 #: For the stack's proxies, which pass on nothing without a login; the processes behind them take any, or none.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.containers import ANYONE
-from tests.engine import clients
+from tests.harness import clients
 
 #: Seconds after which a transfer is given up.
 LONGEST = 120

@@ -14,7 +14,7 @@ from benchmarks.docker_client import build, run
 from benchmarks.report import Table, counted, megabytes, percent, ratio, seconds
 from benchmarks.servers import Server, Servers
 from benchmarks.transfers import KILOBYTE, MEGABYTE
-from tests.engine.clients import DockerCli
+from tests.harness.clients import DockerCli
 
 LAST_LAYER = 10 * KILOBYTE
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from benchmarks.servers import Servers
-from tests.engine.clients import DockerCli
+from tests.harness.clients import DockerCli
 
 
 def logged_in(servers: Servers, folder: Path) -> DockerCli:

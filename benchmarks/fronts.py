@@ -15,9 +15,9 @@ from benchmarks.containers import NAMES, certificates, network, proxy, registrie
 from components.configuration.settings import Settings
 from components.render.proxy import certificate_files
 from components.render.registry import DATA_DIRECTORY
-from tests.engine import clients
-from tests.engine.conftest import remove_everything
-from tests.engine.stack import engine_address
+from tests.harness import clients
+from tests.harness.small_stack import remove_everything
+from tests.harness.stack import engine_address
 
 BARE_PORT, CADDY_PORT, NGINX_PORT, RECIPE_PORT = 26442, 26443, 26444, 26445
 #: What a usual recipe puts before a registry. Everything that it does not say is nginx's default, but for the workers:

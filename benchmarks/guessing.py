@@ -22,7 +22,7 @@ from statistics import median
 from benchmarks.report import Table, counted, ratio, rotated, seconds
 from benchmarks.servers import USER, Server, Servers
 from benchmarks.transfers import IMAGES, TWENTY
-from tests.images import random_layer, write_layout
+from tests.harness.images import random_layer, write_layout
 
 #: Wrong logins a second that are wanted, and fewest of which a row still tells something.
 RATE, FEWEST = 200, 180

@@ -18,7 +18,7 @@ from benchmarks.containers import ANYONE, memory
 from benchmarks.curl import Transfer
 from benchmarks.fronts import Front, Fronts
 from benchmarks.report import Table, counted, ratio, rotated, speed
-from tests.certificates import authority
+from tests.harness.certificates import authority
 
 #: Bytes that go up, and down again, each time; the connections share them, and each carries one blob.
 TOTAL = 256_000_000

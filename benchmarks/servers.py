@@ -21,9 +21,9 @@ from benchmarks.containers import ANYONE, NAMES, memory, network, output, proxy,
 from benchmarks.report import rotated
 from components.configuration.settings import Settings
 from components.render.proxy import ROOT_CERTIFICATE
-from tests.engine import clients
-from tests.engine.conftest import remove_everything
-from tests.engine.stack import Stack, engine_address
+from tests.harness import clients
+from tests.harness.small_stack import remove_everything
+from tests.harness.stack import Stack, engine_address
 
 STACK_PORT, OPEN_PORT, BARE_PORT = 26440, 26441, 26442
 USER = "ci"

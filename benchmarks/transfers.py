@@ -11,8 +11,8 @@ from pathlib import Path
 from benchmarks.docker_client import build, run
 from benchmarks.report import Table, counted, ratio, rotated, seconds
 from benchmarks.servers import Server, Servers
-from tests.engine.clients import DockerCli
-from tests.images import random_layer, write_layout
+from tests.harness.clients import DockerCli
+from tests.harness.images import random_layer, write_layout
 
 KILOBYTE, MEGABYTE = 1000, 1_000_000
 TWENTY = "20 layers of 1 MB"

@@ -12,9 +12,9 @@ import docker
 
 from benchmarks.containers import NAMES
 from benchmarks.report import Table, counted, progress, seconds
-from tests.engine import clients
-from tests.engine.conftest import remove_everything, small_stack
-from tests.engine.stack import Stack, engine_address
+from tests.harness import clients
+from tests.harness.small_stack import remove_everything, small_stack
+from tests.harness.stack import Stack, engine_address
 
 AIMS = {"new stack": 6.0, "log level": 6.0, "password": 2.5, "unchanged": 2.5}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -54,14 +53,6 @@ def prepare() -> None:
 def show_outdated() -> None:
     """Show which pinned versions are not the newest: Python packages, Go modules, images."""
     typer.echo(outdated.report())
-
-
-@app.command()
-def env() -> None:
-    """Print shell lines with which `pulumi` works on the stack `local`: eval "$(python -m local env)"."""
-    changed = {name: value for name, value in stack.environment().items() if os.environ.get(name) != value}
-    for name, value in changed.items():
-        typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 @app.command()

@@ -20,7 +20,7 @@ DOCKER_HUB = "https://registry-1.docker.io/v2/"
 #: Marks the images that were made here, so that `make purge` finds them.
 LABEL = "registry-stack.image"
 
-FILES = Path(__file__).parent / "images"
+FILES = Path(__file__).parent / "image_files"
 PATH_VARIABLE = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # What `setcap cap_net_bind_service=+ep` writes: the official image has it, so the stack must grant that capability.
 NET_BIND_SERVICE = b"\x01\x00\x00\x02\x00\x04\x00\x00" + 12 * b"\x00"

@@ -93,13 +93,18 @@ def newest(pinned: str, offered: Iterable[str]) -> str:
 
 
 def python_packages() -> list[Pin]:
-    """The lock file against what a resolver finds without any pin, and the wheels that hold a program."""
+    """The lock files against what a resolver finds without any pin, and the wheels that hold a program."""
     wheels = {path.stem: wheel_version(path.stem) for path in sorted(WHEELS.glob("*.txt"))}
-    wanted = re.findall(r"^[\w.-]+", (ROOT / "requirements.in").read_text(), re.MULTILINE)
+    texts = [(ROOT / name).read_text() for name in ("requirements.in", "requirements-dev.in")]
+    wanted = re.findall(r"^\w[\w.-]*", "\n".join(texts), re.MULTILINE)
     command = [sys.executable, *"-m uv pip compile --quiet --universal --python-version 3.11 --no-annotate".split()]
     command += ["--no-header", "--no-emit-index-url", "--no-emit-find-links", "-"]
     found = _locked(run(*command, stdin="\n".join([*wanted, *wheels]), remedy="look at uv's configuration"))
-    places = {"requirements.lock": _locked((ROOT / "requirements.lock").read_text()), "local/pip": wheels}
+    program, everything = (
+        _locked((ROOT / name).read_text()) for name in ("requirements.lock", "requirements-dev.lock")
+    )
+    others = {name: version for name, version in everything.items() if name not in program}
+    places = {"requirements.lock": program, "requirements-dev.lock": others, "local/pip": wheels}
     return [
         Pin(place, name, version, found.get(name, version))
         for place, versions in places.items()

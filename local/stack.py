@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,12 +25,20 @@ OWN_PROJECT = HOME / "project"
 CONFIG = OWN_PROJECT / f"Pulumi.{STACK}.yaml"
 TEMPLATE = ROOT / f"Pulumi.{STACK}.yaml"
 CREDENTIALS = HOME / "credentials.json"
+CA_CERTIFICATE = HOME / "ca.crt"
+ENVIRONMENT = HOME / "env"
 SECRET_KEYS = ("stack_secret", "passwords", "upstream_passwords")
 
 
 def environment() -> dict[str, str]:
     """The process environment for `pulumi` on this machine's own backend."""
-    return toolchain.environment() | {
+    variables = toolchain.environment() | _backend()
+    variables.pop("PULUMI_CONFIG_PASSPHRASE", None)  # It would go before the file.
+    return variables
+
+
+def _backend() -> dict[str, str]:
+    return {
         "PULUMI_BACKEND_URL": f"file://{HOME / 'state'}",
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(HOME / "passphrase"),
     }
@@ -40,9 +50,11 @@ def up() -> None:
     images.ensure(engine.ensure(), "registry", "caddy")
     _create()
     _configure()
-    _pulumi("up", "--yes", "--refresh")  # also what was stopped or removed by hand comes back
+    changed = _pulumi("up", "--yes", "--refresh")  # also what was stopped or removed by hand comes back
     _write_credentials()
-    say(_how_to_use())
+    _write_ca_certificate()
+    _write_environment()
+    say(_how_to_use() if changed else _where_it_is())
 
 
 def down() -> None:
@@ -129,6 +141,30 @@ def _write_credentials() -> None:
     _write_private(CREDENTIALS, json.dumps({"registry": _netloc("registry"), "users": passwords}, indent=2) + "\n")
 
 
+def _write_ca_certificate() -> None:
+    """Write the certificate of the proxy's own authority, which clients other than docker must trust."""
+    command = ("stack", "output", "--json", "--stack", STACK)
+    outputs = json.loads(run("pulumi", *command, remedy=_REMEDY, environment=environment()))
+    if "ca_certificate" in outputs:
+        CA_CERTIFICATE.write_text(outputs["ca_certificate"].rstrip() + "\n")
+        CA_CERTIFICATE.chmod(0o644)
+    else:
+        CA_CERTIFICATE.unlink(missing_ok=True)
+
+
+def _write_environment() -> None:
+    """Write shell lines with which `pulumi` and `python -m operations` work on this stack without options."""
+    selection = {"PULUMI_STACK": STACK, "PULUMI_OPTION_CONFIG_FILE": str(CONFIG)}
+    variables = toolchain.settings() | _backend() | selection
+    lines = [
+        "# Made by `make up`. For a shell in the repository's folder: . .local/env",
+        "unset PULUMI_CONFIG_PASSPHRASE",
+        f'export PATH={shlex.quote(os.pathsep.join(toolchain.program_folders()))}:"$PATH"',
+        *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
+    ]
+    _write_private(ENVIRONMENT, "\n".join(lines) + "\n")
+
+
 def _write_private(path: Path, text: str) -> None:
     """Write a file that nobody else can read, not even for a moment."""
     unfinished = path.with_suffix(".part")
@@ -146,11 +182,58 @@ def _where() -> tuple[str, ...]:
     return ("--stack", STACK, "--config-file", str(CONFIG))
 
 
-def _pulumi(*command: str) -> None:
-    """Run Pulumi in sight of the person who waits for it."""
-    code = subprocess.call(["pulumi", *command, *_where()], cwd=ROOT, env=environment(), stdin=subprocess.DEVNULL)
-    if code:
-        raise Problem(f"`pulumi {command[0]}` ended with {code}; it said why above", "mend that and call `make` again")
+# A resource on which something other than a refresh is done, or an output that becomes another.
+_CHANGE = re.compile(r" [-+~]{1,2} +\S+ \S+ (?!refresh)\S|  [-+~] ")
+
+
+def _pulumi(*command: str) -> bool:
+    """Run Pulumi and show what it prints from the first change on; whether there is a change.
+
+    Without a change only warnings and the count of resources are shown, after a failure everything.
+    """
+    words = ["pulumi", *command, "--suppress-progress", "--color=never", *_where()]
+    changed, held = False, list[str]()
+    with (
+        step(f"stack: pulumi {command[0]}"),
+        subprocess.Popen(
+            words,
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            held.append(line.rstrip())
+            changed = changed or _CHANGE.match(line) is not None
+            if changed:
+                say("\n".join(held))
+                held.clear()
+        code = process.wait()
+        if rest := held if code else _summary(held):
+            say("\n".join(rest))
+        if code:
+            raise Problem(
+                f"`pulumi {command[0]}` ended with {code}; it said why above", "fix that and run `make` again"
+            )
+    return changed
+
+
+def _summary(lines: list[str]) -> list[str]:
+    """The warnings and the count of resources from what Pulumi printed about an update after its preview."""
+    sections: dict[str, list[str]] = {}
+    for line in lines:
+        if line.endswith(f"({STACK}):") and not line.startswith(" "):  # "Previewing update (local):"
+            sections.clear()
+        if line and not line.startswith(" "):
+            sections[line] = []
+        elif line and sections:
+            sections[list(sections)[-1]].append(line)
+    return sections.get("Diagnostics:", []) + sections.get("Resources:", [])
 
 
 # --- Words and traces -------------------------------------------------------------------------------------------------
@@ -163,9 +246,21 @@ def _netloc(section: str) -> str:
     return str(entry["url"]).removeprefix("https://")
 
 
+def _where_it_is() -> str:
+    return f"""
+The registry runs at https://{_netloc("registry")}, the Docker Hub mirror at https://{_netloc("docker.io")}.
+Passwords are in .local/credentials.json. Before pulumi or python -m operations, run: . .local/env"""
+
+
 def _how_to_use() -> str:
     registry, mirror = _netloc("registry"), _netloc("docker.io")
     python = "import json; print(json.load(open('.local/credentials.json'))['users']['ci'])"
+    trust = f"""
+docker trusts localhost. Other clients need .local/ca.crt, the certificate of the proxy's own authority:
+
+  skopeo list-tags --cert-dir .local docker://{registry}/team/app    # podman takes --cert-dir, too
+  SSL_CERT_FILE=.local/ca.crt crane ls {registry}/team/app           # any client written in Go
+"""
     return f"""
 The registry runs at https://{registry}, the Docker Hub mirror at https://{mirror}. Next, from this folder:
 
@@ -174,8 +269,13 @@ The registry runs at https://{registry}, the Docker Hub mirror at https://{mirro
   docker push {registry}/team/app:1.0
   docker pull {registry}/team/app:1.0
   docker pull {mirror}/alpine:latest                    # by the mirror, where Docker Hub can be reached
+{trust if CA_CERTIFICATE.exists() else ""}
+For pulumi and python -m operations on this stack, in each shell:
 
-Users: ci pushes, production pulls, admin also deletes; their passwords lie in .local/credentials.json.
+  . .local/env
+  python -m operations credentials list
+
+Users: ci pushes, production pulls, admin also deletes. Their passwords are in .local/credentials.json.
 `make down` stops everything and keeps the data, `make purge` removes it too."""
 
 

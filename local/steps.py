@@ -32,7 +32,7 @@ class Problem(Exception):
 
 def say(text: str) -> None:
     """Print one line for a person; it may hold any character."""
-    console.print(text, markup=False)
+    console.print(text, markup=False, emoji=False)
 
 
 @contextmanager

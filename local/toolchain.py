@@ -17,7 +17,7 @@ import httpx
 from local.sources import apt, go, go_build, module_version, reachable, wheel, wheel_version
 from local.steps import HOME, ROOT, Problem, Stamp, home, path_of, run, say, step
 
-OLDEST_PULUMI = (3, 200, 0)
+OLDEST_PULUMI = (3, 208, 0)  # the first that takes --config-file from the environment, as .local/env gives it
 CLI = "github.com/pulumi/pulumi/pkg/v3"
 SDK = "github.com/pulumi/pulumi/sdk/v3"
 SITE = "https://get.pulumi.com"
@@ -34,8 +34,20 @@ def environment() -> dict[str, str]:
     variables.pop("PYTHONHOME", None)
     # Without its byte code, the program is compiled at each run, which takes a fifth of an `up` that changes nothing.
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
-    return variables | {
-        "PATH": os.pathsep.join([sys.prefix + "/bin", str(HOME / "bin"), os.environ.get("PATH", "")]),
+    # What the caller's shell selects, for example by .local/env, is meant for commands without options.
+    for name in [name for name in variables if name == "PULUMI_STACK" or name.startswith("PULUMI_OPTION_")]:
+        del variables[name]
+    return variables | settings() | {"PATH": os.pathsep.join([*program_folders(), os.environ.get("PATH", "")])}
+
+
+def program_folders() -> tuple[str, str]:
+    """What comes first in PATH: the virtual environment, and the programs that were made here."""
+    return f"{sys.prefix}/bin", str(HOME / "bin")
+
+
+def settings() -> dict[str, str]:
+    """The variables with which `pulumi` uses the virtual environment and the plugins chosen here."""
+    return {
         "VIRTUAL_ENV": sys.prefix,
         "PULUMI_HOME": str(_pulumi_home()),
         "PULUMI_IGNORE_AMBIENT_PLUGINS": "true",

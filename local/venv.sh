@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make .venv from requirements.lock. A shell script, since no Python package is there yet.
+# Make .venv from requirements-dev.lock. A shell script, since no Python package is there yet.
 set -eu
 
 fail() {
@@ -22,8 +22,8 @@ if ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then
 	fi
 fi
 
-echo "virtual environment: installing the packages of requirements.lock into .venv" >&2
+echo "virtual environment: installing the packages of requirements-dev.lock into .venv" >&2
 "$PYTHON" -m venv --clear .venv || fail "$PYTHON -m venv ended with $?" "see above"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock ||
-	fail "pip could not install requirements.lock" "see above; look at pip's configuration (pip config list)"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.lock ||
+	fail "pip could not install requirements-dev.lock" "see above; look at pip's configuration (pip config list)"
 touch .venv/installed

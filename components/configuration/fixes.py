@@ -130,7 +130,9 @@ def refused(parts: Parts, detail: Mapping[str, Any], whole: object) -> Problem:
         return missing(*parts)
     remove = remove_command(*parts)
     if detail["type"] == "extra_forbidden":
-        return Problem(path(*parts), "a key that the program does not know", "see the table in docs/configuration.md", remove)
+        return Problem(
+            path(*parts), "a key that the program does not know", "see the table in docs/configuration.md", remove
+        )
     first, *others = [remove] if is_name else _fixes(parts, detail, whole)
     found = HIDDEN if parts[0] in Secrets.model_fields else shown(detail["input"])
     return Problem(path(*parts), found, _allowed(parts, detail), first, tuple(others))

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from local.toolchain import environment
-from tests.conftest import ROOT, configuration, example_password, set_all_secrets
+from tests.harness.configuration import ROOT, configuration, example_password, set_all_secrets
 
 #: Notes the arguments and the environment of each call. The first one whose arguments hold $FAIL_AT fails, and with
 #: $FOR_EVER all that follow.
@@ -287,6 +287,18 @@ def test_the_configuration_may_lie_elsewhere(project: Project, tmp_path: Path) -
     password = done(answer).strip()
     assert f"pulumi up --stack test --config-file {elsewhere}" in answer.stderr
     assert done(project("show-login", "ci", "--stdout", *where)).strip() == password
+    assert not project.file.exists()
+    elsewhere.rename(project.file)
+
+
+def test_the_environment_can_name_the_configuration_file(project: Project, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.yaml"
+    project.file.rename(elsewhere)
+    variables = {"PULUMI_OPTION_CONFIG_FILE": str(elsewhere)}  # as in .local/env
+
+    password = done(project("add", "ci", "--role", "push", **variables)).strip()
+
+    assert done(project("show-login", "ci", "--stdout", **variables)).strip() == password
     assert not project.file.exists()
     elsewhere.rename(project.file)
 

@@ -18,8 +18,8 @@ import yaml
 from components.configuration.problems import path
 from components.configuration.settings import Secrets
 from local.toolchain import environment
-from tests.conftest import ROOT, configuration
-from tests.stack_file import StackFile, files, path_of, steps
+from tests.harness.configuration import ROOT, configuration
+from tests.harness.stack_file import StackFile, files, path_of, steps
 from tests.unit.test_fixes import BCRYPT, MIRROR, commands
 
 #: Many problems at once, whose commands have every form of a path that is printed anywhere.

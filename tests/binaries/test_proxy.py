@@ -30,10 +30,10 @@ from components.render.proxy import (
     RUN_DIRECTORY,
     certificate_files,
 )
-from tests.binaries.processes import free_port, running
-from tests.certificates import authority, certificate_pair, joined_pair, odd_pair
-from tests.conftest import loaded
-from tests.own_proxy import own_nginx
+from tests.harness.certificates import authority, certificate_pair, joined_pair, odd_pair
+from tests.harness.configuration import loaded
+from tests.harness.own_proxy import own_nginx
+from tests.harness.processes import free_port, running
 from tests.render.cases import END_OF_FILES, GOLDEN, configuration_of, rendered
 
 Binary = Callable[[str], str]

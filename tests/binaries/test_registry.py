@@ -25,8 +25,8 @@ from components.configuration.settings import ROLES_OF, MirrorSettings, Process,
 from components.render.htpasswd import htpasswd
 from components.render.registry import CONFIG_DIRECTORY, DATA_DIRECTORY, SECRETS_DIRECTORY, credential_helper
 from components.render.registry_command import on_own_store
-from tests.binaries.processes import free_port, running
-from tests.conftest import configuration, example_password, loaded
+from tests.harness.configuration import configuration, example_password, loaded
+from tests.harness.processes import free_port, running
 from tests.render.cases import GOLDEN
 
 Binary = Callable[[str], str]

@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
-from tests.binaries.processes import free_port, running
-from tests.certificates import authority, certificate_pair
+from tests.harness.certificates import authority, certificate_pair
+from tests.harness.processes import free_port, running
 
 KEY_ID = "kid-1"
 HTTP_PORT, TLS_PORT = 80, 443

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 import docker
 
-from tests.engine import clients
-from tests.engine.conftest import PREFIX
+from tests.harness import clients
+from tests.harness.small_stack import PREFIX
 
 #: No request may hang for longer, in seconds.
 PATIENCE = 10

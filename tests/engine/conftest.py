@@ -1,45 +1,17 @@
-"""Stacks on a real engine. A failing test prints the logs of the containers it used."""
+"""Fixtures: stacks on a real engine. A failing test prints the logs of the containers it used."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import docker
 import pytest
 
-from tests.engine import clients
 from tests.engine.sshd import ssh_host
-from tests.engine.stack import Stack, engine_address
-
-PREFIX = "rs-test"
-REGISTRY_PORT, MIRROR_PORT, PUBLIC_PORT = 25443, 25444, 25445
-#: Where tests push to the registry behind a mirror.
-UPSTREAM_PORT = 25500
-UPSTREAM = "upstream.test"
-PROXIES = {
-    "caddy": {"server": "caddy", "address": "127.0.0.1", "certificates": {"internal": {}}},
-    "nginx": {"server": "nginx", "address": "127.0.0.1", "certificates": {"files": {}}},
-}
-
-
-def small_stack(**changes: Any) -> dict[str, Any]:
-    """A registry with one user of each role and one mirror, on loopback, with certificates of its own authority."""
-    return {
-        "name_prefix": PREFIX,
-        "registry": {
-            "url": f"https://localhost:{REGISTRY_PORT}",
-            "users": {"ci": {"role": "push"}, "production": {"role": "pull"}, "boss": {"role": "admin"}},
-            "drain_timeout": "30s",
-        },
-        "mirrors": {
-            UPSTREAM: {"url": f"https://localhost:{MIRROR_PORT}", "upstream": f"http://{UPSTREAM}:5000"},
-        },
-        "proxy": PROXIES["caddy"],
-    } | changes
+from tests.harness import clients
+from tests.harness.small_stack import PROXIES, DockerHost, running_stack
+from tests.harness.stack import Stack, engine_address
 
 
 @pytest.fixture(scope="session")
@@ -48,35 +20,6 @@ def client() -> Iterator[docker.DockerClient]:
     api = clients.engine()
     yield api
     api.close()
-
-
-def remove_everything(api: docker.DockerClient, prefix: str = PREFIX) -> None:
-    """Remove what a stack, or an earlier run that was killed, left on the engine, data included."""
-    for container in api.containers.list(all=True, filters={"name": f"{prefix}-"}):
-        container.remove(force=True, v=True)
-    for container in clients.containers(api, prefix).values():
-        container.remove(force=True, v=True)
-    for network in api.networks.list(filters={"label": f"registry-stack.prefix={prefix}"}):
-        network.remove()
-    for volume in api.volumes.list(filters={"label": f"registry-stack.prefix={prefix}"}):
-        volume.remove()
-
-
-@dataclass(frozen=True)
-class DockerHost:
-    """How stacks reach the engine: its socket or, with ``--over-ssh``, an sshd; ``path`` comes first in PATH.
-
-    ``proxy`` is what they are configured with; by ``--proxy`` it is the one engine or the other.
-    """
-
-    address: str
-    proxy: Mapping[str, Any]
-    path: str = ""
-
-    @property
-    def proxy_with_files(self) -> dict[str, Any]:
-        """The same proxy with certificates that are given as files, like those of public authorities."""
-        return {**self.proxy, "certificates": {"files": {}}}
 
 
 @pytest.fixture(scope="session")
@@ -88,23 +31,6 @@ def docker_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
         return
     with ssh_host(tmp_path_factory.mktemp("ssh"), engine_address()) as (address, folder):
         yield DockerHost(address, proxy, f"{folder}:")
-
-
-@contextlib.contextmanager
-def running_stack(api: docker.DockerClient, host: DockerHost, folder: Path, **changes: Any) -> Iterator[Stack]:
-    """A stack that is up; at the end its logs are printed (pytest shows them for a failed test) and it is removed."""
-    remove_everything(api)
-    stack = Stack(folder, host.address, small_stack(**{"proxy": host.proxy} | changes), path=host.path)
-    try:
-        stack.up()
-        yield stack
-    finally:
-        for role, container in clients.containers(api, PREFIX).items():
-            if container.status != "created":
-                # Apart, since errors would drown in lines about requests.
-                requests, errors = (container.logs(tail=30, stdout=out, stderr=not out) for out in (True, False))
-                print(f"--- {role} ({container.status})\n{requests.decode()}{errors.decode()}")
-        remove_everything(api)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import docker
 
-from tests.engine import clients
 from tests.engine.attacks import basic, http1
-from tests.engine.conftest import MIRROR_PORT, PREFIX, PUBLIC_PORT, REGISTRY_PORT, UPSTREAM_PORT
-from tests.engine.stack import Stack
 from tests.engine.transfers import MEGABYTE, sampled
-from tests.images import random_layer, write_layout
+from tests.harness import clients
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import MIRROR_PORT, PREFIX, PUBLIC_PORT, REGISTRY_PORT, UPSTREAM_PORT
+from tests.harness.stack import Stack
 
 #: How long an attack lasts, in seconds.
 LONG = 60

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.binaries.processes import free_port, running
+from tests.harness.processes import free_port, running
 
 
 @contextlib.contextmanager

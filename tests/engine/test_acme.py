@@ -16,11 +16,11 @@ import httpx
 import pytest
 from cryptography import x509
 
-from tests.certificates import odd_pair
-from tests.engine import clients
 from tests.engine.acme import CLOSED, TLS_PORT, AcmeServer, acme_server
-from tests.engine.conftest import PREFIX, UPSTREAM, DockerHost, remove_everything, small_stack
-from tests.engine.stack import STACK, Stack
+from tests.harness import clients
+from tests.harness.certificates import odd_pair
+from tests.harness.small_stack import PREFIX, UPSTREAM, DockerHost, remove_everything, small_stack
+from tests.harness.stack import STACK, Stack
 
 pytestmark = [pytest.mark.once, pytest.mark.any_proxy]
 

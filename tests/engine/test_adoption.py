@@ -11,10 +11,10 @@ import docker
 import pytest
 
 from components.render.registry_command import USER as USER_OF_DATA
-from tests.engine import clients
-from tests.engine.conftest import DockerHost, remove_everything, small_stack
-from tests.engine.stack import Stack
-from tests.images import random_layer, write_layout
+from tests.harness import clients
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import DockerHost, remove_everything, small_stack
+from tests.harness.stack import Stack
 
 OLD_PORT = 25501
 USER, PASSWORD = "woodpecker", "example-only-old-password"

@@ -27,7 +27,6 @@ import pytest
 from docker.models.containers import Container
 
 from components.configuration.naming import PORTS
-from tests.engine import clients
 from tests.engine.attacks import (
     PATIENCE,
     Attack,
@@ -41,7 +40,10 @@ from tests.engine.attacks import (
     log_lines,
     statuses,
 )
-from tests.engine.conftest import (
+from tests.engine.transfers import proxy_address
+from tests.harness import clients
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import (
     MIRROR_PORT,
     PREFIX,
     PUBLIC_PORT,
@@ -51,9 +53,7 @@ from tests.engine.conftest import (
     running_stack,
     small_stack,
 )
-from tests.engine.stack import Stack
-from tests.engine.transfers import proxy_address
-from tests.images import random_layer, write_layout
+from tests.harness.stack import Stack
 
 pytestmark = pytest.mark.once
 

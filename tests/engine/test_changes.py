@@ -9,10 +9,10 @@ from pathlib import Path
 import docker
 import httpx
 
-from tests.engine import clients
-from tests.engine.conftest import PREFIX
-from tests.engine.stack import Stack
-from tests.images import random_layer, write_layout
+from tests.harness import clients
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import PREFIX
+from tests.harness.stack import Stack
 
 As = Callable[[str | None], clients.Skopeo]
 MEGABYTE = 1 << 20

@@ -19,12 +19,12 @@ import docker
 import httpx
 import pytest
 
-from tests.conftest import ROOT
-from tests.engine import clients
-from tests.engine.conftest import PREFIX
-from tests.engine.stack import STACK, Stack
 from tests.engine.transfers import Connection
-from tests.images import random_layer, write_layout
+from tests.harness import clients
+from tests.harness.configuration import ROOT
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import PREFIX
+from tests.harness.stack import STACK, Stack
 
 pytestmark = pytest.mark.once
 

@@ -10,8 +10,10 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.engine import clients
-from tests.engine.conftest import (
+from tests.engine.floods import Attacker, fill, survived
+from tests.engine.transfers import proxy_address
+from tests.harness import clients
+from tests.harness.small_stack import (
     PREFIX,
     PUBLIC_PORT,
     UPSTREAM,
@@ -20,9 +22,7 @@ from tests.engine.conftest import (
     running_stack,
     small_stack,
 )
-from tests.engine.floods import Attacker, fill, survived
-from tests.engine.stack import Stack
-from tests.engine.transfers import proxy_address
+from tests.harness.stack import Stack
 
 pytestmark = [pytest.mark.once, pytest.mark.load]
 

@@ -13,9 +13,9 @@ import httpx
 import pytest
 import yaml
 
-from tests.certificates import authority
-from tests.engine import clients
-from tests.engine.conftest import (
+from tests.harness import clients
+from tests.harness.certificates import authority
+from tests.harness.small_stack import (
     MIRROR_PORT,
     PREFIX,
     PUBLIC_PORT,
@@ -25,7 +25,7 @@ from tests.engine.conftest import (
     running_stack,
     small_stack,
 )
-from tests.engine.stack import Stack
+from tests.harness.stack import Stack
 
 pytestmark = pytest.mark.once
 

@@ -14,11 +14,11 @@ import docker
 import pytest
 
 from components.render.registry_command import USER
-from tests.engine import clients
-from tests.engine.conftest import PREFIX, UPSTREAM, remove_everything, small_stack
 from tests.engine.sshd import ssh_host
-from tests.engine.stack import Stack, engine_address
-from tests.images import random_layer, write_layout
+from tests.harness import clients
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import PREFIX, UPSTREAM, remove_everything, small_stack
+from tests.harness.stack import Stack, engine_address
 
 pytestmark = pytest.mark.any_proxy
 

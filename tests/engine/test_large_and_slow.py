@@ -29,10 +29,7 @@ import docker
 import pytest
 
 from components._delivery import archive
-from tests.engine import clients
 from tests.engine.attacks import basic, connected, http1, statuses
-from tests.engine.conftest import PREFIX, REGISTRY_PORT, DockerHost, running_stack
-from tests.engine.stack import Stack
 from tests.engine.transfers import (
     MEGABYTE,
     PATIENCE,
@@ -46,6 +43,9 @@ from tests.engine.transfers import (
     resident,
     sampled,
 )
+from tests.harness import clients
+from tests.harness.small_stack import PREFIX, REGISTRY_PORT, DockerHost, running_stack
+from tests.harness.stack import Stack
 
 pytestmark = [pytest.mark.once, pytest.mark.load]
 

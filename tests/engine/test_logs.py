@@ -15,12 +15,12 @@ import httpx
 import pytest
 
 from components.configuration.naming import PORTS
-from tests.conftest import ROOT
-from tests.engine import clients
 from tests.engine.attacks import basic, connected, exchange, http1, log_lines, statuses
-from tests.engine.conftest import PREFIX, REGISTRY_PORT, DockerHost, running_stack
-from tests.engine.stack import Stack
-from tests.images import random_layer, write_layout
+from tests.harness import clients
+from tests.harness.configuration import ROOT
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import PREFIX, REGISTRY_PORT, DockerHost, running_stack
+from tests.harness.stack import Stack
 
 pytestmark = pytest.mark.once
 

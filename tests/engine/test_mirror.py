@@ -10,10 +10,18 @@ import httpx
 import pytest
 from docker.models.containers import Container
 
-from tests.engine import clients
-from tests.engine.conftest import MIRROR_PORT, PREFIX, UPSTREAM, UPSTREAM_PORT, DockerHost, running_stack, small_stack
-from tests.engine.stack import Stack
-from tests.images import random_layer, write_layout
+from tests.harness import clients
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import (
+    MIRROR_PORT,
+    PREFIX,
+    UPSTREAM,
+    UPSTREAM_PORT,
+    DockerHost,
+    running_stack,
+    small_stack,
+)
+from tests.harness.stack import Stack
 
 MIRROR = f"localhost:{MIRROR_PORT}"
 

@@ -13,12 +13,12 @@ from typing import Any
 import docker
 import pytest
 
-from tests.conftest import ROOT
-from tests.engine import clients
-from tests.engine.conftest import PREFIX, DockerHost, remove_everything, running_stack, small_stack
 from tests.engine.second_engine import second_engine
 from tests.engine.sshd import ssh_host
-from tests.engine.stack import STACK, Stack, engine_address
+from tests.harness import clients
+from tests.harness.configuration import ROOT
+from tests.harness.small_stack import PREFIX, DockerHost, remove_everything, running_stack, small_stack
+from tests.harness.stack import STACK, Stack, engine_address
 
 pytestmark = [
     pytest.mark.once,

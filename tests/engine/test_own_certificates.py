@@ -12,11 +12,19 @@ import pytest
 from cryptography import x509
 
 from components.render.proxy import CERTIFICATES_DIRECTORY
-from tests.certificates import certificate_pair, joined_pair, odd_pair
-from tests.engine import clients
-from tests.engine.conftest import MIRROR_PORT, PREFIX, REGISTRY_PORT, UPSTREAM, DockerHost, running_stack, small_stack
-from tests.engine.stack import Stack
-from tests.images import random_layer, write_layout
+from tests.harness import clients
+from tests.harness.certificates import certificate_pair, joined_pair, odd_pair
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import (
+    MIRROR_PORT,
+    PREFIX,
+    REGISTRY_PORT,
+    UPSTREAM,
+    DockerHost,
+    running_stack,
+    small_stack,
+)
+from tests.harness.stack import Stack
 
 
 def served() -> str:

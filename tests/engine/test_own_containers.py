@@ -12,11 +12,11 @@ import pytest
 
 from components.checks.docker_host import _is_bound, check_local_engine
 from components.configuration.naming import StackName
-from tests.conftest import loaded
-from tests.engine import clients
-from tests.engine.conftest import PREFIX, REGISTRY_PORT
-from tests.engine.stack import STACK, Stack
-from tests.images import random_layer, write_layout
+from tests.harness import clients
+from tests.harness.configuration import loaded
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import PREFIX, REGISTRY_PORT
+from tests.harness.stack import STACK, Stack
 
 pytestmark = pytest.mark.any_proxy
 

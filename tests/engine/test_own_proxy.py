@@ -11,9 +11,12 @@ import httpx
 import pytest
 
 from components.configuration.naming import PORTS
-from tests.binaries.processes import running
-from tests.engine import clients
-from tests.engine.conftest import (
+from tests.engine.floods import Attacker, fill, survived
+from tests.harness import clients
+from tests.harness.images import random_layer, write_layout
+from tests.harness.own_proxy import own_caddy, own_nginx
+from tests.harness.processes import running
+from tests.harness.small_stack import (
     MIRROR_PORT,
     PREFIX,
     PUBLIC_PORT,
@@ -24,10 +27,7 @@ from tests.engine.conftest import (
     running_stack,
     small_stack,
 )
-from tests.engine.floods import Attacker, fill, survived
-from tests.engine.stack import Stack
-from tests.images import random_layer, write_layout
-from tests.own_proxy import own_caddy, own_nginx
+from tests.harness.stack import Stack
 
 pytestmark = [pytest.mark.once, pytest.mark.any_proxy]
 

@@ -10,9 +10,9 @@ import docker
 import pytest
 import yaml
 
-from tests.engine import clients
-from tests.engine.conftest import MIRROR_PORT, PREFIX, REGISTRY_PORT, remove_everything, small_stack
-from tests.engine.stack import Stack, engine_address
+from tests.harness import clients
+from tests.harness.small_stack import MIRROR_PORT, PREFIX, REGISTRY_PORT, remove_everything, small_stack
+from tests.harness.stack import Stack, engine_address
 
 pytestmark = pytest.mark.any_proxy
 

@@ -11,10 +11,11 @@ import docker
 import httpx
 import pytest
 
-from tests.engine import clients, transfers
-from tests.engine.conftest import PREFIX
-from tests.engine.stack import Stack
-from tests.images import random_layer, write_layout
+from tests.engine import transfers
+from tests.harness import clients
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import PREFIX
+from tests.harness.stack import Stack
 
 As = Callable[[str | None], clients.Skopeo]
 MEGABYTE = 1 << 20

@@ -24,10 +24,10 @@ import pytest
 from docker.errors import NotFound
 from docker.models.containers import Container
 
-from tests.engine import clients
-from tests.engine.conftest import PREFIX
-from tests.engine.stack import Stack
 from tests.engine.transfers import PATIENCE, Connection, Layer, digest_of, paced
+from tests.harness import clients
+from tests.harness.small_stack import PREFIX
+from tests.harness.stack import Stack
 
 pytestmark = [pytest.mark.once, pytest.mark.load]
 

@@ -13,10 +13,10 @@ import yaml
 
 from components.render.registry import DATA_DIRECTORY
 from components.render.registry_command import USER, on_own_store
-from tests.engine import clients
-from tests.engine.conftest import PREFIX, DockerHost, remove_everything, small_stack
-from tests.engine.stack import STACK, Stack
-from tests.images import random_layer, write_layout
+from tests.harness import clients
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import PREFIX, DockerHost, remove_everything, small_stack
+from tests.harness.stack import STACK, Stack
 
 pytestmark = [pytest.mark.once, pytest.mark.any_proxy]
 

@@ -21,9 +21,11 @@ import docker
 import httpx
 import pytest
 
-from tests.conftest import example_password
-from tests.engine import clients, transfers
-from tests.engine.conftest import (
+from tests.engine import transfers
+from tests.harness import clients
+from tests.harness.configuration import example_password
+from tests.harness.images import random_layer, write_layout
+from tests.harness.small_stack import (
     MIRROR_PORT,
     PREFIX,
     REGISTRY_PORT,
@@ -32,8 +34,7 @@ from tests.engine.conftest import (
     running_stack,
     small_stack,
 )
-from tests.engine.stack import Stack
-from tests.images import random_layer, write_layout
+from tests.harness.stack import Stack
 
 pytestmark = [pytest.mark.once, pytest.mark.load]
 

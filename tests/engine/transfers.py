@@ -19,9 +19,9 @@ from pathlib import PurePosixPath
 import docker
 from docker.models.containers import Container
 
-from tests.engine import clients
-from tests.engine.conftest import PREFIX, REGISTRY_PORT
-from tests.engine.stack import Stack
+from tests.harness import clients
+from tests.harness.small_stack import PREFIX, REGISTRY_PORT
+from tests.harness.stack import Stack
 
 MEGABYTE = clients.MEGABYTE
 #: Nothing may stand still for longer, in seconds.

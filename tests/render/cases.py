@@ -11,8 +11,8 @@ from components.configuration.naming import slug
 from components.configuration.settings import Secrets, Settings, processes
 from components.render.proxy import caddyfile, issuer_caddyfile, needs_issuer, nginx_conf, snippets
 from components.render.registry import credential_helper, mirror_config, registry_config
-from tests.certificates import certificate_pair
-from tests.conftest import configuration, example_password
+from tests.harness.certificates import certificate_pair
+from tests.harness.configuration import configuration, example_password
 
 GOLDEN = Path(__file__).parent / "golden"
 #: When certificates given as files end, in golden files: with the year 2030.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import loaded
+from tests.harness.configuration import loaded
 from tests.render.cases import CASES, GOLDEN, configuration_of, rendered
 
 

@@ -12,7 +12,7 @@ import pulumi
 from google.protobuf import json_format
 from pulumi.runtime import mocks, settings, stack
 
-from tests.conftest import ROOT, SECRET_KEYS, as_pulumi_hands_over
+from tests.harness.configuration import ROOT, SECRET_KEYS, as_pulumi_hands_over
 
 _SECRET_MARK = "4dabf18193072939515e22adb298388d"  # pulumi's sdk/python: rpc._special_sig_key
 _SECRET_VALUE = "1b47061264138c4ac30d75fd1eb44270"

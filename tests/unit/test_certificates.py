@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from components.configuration.certificates import canonical, canonical_root, end, fault_of, fault_of_root
 from components.configuration.settings import CertificatePair
-from tests.certificates import Issued, certificate_pair, issue
+from tests.harness.certificates import Issued, certificate_pair, issue
 
 NOW = datetime.datetime(2026, 6, 1, 12, 0, tzinfo=datetime.UTC)
 DAY = datetime.timedelta(days=1)

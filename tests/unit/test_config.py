@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from components.configuration.loading import load, notices
 from components.configuration.problems import ConfigError, path
 from components.configuration.settings import without_expired
-from tests.certificates import certificate_pair, issue
-from tests.conftest import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
+from tests.harness.certificates import certificate_pair, issue
+from tests.harness.configuration import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
 from tests.unit.test_secrecy import EVERY_KEY, places
 
 NOW = datetime.datetime(2026, 6, 1, 12, 0, tzinfo=datetime.UTC)

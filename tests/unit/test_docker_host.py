@@ -11,7 +11,7 @@ from components.checks import docker_host
 from components.checks.docker_host import check_same_engine
 from components.configuration.naming import StackName
 from components.configuration.problems import ConfigError
-from tests.conftest import configuration
+from tests.harness.configuration import configuration
 from tests.unit.recorder import run_program
 
 OLD, NEW = "ssh://deploy@old.example.com:2222", "ssh://deploy@new.example.com"

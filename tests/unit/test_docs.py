@@ -21,7 +21,7 @@ from components.configuration.settings import (
     Secrets,
     Settings,
 )
-from tests.conftest import ROOT
+from tests.harness.configuration import ROOT
 
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.conftest import configuration
-from tests.stack_file import StackFile
+from tests.harness.configuration import configuration
+from tests.harness.stack_file import StackFile
 from tests.unit.test_config import BAD_VALUES
 from tests.unit.test_secrecy import EVERY_KEY, places
 

@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.harness.configuration import ROOT
 
 
 def modules(folder: str) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
 import sys
 import tarfile
 import time
@@ -13,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from local import engine, images, outdated, sources, stack, steps
+from local import engine, images, outdated, sources, stack, steps, toolchain
 from local.__main__ import purge
 
 
@@ -112,6 +114,191 @@ def test_the_machines_stack_file_follows_the_committed_one_and_keeps_its_users_a
         },
     }
     assert stat.S_IMODE(own.stat().st_mode) == 0o600
+
+
+PREVIEW = """Previewing update (local):
+
+ ~  docker:index:Volume stores-registry refreshing
+    pulumi:pulumi:Stack registry-stack-local running
+    docker:index:Volume stores-registry
+    pulumi:pulumi:Stack registry-stack-local
+Resources:
+    31 unchanged
+
+"""
+UNCHANGED = """Updating (local):
+
+ ~  docker:index:Volume stores-registry refreshing (0s)
+ ~  docker:index:Volume stores-registry refresh (0.00s)
+    pulumi:pulumi:Stack registry-stack-local running
+    docker:index:Volume stores-registry
+    pulumi:pulumi:Stack registry-stack-local
+Outputs:
+    registry_url  : "https://localhost:5443"
+
+Resources:
+    31 unchanged
+
+Duration: 5s
+
+"""
+WARNING = "  pulumi:pulumi:Stack (registry-stack-local):\n    warning: the login of ci ends on 2027-01-31"
+WARNED = UNCHANGED.replace("Outputs:", f"Diagnostics:\n{WARNING}\n\nOutputs:")
+UPDATE = """Updating (local):
+
+ ~  docker:index:Volume stores-registry refreshing (0s)
+ ~  docker:index:Container proxy-container updating (0s) [diff: ~memory]
+ ~  docker:index:Container proxy-container updated (0.31s) [diff: ~memory]
+Resources:
+    ~ 1 updated
+    30 unchanged
+
+"""
+OUTPUT = """Updating (local):
+
+    pulumi:pulumi:Stack registry-stack-local
+Outputs:
+  ~ users: {
+      ~ ci: "push, password 1a2b" => "push, password 3c4d"
+    }
+
+Resources:
+    31 unchanged
+
+"""
+FAILED = """Updating (local):
+
+ ~  docker:index:Volume stores-registry refreshing (0s)
+    pulumi:pulumi:Stack registry-stack-local **failed** 1 error
+Diagnostics:
+  pulumi:pulumi:Stack (registry-stack-local):
+    error: no engine answers
+
+"""
+
+
+def pulumi_says(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int = 0) -> None:
+    """Put a `pulumi` that prints a text in place of the real one."""
+    (folder / "said").write_text(text)
+    program = folder / "pulumi"
+    program.write_text(f'#!/bin/sh\ncat "{folder}/said"\nexit {code}\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(stack, "environment", lambda: {"PATH": f"{folder}:{os.environ['PATH']}"})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (PREVIEW + UNCHANGED, ["    31 unchanged"]),
+        (PREVIEW + WARNED, [*WARNING.splitlines(), "    31 unchanged"]),
+        (WARNED.replace("Updating", "Previewing update") + UNCHANGED, ["    31 unchanged"]),
+    ],
+    ids=["nothing", "a warning", "a warning of the preview alone"],
+)
+def test_an_up_that_changes_nothing_shows_warnings_and_a_count(
+    text: str, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pulumi_says(text, tmp_path, monkeypatch)
+
+    assert not stack._pulumi("up", "--yes")
+
+    first, *lines, last = capsys.readouterr().err.splitlines()
+    assert lines == shown
+    assert (first, last.partition(": done")[0]) == ("stack: pulumi up …", "stack: pulumi up")
+
+
+@pytest.mark.parametrize("text", [PREVIEW + UPDATE, PREVIEW + OUTPUT], ids=["a resource", "an output"])
+def test_an_up_that_changes_something_shows_all_that_pulumi_says(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pulumi_says(text, tmp_path, monkeypatch)
+
+    assert stack._pulumi("up", "--yes")
+    assert text in capsys.readouterr().err
+
+
+def test_an_up_that_fails_before_any_change_shows_all_that_pulumi_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pulumi_says(PREVIEW + FAILED, tmp_path, monkeypatch, code=255)
+
+    with pytest.raises(steps.Problem, match="`pulumi up` ended with 255"):
+        stack._pulumi("up", "--yes")
+
+    assert PREVIEW + FAILED in capsys.readouterr().err
+
+
+def test_make_up_prints_ten_lines_at_most_when_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pulumi_says(PREVIEW + UNCHANGED, tmp_path, monkeypatch)
+    monkeypatch.setattr(stack, "CONFIG", stack.TEMPLATE)
+    monkeypatch.setattr(stack.engine, "ensure", lambda: None)
+    monkeypatch.setattr(stack.images, "ensure", lambda *_: None)
+    monkeypatch.setattr(stack.toolchain, "prepare_pulumi", lambda: None)
+    for name in ("_create", "_configure", "_write_credentials", "_write_ca_certificate", "_write_environment"):
+        monkeypatch.setattr(stack, name, lambda: None)
+
+    stack.up()
+
+    lines = capsys.readouterr().err.splitlines()
+    assert "https://localhost:5443" in lines[-2]
+    assert len(lines) <= 10
+
+
+def test_the_certificate_of_the_authority_is_a_file_as_long_as_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "ca.crt"
+    monkeypatch.setattr(stack, "CA_CERTIFICATE", file)
+    monkeypatch.setattr(stack, "CONFIG", stack.TEMPLATE)
+
+    pulumi_says('{"ca_certificate": "PEM\\n", "registry_url": "https://localhost:5443"}', tmp_path, monkeypatch)
+    stack._write_ca_certificate()
+
+    assert file.read_text() == "PEM\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert "--cert-dir .local docker://localhost:5443/" in stack._how_to_use()
+
+    pulumi_says("{}", tmp_path, monkeypatch)
+    stack._write_ca_certificate()
+
+    assert not file.exists()
+    assert "--cert-dir" not in stack._how_to_use()
+
+
+def test_a_shell_with_the_written_lines_selects_the_local_stack_its_file_and_its_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "my repository's folder"
+    folder.mkdir()
+    monkeypatch.setattr(stack, "ENVIRONMENT", folder / "env")
+    monkeypatch.setattr(stack, "CONFIG", folder / "Pulumi.local.yaml")
+    stack._write_environment()
+
+    shown = subprocess.run(
+        ["sh", "-euc", '. "$1" && exec env -0', "sh", folder / "env"],
+        env={"PATH": "/usr/bin:/bin", "PULUMI_CONFIG_PASSPHRASE": "of another stack"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    variables = dict(line.split("=", 1) for line in shown.split("\0") if line)
+
+    assert variables["PATH"] == ":".join([*toolchain.program_folders(), "/usr/bin:/bin"])
+    assert variables["PULUMI_STACK"] == "local"
+    assert variables["PULUMI_OPTION_CONFIG_FILE"] == str(folder / "Pulumi.local.yaml")
+    assert variables["PULUMI_BACKEND_URL"] == stack.environment()["PULUMI_BACKEND_URL"]
+    assert Path(variables["PULUMI_CONFIG_PASSPHRASE_FILE"]).name == "passphrase"
+    assert "PULUMI_CONFIG_PASSPHRASE" not in variables
+    assert stat.S_IMODE((folder / "env").stat().st_mode) == 0o600
+
+
+def test_tests_and_make_do_not_take_the_stack_that_a_shell_selects(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PULUMI_STACK", "PULUMI_OPTION_CONFIG_FILE", "PULUMI_OPTION_STACK", "PULUMI_CONFIG_PASSPHRASE"):
+        monkeypatch.setenv(name, "of the shell")
+
+    assert "of the shell" not in stack.environment().values()
 
 
 @pytest.mark.parametrize("confirmation", [None, "", "yes", "Local"])

@@ -23,7 +23,7 @@ from operations.credentials.docker_config import write_login
 from operations.credentials.rotation import rotations
 from operations.credentials.state import password_kind, state
 from operations.stack import Change, Credentials, DeployedUser, Refused, StackConfig
-from tests.conftest import configuration, example_password
+from tests.harness.configuration import configuration, example_password
 
 PASSWORD, STACK_SECRET = SecretStr("example-only-zq7kx2vw9rj4hbm3-5tgy8nc1"), SecretStr("5" * 64)
 

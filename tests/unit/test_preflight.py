@@ -16,7 +16,7 @@ import pytest
 from components.checks.docker_host import check_local_engine
 from components.configuration.naming import StackName
 from components.configuration.problems import ConfigError, Problem
-from tests.conftest import configuration, loaded
+from tests.harness.configuration import configuration, loaded
 
 NAMES = StackName(prefix="registry-stack", stack="prod")
 OWN = NAMES.labels("proxy")

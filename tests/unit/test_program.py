@@ -18,8 +18,8 @@ import yaml
 
 from components.configuration.problems import ConfigError
 from components.configuration.settings import Secrets, Settings
-from tests.certificates import certificate_pair
-from tests.conftest import ROOT, configuration, example_password, loaded
+from tests.harness.certificates import certificate_pair
+from tests.harness.configuration import ROOT, configuration, example_password, loaded
 from tests.unit.recorder import Recording, run_program
 
 

@@ -13,8 +13,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from components.configuration.problems import ConfigError, Problem, path, shown
-from tests.certificates import certificate_pair
-from tests.conftest import configuration, loaded
+from tests.harness.certificates import certificate_pair
+from tests.harness.configuration import configuration, loaded
 
 EVERY_KEY: dict[str, Any] = configuration(
     registry={

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.certificates import certificate_pair
+from tests.harness.certificates import certificate_pair
 
 
 def own_caddy(snippet: str, folder: Path) -> str:
-    """The Caddy of an operator: the import of a snippet, the time limits of docs/proxies.md, and certificates from files."""
+    """The Caddy of an operator: the snippet, the time limits of docs/proxies.md, and certificates from files."""
     pair = certificate_pair("localhost")
     (folder / "chain.pem").write_text(pair["certificate"])
     (folder / "key.pem").write_text(pair["private_key"])

@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 
 from local.toolchain import environment
-from tests.certificates import authority, certificate_pair
-from tests.conftest import ROOT, set_all_secrets
+from tests.harness.certificates import authority, certificate_pair
+from tests.harness.configuration import ROOT, set_all_secrets
 
 STACK = "test"
 

@@ -18,8 +18,8 @@ import httpx
 from docker.models.containers import Container
 
 from components.configuration.settings import ImageSettings
-from tests.engine.stack import Stack, engine_address
-from tests.images import random_layer, write_layout
+from tests.harness.images import random_layer, write_layout
+from tests.harness.stack import Stack, engine_address
 
 #: What the stacks run, and what stands for any image.
 IMAGES = ImageSettings()

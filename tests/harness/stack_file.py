@@ -16,7 +16,7 @@ from typing import Any
 from components.configuration.loading import load
 from components.configuration.problems import ConfigError, Problem
 from components.configuration.settings import Secrets
-from tests.certificates import certificate_pair
+from tests.harness.certificates import certificate_pair
 
 Parts = tuple[str | int, ...]
 

@@ -1,0 +1,57 @@
+"""Complete configurations for tests, and how they become settings."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.configuration.loading import load
+from components.configuration.settings import Secrets, Settings
+
+ROOT = Path(__file__).parent.parent.parent
+SECRET_KEYS = frozenset(Secrets.model_fields)
+
+
+def example_password(user: str) -> str:
+    """A password that passes the checks and that nobody takes for a real one."""
+    return f"example-only-{user}-zq7kx2vw9rj4hbm3"
+
+
+def configuration(**changes: Any) -> dict[str, Any]:
+    """A complete, valid configuration as plain values; ``changes`` replace keys, None removes one."""
+    values = {
+        "docker_host": "ssh://deploy@registry.example.com",
+        "registry": {
+            "url": "https://registry.example.com",
+            "users": {"woodpecker": {"role": "push"}, "production": {"role": "pull"}, "boss": {"role": "admin"}},
+        },
+        "mirrors": {"docker.io": {"url": "https://mirror.example.com", "allow": ["10.0.0.0/8"]}},
+        "proxy": {"certificates": {"acme": {"email": "ops@example.com"}}},
+        "passwords": {user: example_password(user) for user in ("woodpecker", "production", "boss")},
+        "stack_secret": "5" * 64,
+    } | changes
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def set_all_secrets(values: Mapping[str, str]) -> list[str]:
+    """Arguments of ``pulumi`` that set several secrets by path in one call; others on the machine may see them."""
+    options = [word for path, value in values.items() for word in ("--secret", f"registry-stack:{path}={value}")]
+    return ["config", "set-all", "--path", *options]
+
+
+def as_pulumi_hands_over(values: Mapping[str, Any]) -> dict[str, str]:
+    """Objects as JSON, text as it is."""
+    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+
+
+def loaded(
+    values: Mapping[str, Any],
+    environment: Mapping[str, str] | None = None,
+    now: datetime.datetime | None = None,
+) -> tuple[Settings, Secrets]:
+    """Settings and secrets of a configuration whose secrets are all encrypted."""
+    moment = now or datetime.datetime.now(datetime.UTC)
+    return load(as_pulumi_hands_over(values), SECRET_KEYS, {}, environment or {}, moment)
