@@ -65,7 +65,7 @@ class _Monitor(mocks.MockMonitor):
         return super().RegisterResource(request)
 
     def RegisterResourceOutputs(self, request: Any) -> Any:  # noqa: N802
-        if request.urn.startswith("urn:pulumi:") and "pulumi:pulumi:Stack" in request.urn:
+        if request.urn.split("::")[2] == "pulumi:pulumi:Stack":  # of a component, the type is Stack$…
             self._recording.exports = json_format.MessageToDict(request.outputs)
         return super().RegisterResourceOutputs(request)
 
