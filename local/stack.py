@@ -15,8 +15,9 @@ from typing import Any
 import docker
 import yaml
 
+from components.configuration.problems import Failure
 from local import engine, images, toolchain
-from local.steps import HOME, ROOT, Problem, home, run, say, step
+from local.steps import HOME, ROOT, home, run, say, step
 
 STACK = "local"
 PROJECT = "registry-stack"
@@ -78,7 +79,7 @@ def purge() -> None:
             try:
                 shutil.rmtree(HOME)
             except OSError as error:
-                raise Problem(f".local cannot be removed: {error}", "stop what uses it, then try again") from None
+                raise Failure(f".local cannot be removed: {error}", "stop what uses it, then try again") from None
 
 
 # --- Configuration ----------------------------------------------------------------------------------------------------
@@ -95,7 +96,7 @@ def _create() -> None:
     with step("stack: creating the stack local"):
         home("project")
         (OWN_PROJECT / "Pulumi.yaml").write_text(f"name: {PROJECT}\nruntime: python\n")
-        run("pulumi", "stack", "init", STACK, remedy=_REMEDY, environment=environment(), folder=OWN_PROJECT)
+        run("pulumi", "stack", "init", STACK, fix=_FIX, environment=environment(), folder=OWN_PROJECT)
 
 
 def _configure() -> None:
@@ -130,13 +131,13 @@ def _write_config() -> dict[str, Any]:
 
 def _set_secret(key: str, value: str) -> None:
     command = ("config", "set", "--secret", "--path", f"{PROJECT}:{key}")
-    run("pulumi", *command, *_where(), stdin=value, remedy=_REMEDY, environment=environment())
+    run("pulumi", *command, *_where(), stdin=value, fix=_FIX, environment=environment())
 
 
 def _write_credentials() -> None:
     """Write what scripts need to log in; it follows passwords that a person changed."""
     command = ("config", "--json", "--show-secrets")
-    shown = json.loads(run("pulumi", *command, *_where(), remedy=_REMEDY, environment=environment()))
+    shown = json.loads(run("pulumi", *command, *_where(), fix=_FIX, environment=environment()))
     passwords = json.loads(shown[f"{PROJECT}:passwords"]["value"])
     _write_private(CREDENTIALS, json.dumps({"registry": _netloc("registry"), "users": passwords}, indent=2) + "\n")
 
@@ -144,7 +145,7 @@ def _write_credentials() -> None:
 def _write_ca_certificate() -> None:
     """Write the certificate of the proxy's own authority, which clients other than docker must trust."""
     command = ("stack", "output", "--json", "--stack", STACK)
-    outputs = json.loads(run("pulumi", *command, remedy=_REMEDY, environment=environment()))
+    outputs = json.loads(run("pulumi", *command, fix=_FIX, environment=environment()))
     if "ca_certificate" in outputs:
         CA_CERTIFICATE.write_text(outputs["ca_certificate"].rstrip() + "\n")
         CA_CERTIFICATE.chmod(0o644)
@@ -175,7 +176,7 @@ def _write_private(path: Path, text: str) -> None:
 
 # --- Pulumi -----------------------------------------------------------------------------------------------------------
 
-_REMEDY = "if .local was damaged: `make purge` starts anew, without the images that were pushed"
+_FIX = "if .local was damaged: `make purge` starts anew, without the images that were pushed"
 
 
 def _where() -> tuple[str, ...]:
@@ -217,7 +218,7 @@ def _pulumi(*command: str) -> bool:
         if rest := held if code else _summary(held):
             say("\n".join(rest))
         if code:
-            raise Problem(
+            raise Failure(
                 f"`pulumi {command[0]}` ended with {code}; it said why above", "fix that and run `make` again"
             )
     return changed

@@ -1,4 +1,4 @@
-"""Telling a person what happens: steps with a progress display, and failures that name step, cause and remedy."""
+"""Telling a person what happens: steps with a progress display, and failures that name step, cause and fix."""
 
 from __future__ import annotations
 
@@ -15,19 +15,13 @@ from pathlib import Path
 from docker.errors import DockerException
 from rich.console import Console
 
+from components.configuration.problems import Failure
+
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".local"
 LINES_OF_A_FAILURE = 15
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
-
-
-class Problem(Exception):
-    """A step that cannot be done, with its cause and what a person can do about it."""
-
-    def __init__(self, cause: str, remedy: str) -> None:
-        super().__init__(cause)
-        self.cause, self.remedy, self.step = cause, remedy, ""
 
 
 def say(text: str) -> None:
@@ -44,8 +38,8 @@ def step(name: str) -> Iterator[None]:
     try:
         with console.status(name):
             yield
-    except (Problem, DockerException) as error:
-        problem = error if isinstance(error, Problem) else Problem(f"the engine says: {error}", "read the engine's log")
+    except (Failure, DockerException) as error:
+        problem = error if isinstance(error, Failure) else Failure(f"the engine says: {error}", "read the engine's log")
         problem.step = problem.step or name
         raise problem from None
     say(f"{name}: done in {time.monotonic() - started:.0f} s")
@@ -61,7 +55,7 @@ def home(name: str = "") -> Path:
 
 def run(
     *command: str | Path,
-    remedy: str,
+    fix: str,
     stdin: str | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path = ROOT,
@@ -69,7 +63,7 @@ def run(
     """Run a command quietly and return its output.
 
     Raises:
-        Problem: if it fails or does not exist, with the last lines that it wrote.
+        Failure: if it fails or does not exist, with the last lines that it wrote.
     """
     words = [str(word) for word in command]
     try:
@@ -83,10 +77,10 @@ def run(
             check=False,
         )
     except OSError as error:
-        raise Problem(f"`{words[0]}` cannot be started: {error.strerror}", remedy) from None
+        raise Failure(f"`{words[0]}` cannot be started: {error.strerror}", fix) from None
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines()[-LINES_OF_A_FAILURE:]
-        raise Problem("\n".join([f"`{shlex.join(words)}` ended with {done.returncode}:", *said]), remedy)
+        raise Failure("\n".join([f"`{shlex.join(words)}` ended with {done.returncode}:", *said]), fix)
     return done.stdout
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import httpx
 
+from components.configuration.problems import Failure
 from local.sources import apt, go, go_build, module_version, reachable, wheel, wheel_version
-from local.steps import HOME, ROOT, Problem, Stamp, home, path_of, run, say, step
+from local.steps import HOME, ROOT, Stamp, home, path_of, run, say, step
 
 OLDEST_PULUMI = (3, 208, 0)  # the first that takes --config-file from the environment, as .local/env gives it
 CLI = "github.com/pulumi/pulumi/pkg/v3"
@@ -120,8 +121,8 @@ def _pulumi() -> None:
             _run_installer(wanted)
             stamp.set()
             return
-        except Problem as problem:
-            reason = problem.cause
+        except Failure as failure:
+            reason = str(failure)
     else:
         reason = f"{reason} and {SITE} does not answer"
     say(f"pulumi: {reason}; building {wanted} from Go modules, about 3 minutes")
@@ -133,7 +134,7 @@ def _unusable(pulumi: Path | None) -> str:
     """Why an installed CLI does not do; nothing if it does."""
     if pulumi is None or HOME in pulumi.parents:
         return "it is not installed"
-    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", run(pulumi, "version", remedy="install Pulumi again"))
+    match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", run(pulumi, "version", fix="install Pulumi again"))
     if not match or tuple(int(part) for part in match.groups()) < OLDEST_PULUMI:
         return f"{pulumi} is older than {'.'.join(map(str, OLDEST_PULUMI))}"
     if not (pulumi.resolve().parent / "pulumi-language-python").exists():
@@ -147,9 +148,9 @@ def _run_installer(wanted: str) -> None:
         try:
             script = httpx.get(SITE, timeout=10, follow_redirects=True).raise_for_status().text
         except httpx.HTTPError as error:
-            raise Problem(f"{SITE} does not hand out its installer ({error})", "try again later") from None
+            raise Failure(f"{SITE} does not hand out its installer ({error})", "try again later") from None
         options = ("--version", wanted, "--install-root", HOME, "--no-edit-path")
-        run("sh", "-s", "--", *options, stdin=script, remedy="look at what the installer says")
+        run("sh", "-s", "--", *options, stdin=script, fix="look at what the installer says")
 
 
 def _build_pulumi(wanted: str, host: str) -> None:
@@ -195,10 +196,10 @@ def _plugins() -> None:
                 for name in missing:
                     _pulumi_plugin(official, name)
             return
-        except Problem as problem:
-            reason = problem.cause
+        except Failure as failure:
+            reason = str(failure)
     if insist:
-        raise Problem(reason, "put pulumi-resource-docker and pulumi-resource-command on PATH, or leave PLUGINS out")
+        raise Failure(reason, "put pulumi-resource-docker and pulumi-resource-command on PATH, or leave PLUGINS out")
     say(f"plugins: {reason}; using the stand-ins of local/stand_ins")
     for name in PLUGINS:
         _pulumi_plugin(stand_ins, name, "--file", _stand_in(name))
@@ -232,7 +233,7 @@ def _stand_in_stamp() -> Stamp:
 def _pulumi_plugin(folder: Path, name: str, *source: str | Path) -> None:
     variables = environment() | {"PULUMI_HOME": str(folder)}
     command = ("pulumi", "plugin", "install", "resource", name, _wanted(name), "--reinstall", *source)
-    run(*command, remedy="run it by hand to see more", environment=variables)
+    run(*command, fix="run it by hand to see more", environment=variables)
 
 
 def _in_home(folder: Path, name: str) -> bool:

@@ -3,7 +3,7 @@
 set -eu
 
 fail() {
-	printf 'virtual environment failed\n  cause:  %s\n  remedy: %s\n' "$1" "$2" >&2
+	printf 'virtual environment failed\n  cause:  %s\n  fix:    %s\n' "$1" "$2" >&2
 	exit 1
 }
 

@@ -6,9 +6,9 @@ import sys
 
 import typer
 
+from components.configuration.problems import Failure, redacted
 from operations.console import say
 from operations.credentials import commands as credentials
-from operations.stack import Refused
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(credentials.app, name="credentials")
@@ -20,11 +20,11 @@ def _group() -> None:
 
 
 def main() -> None:
-    """Run a command; a refusal ends it with the cause and the fix, not with a traceback."""
+    """Run a command; a failure prints its cause and fix, without the user information of URLs, and no traceback."""
     try:
         app()
-    except Refused as refused:
-        say(f"{refused}\n  fix: {refused.fix}")
+    except Failure as failure:
+        say(f"{redacted(str(failure))}\n  fix: {redacted(failure.fix)}")
         sys.exit(1)
 
 

@@ -19,8 +19,8 @@ from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 from components.configuration.fields import Endpoint, UpstreamName, Url, UserName
 from components.configuration.problems import (
     PROJECT,
+    Failure,
     path,
-    redacted,
     remove_command,
     secret_command,
     set_command,
@@ -29,14 +29,6 @@ from components.configuration.problems import (
 from components.configuration.settings import FROZEN, MirrorSettings, Role, Secrets, UserSettings
 
 T = TypeVar("T")
-
-
-class Refused(Exception):
-    """A command that cannot be done: what was found, and what a person can do about it; neither shows a login."""
-
-    def __init__(self, cause: str, fix: str) -> None:
-        super().__init__(redacted(cause))
-        self.fix = redacted(fix)
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ class StackConfig:
         """Users, mirrors and their secrets, decrypted.
 
         Raises:
-            Refused: if the CLI cannot read the stack, or if what it reads is not valid.
+            Failure: if the CLI cannot read the stack, or if what it reads is not valid.
         """
         shown = json.loads(self._run("config", "--json", "--show-secrets", *self._file))
         values = {key: entry.get("objectValue", entry["value"]) for key, entry in shown.items()}
@@ -112,13 +104,13 @@ class StackConfig:
         """The users of the last ``pulumi up``, by name; empty before the first.
 
         Raises:
-            Refused: if another version of the program made the output.
+            Failure: if another version of the program made the output.
         """
         outputs = json.loads(self._run("stack", "output", "--json"))
         try:
             return TypeAdapter(dict[str, DeployedUser]).validate_python(outputs.get("users", {}))
         except ValidationError:
-            raise Refused(
+            raise Failure(
                 "the stack's output `users` was made by another version of the program", self.command("pulumi", "up")
             ) from None
 
@@ -126,22 +118,22 @@ class StackConfig:
         """Make all changes of the stack's configuration, or none.
 
         Raises:
-            Refused: if one fails; it says what the configuration is then.
+            Failure: if one fails; it says what the configuration is then.
         """
         begun: list[Change] = []
         try:
             for change in changes:
                 begun.append(change)
                 self._write(change.parts, change.new)
-        except (Refused, KeyboardInterrupt) as error:
+        except (Failure, KeyboardInterrupt) as error:
             cause = str(error) or "interrupted"
             left = self._take_back(begun)
             if left:
                 state = f"These changes could not be undone: {'; '.join(path(*change.parts) for change in left)}."
                 by_hand = "; ".join(self.on_this_stack(_by_hand(change)) for change in left)
-                raise Refused(f"{cause}\n{state}", by_hand) from None
-            fix = error.fix if isinstance(error, Refused) else "run the command again"
-            raise Refused(f"{cause}\nThe configuration is as it was before.", fix) from None
+                raise Failure(f"{cause}\n{state}", by_hand) from None
+            fix = error.fix if isinstance(error, Failure) else "run the command again"
+            raise Failure(f"{cause}\nThe configuration is as it was before.", fix) from None
 
     def _take_back(self, changes: Sequence[Change]) -> list[Change]:
         """Restore the old values, the last change first; the changes for which that failed."""
@@ -151,7 +143,7 @@ class StackConfig:
                 if isinstance(change.old, Mapping):
                     self._write(change.parts, None)  # a key that the old object lacked must not stay
                 self._write(change.parts, change.old)
-            except Refused:
+            except Failure:
                 left.append(change)
         return left
 
@@ -178,13 +170,13 @@ class StackConfig:
                 check=False,
             )
         except OSError as error:
-            raise Refused(
+            raise Failure(
                 f"`pulumi` cannot be started: {error.strerror}", "install the Pulumi CLI, or add it to PATH"
             ) from None
         if done.returncode:
             # Standard output may hold secrets; the CLI explains itself on standard error.
             said = done.stderr.strip().removeprefix("error: ") or f"it ended with {done.returncode}"
-            raise Refused(
+            raise Failure(
                 f"`{shlex.join(command)}` failed: {said}",
                 "run this in the folder of Pulumi.yaml, with the stack's backend, passphrase and name"
                 " (pulumi login, PULUMI_CONFIG_PASSPHRASE_FILE, --stack)",
@@ -197,7 +189,7 @@ class StackConfig:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = shown_key(path(key, *(part for part in first["loc"] if part != "[key]")))
-            raise Refused(f"{where} is not valid: {fault(error)}", self.command("pulumi", "preview")) from None
+            raise Failure(f"{where} is not valid: {fault(error)}", self.command("pulumi", "preview")) from None
 
 
 def fault(error: ValidationError) -> str:

@@ -68,6 +68,15 @@ class ConfigError(Exception):
         super().__init__("\n".join([f"the configuration has {count}; nothing was changed", *map(str, problems)]))
 
 
+class Failure(Exception):
+    """A command that failed: its cause, what a person can do about that, and the step at which it happened."""
+
+    def __init__(self, cause: str, fix: str) -> None:
+        super().__init__(cause)
+        self.fix = fix
+        self.step = ""
+
+
 def is_key_material(text: str) -> bool:
     """Whether a text seems to hold a key, a token or a hash, in whole or in part."""
     return bool(

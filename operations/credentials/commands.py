@@ -17,13 +17,13 @@ from rich.table import Table
 
 from components.configuration.fields import UserName
 from components.configuration.passwords import is_hash
-from components.configuration.problems import path, set_command
+from components.configuration.problems import Failure, path, set_command
 from components.configuration.settings import ROLES_OF, Role, UserSettings
 from operations.console import say, screen
 from operations.credentials.docker_config import write_login
 from operations.credentials.rotation import family, first_name, is_successor, next_name, rotations
 from operations.credentials.state import EXPIRED, IN_FORCE, is_expired, password_kind, state
-from operations.stack import Change, Credentials, Refused, StackConfig, fault
+from operations.stack import Change, Credentials, StackConfig, fault
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
@@ -93,7 +93,7 @@ def add(
     config = StackConfig(stack, config_file)
     _check_name(name)
     if is_successor(name):
-        raise Refused(
+        raise Failure(
             f"{name} ends in a dot and a number, which is how the successor of a user is called in a rotation",
             "choose a name with another ending, or add a successor: "
             + config.command(*_TOOL, "rotate", first_name(name)),
@@ -102,7 +102,7 @@ def add(
     found = config.read()
     if name in found.users or (members := family(name, found.users)):
         taken = name if name in found.users else members[-1]
-        raise Refused(
+        raise Failure(
             f"there is a user {taken} already, with the role {found.users[taken].role}",
             f"choose another name, or give {taken} a new password: {config.command(*_TOOL, 'rotate', taken)}",
         )
@@ -136,7 +136,7 @@ def rotate(
     name = _current(name, found.users)
     user = found.users[name]
     if is_expired(user, _today()):
-        raise Refused(
+        raise Failure(
             f"{name} expired on {user.expires}, and so would its new password",
             config.on_this_stack(
                 set_command(
@@ -157,7 +157,7 @@ def rotate(
     first = first_name(name)
     if len(family(first, found.users)) > 1:
         older, newest = next(pair for pair in rotations(found.users) if pair[1] == family(first, found.users)[-1])
-        raise Refused(
+        raise Failure(
             f"a rotation of {first} is not finished: {newest} is valid beside {', '.join(older)}",
             "finish it first: " + " && ".join(config.command(*_TOOL, "retire", each) for each in older),
         )
@@ -190,7 +190,7 @@ def retire(
         _unknown(name, found.users)
     user, others = found.users[name], {each: user for each, user in found.users.items() if each != name}
     if not others:
-        raise Refused(
+        raise Failure(
             f"{name} is the only user, and without one nobody can push or pull: `pulumi up` would refuse it",
             f"add another user first: {config.command(*_TOOL, 'add', _example_name(name), '--role', user.role)}",
         )
@@ -225,15 +225,15 @@ def show_login(
     password = found.passwords.get(name)
     if password is None or is_hash(password):
         reason = "as a bcrypt hash, from which it cannot be found" if password else "nowhere"
-        raise Refused(
+        raise Failure(
             f"the password of {name} is stored {reason}",
             f"ask the person who chose it, or give the user a new one: {config.command(*_TOOL, 'rotate', name)}",
         )
     if found.url is None:
         set_url = config.on_this_stack(set_command("registry.url", "https://registry.example.com"))
-        raise Refused("registry.url is not set, so nobody can log in yet", set_url)
+        raise Failure("registry.url is not set, so nobody can log in yet", set_url)
     if output and stdout:
-        raise Refused("--output and --stdout exclude each other", "choose one of them")
+        raise Failure("--output and --stdout exclude each other", "choose one of them")
     if (now := state(name, found, config.deployed_users(), _today())) != IN_FORCE:
         say(f"Note: {name} is not in force as configured ({now}).")
     show = config.command(*_TOOL, "show-login", name, "--stdout")
@@ -241,8 +241,8 @@ def show_login(
     if output:
         try:
             write_login(output, found.url.netloc, name, password)
-        except Refused as refused:
-            raise Refused(str(refused), f"{refused.fix}; or log in without a file: {pipe}") from None
+        except Failure as failure:
+            raise Failure(str(failure), f"{failure.fix}; or log in without a file: {pipe}") from None
         say(f"{output} logs in as {name} at {found.url.netloc}; only you can read it.")
     elif stdout:
         typer.echo(password.get_secret_value())
@@ -259,7 +259,7 @@ def _current(name: str, users: Mapping[str, UserSettings]) -> str:
 
 def _unknown(name: str, users: Mapping[str, UserSettings]) -> NoReturn:
     kin = family(name, users)
-    raise Refused(
+    raise Failure(
         f"there is no user {name}", f"{'did you mean' if kin else 'choose one of'} {', '.join(kin or users) or 'none'}"
     )
 
@@ -268,16 +268,16 @@ def _check_name(name: str) -> None:
     try:
         TypeAdapter(UserName).validate_python(name)
     except ValidationError as error:
-        raise Refused(f"{name!r} cannot be the name of a user", f"choose {fault(error)}") from None
+        raise Failure(f"{name!r} cannot be the name of a user", f"choose {fault(error)}") from None
 
 
 def _user(role: Role, expires: str | None) -> UserSettings:
     try:
         user = UserSettings.model_validate({"role": role, "expires": expires} if expires else {"role": role})
     except ValidationError as error:
-        raise Refused(f"--expires {expires} cannot be used", f"give {fault(error)}") from None
+        raise Failure(f"--expires {expires} cannot be used", f"give {fault(error)}") from None
     if is_expired(user, _today()):
-        raise Refused(f"--expires {expires} is past: nobody could log in", "give today's date or a later one")
+        raise Failure(f"--expires {expires} is past: nobody could log in", "give today's date or a later one")
     return user
 
 
@@ -297,11 +297,11 @@ def _check_nobody_is_locked_out(
     """What can be wanted, but more often is a mistake: --force allows it.
 
     Raises:
-        Refused: for the last admin, and for a user in force whose successor is not.
+        Failure: for the last admin, and for a user in force whose successor is not.
     """
     admins = [each for each, user in others.items() if user.role == "admin" and not is_expired(user, _today())]
     if found.users[name].role == "admin" and not is_expired(found.users[name], _today()) and not admins:
-        raise Refused(
+        raise Failure(
             f"{name} is the last admin, and without one no person can delete an image",
             f"add another admin first: {config.command(*_TOOL, 'add', _example_name(name), '--role', 'admin')};"
             f" or override: {config.command(*_TOOL, 'retire', name, '--force')}",
@@ -309,7 +309,7 @@ def _check_nobody_is_locked_out(
     kin = family(name, others)
     deployed = config.deployed_users() if kin else {}
     if name in deployed and kin and all(state(each, found, deployed, _today()) != IN_FORCE for each in kin):
-        raise Refused(
+        raise Failure(
             f"{' and '.join(kin)}, the successor of {name}, is not in force yet: clients would have no valid login",
             f"{config.command('pulumi', 'up')}, hand the login over: {config.command(*_TOOL, 'show-login', kin[-1])};"
             f" then {config.command(*_TOOL, 'retire', name)}; if nobody uses {name}: "

@@ -15,6 +15,7 @@ import httpx
 import pytest
 import yaml
 
+from components.configuration.problems import Failure
 from local import engine, images, outdated, sources, stack, steps, toolchain
 from local.__main__ import purge
 
@@ -42,15 +43,15 @@ def test_only_the_owner_can_look_into_the_folder_of_secrets() -> None:
 def test_a_failed_command_tells_its_last_words_and_the_remedy() -> None:
     program = "import sys; print('disk full', file=sys.stderr); sys.exit(3)"
 
-    with pytest.raises(steps.Problem, match=r"(?s)ended with 3.*disk full") as problem, steps.step("writing"):
-        steps.run(sys.executable, "-c", program, remedy="make room")
+    with pytest.raises(Failure, match=r"(?s)ended with 3.*disk full") as problem, steps.step("writing"):
+        steps.run(sys.executable, "-c", program, fix="make room")
 
-    assert (problem.value.step, problem.value.remedy) == ("writing", "make room")
+    assert (problem.value.step, problem.value.fix) == ("writing", "make room")
 
 
 def test_a_missing_program_is_a_problem_and_no_traceback() -> None:
-    with pytest.raises(steps.Problem, match="`no-such-program` cannot be started"):
-        steps.run("no-such-program", remedy="install it")
+    with pytest.raises(Failure, match="`no-such-program` cannot be started"):
+        steps.run("no-such-program", fix="install it")
 
 
 @pytest.mark.parametrize("root", [True, False], ids=["root", "no root"])
@@ -222,7 +223,7 @@ def test_an_up_that_fails_before_any_change_shows_all_that_pulumi_says(
 ) -> None:
     pulumi_says(PREVIEW + FAILED, tmp_path, monkeypatch, code=255)
 
-    with pytest.raises(steps.Problem, match="`pulumi up` ended with 255"):
+    with pytest.raises(Failure, match="`pulumi up` ended with 255"):
         stack._pulumi("up", "--yes")
 
     assert PREVIEW + FAILED in capsys.readouterr().err
@@ -311,7 +312,7 @@ def test_purge_removes_nothing_unless_the_stacks_name_confirms_it(
     if confirmation is not None:
         monkeypatch.setenv("CONFIRM", confirmation)
 
-    with pytest.raises(steps.Problem, match="nothing was removed"):
+    with pytest.raises(Failure, match="nothing was removed"):
         purge()
 
 

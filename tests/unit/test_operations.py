@@ -17,12 +17,13 @@ from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from components.configuration.passwords import fingerprint
+from components.configuration.problems import Failure
 from components.configuration.settings import Role, UserSettings
-from operations.__main__ import app
+from operations.__main__ import app, main
 from operations.credentials.docker_config import write_login
 from operations.credentials.rotation import rotations
 from operations.credentials.state import password_kind, state
-from operations.stack import Change, Credentials, DeployedUser, Refused, StackConfig
+from operations.stack import Change, Credentials, DeployedUser, StackConfig
 from tests.harness.configuration import configuration, example_password
 
 PASSWORD, STACK_SECRET = SecretStr("example-only-zq7kx2vw9rj4hbm3-5tgy8nc1"), SecretStr("5" * 64)
@@ -100,7 +101,7 @@ def test_what_is_no_file_is_left_alone(make: Callable[[Path], None], tmp_path: P
     target = tmp_path / "config.json"
     make(target)
 
-    with pytest.raises(Refused, match="is no file"):
+    with pytest.raises(Failure, match="is no file"):
         write_login(target, "registry.example.com", "ci", PASSWORD)
 
 
@@ -125,7 +126,7 @@ def test_a_file_that_is_no_docker_configuration_is_left_alone(text: str, tmp_pat
     file = tmp_path / "notes"
     file.write_text(text)
 
-    with pytest.raises(Refused, match="left alone"):
+    with pytest.raises(Failure, match="left alone"):
         write_login(file, "registry.example.com", "ci", PASSWORD)
 
     assert file.read_text() == text
@@ -139,14 +140,14 @@ def test_a_login_that_docker_would_not_read_is_not_written(helper: dict[str, Any
     file = tmp_path / "config.json"
     file.write_text(json.dumps(helper))
 
-    with pytest.raises(Refused, match="credential helper"):
+    with pytest.raises(Failure, match="credential helper"):
         write_login(file, "registry.example.com", "ci", PASSWORD)
 
     assert json.loads(file.read_text()) == helper
 
 
 def test_a_folder_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(Refused, match="cannot be written: No such file"):
+    with pytest.raises(Failure, match="cannot be written: No such file"):
         write_login(tmp_path / "no" / "config.json", "registry.example.com", "ci", PASSWORD)
 
 
@@ -158,16 +159,16 @@ class Cli:
 
     def run(self, *arguments: str, stdin: str = "") -> str:
         if self.fails in " ".join(arguments):
-            raise Refused("the disk is full", "make room")
+            raise Failure("the disk is full", "make room")
         if arguments[0] == "stack":
             return json.dumps({"users": self.deployed})
         return json.dumps({f"registry-stack:{key}": {"value": value} for key, value in self.values.items()})
 
 
-def refusal(monkeypatch: pytest.MonkeyPatch, cli: Cli, *arguments: str) -> Refused:
+def refusal(monkeypatch: pytest.MonkeyPatch, cli: Cli, *arguments: str) -> Failure:
     monkeypatch.setattr(StackConfig, "_run", cli.run)
     answer = CliRunner().invoke(app, ["credentials", *arguments])
-    assert isinstance(answer.exception, Refused), answer.output
+    assert isinstance(answer.exception, Failure), answer.output
     return answer.exception
 
 
@@ -239,19 +240,27 @@ def test_what_cannot_be_undone_is_told_with_commands_for_the_stack(
 ) -> None:
     monkeypatch.setattr(StackConfig, "_run", Cli({}, {}, fails="config").run)
 
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Failure) as caught:
         StackConfig("prod", Path("/etc/prod.yaml")).change(change)
 
     assert caught.value.fix == fix.replace("{}", "--stack prod --config-file /etc/prod.yaml")
     assert PASSWORD.get_secret_value() not in str(caught.value) + caught.value.fix
 
 
-def test_a_refusal_shows_no_login_of_a_url() -> None:
-    refused = Refused(
-        "`pulumi config` failed: https://robot:token@ghcr.io is no value", "ask https://robot:token@ghcr.io"
-    )
+def test_a_failure_shows_no_login_of_a_url(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise Failure("`pulumi config` failed: https://robot:token@ghcr.io", "ask https://robot:token@ghcr.io")
 
-    assert "token" not in str(refused) + refused.fix
+    monkeypatch.setattr(StackConfig, "_run", fail)
+    monkeypatch.setattr("sys.argv", ["operations", "credentials", "list"])
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    printed = "".join(capsys.readouterr())
+    assert ended.value.code == 1
+    assert "`pulumi config` failed" in printed
+    assert "token" not in printed
 
 
 def test_a_broken_name_in_the_configuration_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
