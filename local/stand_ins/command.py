@@ -12,6 +12,7 @@ from pulumi.provider.experimental import provider as protocol
 
 from local.stand_ins import _plugin as plugin
 from local.stand_ins._plugin import UNKNOWN, Input, StandInError
+from local.stand_ins._serving import serve
 
 VERSION = "1.2.1"
 SHELL = ["/bin/sh", "-c"]
@@ -103,4 +104,4 @@ async def _run(
 
 
 if __name__ == "__main__":
-    plugin.serve(CommandStandIn(), VERSION)
+    serve(CommandStandIn(), VERSION)

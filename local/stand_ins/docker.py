@@ -26,6 +26,7 @@ from pulumi.provider.experimental import provider as protocol
 from local.stand_ins import _container, _plugin
 from local.stand_ins._engine import CONCURRENT_OPERATIONS, LOCAL_ENGINE, Engine, attempt, explanation, find_image
 from local.stand_ins._plugin import UNKNOWN, InitializationError, Input, StandInError, State, plain_map
+from local.stand_ins._serving import serve
 
 VERSION = "5.2.0"
 OUTPUTS = json.loads(Path(__file__).with_name("outputs.json").read_text())
@@ -345,4 +346,4 @@ RESOURCES = {
 }
 
 if __name__ == "__main__":
-    _plugin.serve(DockerStandIn(), VERSION)
+    serve(DockerStandIn(), VERSION)

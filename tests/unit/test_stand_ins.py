@@ -15,7 +15,7 @@ from pulumi.provider.experimental import provider as protocol
 from pulumi.provider.experimental.property_value import PropertyValue
 from pulumi.runtime.proto import provider_pb2
 
-from local.stand_ins import _container, _plugin
+from local.stand_ins import _container, _serving
 from local.stand_ins._engine import Engine, dial_command
 from local.stand_ins._plugin import UNKNOWN, InitializationError, StandInError, plain, plain_map, pulumi_value
 from local.stand_ins.command import CommandStandIn
@@ -215,7 +215,7 @@ def test_a_name_that_the_engine_proposes_is_taken_for_a_new_container_and_not_fo
     old = checked(CONTAINER["type"], inputs).inputs
 
     async def names() -> tuple[str, str]:
-        servicer = _plugin._Servicer([], "5.2.0", DockerStandIn(), engine_address="")
+        servicer = _serving._Servicer([], "5.2.0", DockerStandIn(), engine_address="")
         found = []
         for olds in ({}, old):
             request = provider_pb2.CheckRequest(
