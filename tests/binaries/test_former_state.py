@@ -1,0 +1,50 @@
+"""A stack that an earlier commit made has nothing to do: the resources keep their names, places and inputs.
+
+``former/`` holds the state of ``small_stack`` as 73c91ba made it on Docker 20.10 (``pulumi stack export``, with the
+address of a host that does not exist and without stack traces), and the stack file with its ``proxy.engine``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from local.toolchain import environment
+from tests.harness.configuration import ROOT
+
+FORMER = Path(__file__).parent / "former"
+
+
+def test_a_stack_of_before_the_renamed_key_is_unchanged_but_for_its_outputs(tmp_path: Path) -> None:
+    variables = environment() | {
+        "PULUMI_BACKEND_URL": f"file://{tmp_path / 'state'}",
+        "PULUMI_CONFIG_PASSPHRASE": "example-only-zq7kx2vw9rj4hbm3",
+        "PULUMI_STACK": "test",
+    }
+    for name in ("Pulumi.yaml", "__main__.py"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "components", tmp_path / "components", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(FORMER / "Pulumi.test.yaml", tmp_path)
+    (tmp_path / ".venv").symlink_to(variables["VIRTUAL_ENV"])
+    (tmp_path / "state").mkdir()
+
+    def pulumi(*arguments: str) -> str:
+        done = subprocess.run(
+            ["pulumi", *arguments, "--non-interactive"],
+            cwd=tmp_path, env=os.environ | variables, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    pulumi("stack", "init", "test")
+    pulumi("stack", "import", "--file", str(FORMER / "state.json"))
+    pulumi("config", "rm", "--path", "registry-stack:proxy.engine")
+    pulumi("config", "set", "--path", "registry-stack:proxy.server", "caddy")
+
+    preview = pulumi("preview", "--expect-no-changes", "--diff", "--color=never")
+
+    assert "35 unchanged" in preview
+    assert "fingerprint" in preview, "the output users, which is an object by name now"
