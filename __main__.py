@@ -1,4 +1,4 @@
-"""The stack: settings, the Docker host, and what runs on it."""
+"""The stack: load the settings, connect to the Docker host, declare all resources."""
 
 import datetime
 
@@ -37,7 +37,7 @@ except ConfigError as error:
 
 
 def refuse_another_engine(args: ResourceHookArgs) -> None:
-    """Runs before the provider gets another address, which alone would replace nothing."""
+    """Check the engine before the provider gets another address: the new address alone replaces no resource."""
     check_same_engine((args.old_inputs or {})["host"], (args.new_inputs or {})["host"], names)
 
 
@@ -67,7 +67,7 @@ checks = [
 ]
 if address and DANGER not in settings.acknowledge:
     checks.append(loopback(settings))
-# Whatever else is made or replaced waits for the checks, so that a bad folder leaves everything as it is.
+# All other resources depend on the checks, so that `up` changes nothing if a folder is bad.
 on_host = ResourceOptions(provider=host, depends_on=checks)
 inside = ResourceOptions(providers=[host], depends_on=checks)
 edge = network("edge", names, internal=False, opts=on_host)
@@ -116,7 +116,7 @@ services: dict[str, docker.Container] = {
     **{mirror_alias(name): mirror.container for name, mirror in mirrors.items()},
 }
 if address:
-    # For the operator's own proxy; a preview shows what changes in them, line by line.
+    # Configuration for the operator's own proxy. A preview shows the changed lines.
     for server, text in snippets(settings).items():
         pulumi.export(f"{server}_snippet", text)
 else:
@@ -141,7 +141,7 @@ else:
 process_limit(services.values(), docker_host=settings.docker_host)
 pulumi.export("registry_url", str(settings.registry.url))
 pulumi.export("mirror_urls", {upstream: str(mirror.url) for upstream, mirror in settings.mirrors.items()})
-# A preview shows a changed output line by line: who comes and goes, whose role or password changes.
+# A preview shows this output line by line: added and removed users, changed roles and passwords.
 pulumi.export(
     "users",
     {

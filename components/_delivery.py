@@ -1,4 +1,4 @@
-"""Files and secrets into Docker volumes: volume, carrier, validation, swap."""
+"""Deliver files and secrets into Docker volumes: volume, carrier, validation, swap."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from pulumi import Alias, Output, ResourceOptions
 from components._docker_command import docker_command
 from components.configuration.naming import StackName
 
-#: Inputs that the provider "updates" without any effect, and the mark of a container that failed to become healthy:
-#: without them a changed health check is ignored, and the ``up`` after a failed one reports success and does nothing.
+#: Inputs whose change must replace a container. The provider "updates" the first three without any effect, so it would
+#: ignore a changed health check. ``#initerror`` marks a container that did not become healthy: without this entry, the
+#: next ``up`` reports success and does nothing.
 REPLACE_ON = ["healthcheck", "tmpfs", "init", "#initerror"]
-#: Moves what a carrier brought to where it belongs, in its volumes. Renaming replaces a file at once; copying gives it
-#: a time of modification of its own, by which distribution notices that it is another file.
+#: Moves the staged files of a carrier into its volumes. ``mv`` replaces a file in one step. ``cp`` sets a new
+#: modification time, by which distribution detects a changed file.
 _STAGE = "/delivery"
 _SWAP = f"""cd {_STAGE} && find . -type f | while read -r file; do
   cp "$file" "/${{file%/*}}/.new" && mv "/${{file%/*}}/.new" "/$file" || exit
 done"""
-#: Puts what ``archive`` packed where it belongs, then runs the program that follows.
+#: Extracts the files of ``archive`` from standard input, then runs the program in the arguments.
 _UNPACK = 'base64 -d | tar -x -C / && exec "$@"'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """A volume (or, with ``host_path``, a folder of the host) in a container."""
+    """A mount of a container: a volume or, with ``host_path``, a folder of the host."""
 
     path: str
     volume: pulumi.Input[str] | None = None
@@ -43,7 +44,7 @@ class Mount:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """An image by its literal name, which a preview shows, and as the resource that pulls it."""
+    """An image: the literal name, which a preview shows, and the resource that pulls the image."""
 
     name: str
     pulled: docker.RemoteImage
@@ -51,7 +52,7 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """Files in a volume: how a service mounts them, and the carrier that must have run before it starts."""
+    """Files in a volume: the mount for a service, and the carrier on which that service must depend."""
 
     mount: Mount
     carrier: docker.Container
@@ -67,7 +68,10 @@ def volume(
     parent: pulumi.Resource,
     aliases: Sequence[Alias] = (),
 ) -> docker.Volume:
-    """A named volume; ``keep`` leaves it on the host when the stack is destroyed, ``protect`` refuses to destroy."""
+    """Declare a named volume.
+
+    ``keep`` leaves the volume on the host when the stack is destroyed. ``protect`` refuses to destroy the volume.
+    """
     return docker.Volume(
         name,
         name=physical_name,
@@ -77,14 +81,14 @@ def volume(
             protect=protect,
             retain_on_delete=keep,
             aliases=list(aliases),
-            # A changed label would replace a named volume, deleting it first.
+            # A changed label would replace the volume: the provider would delete the volume and its data first.
             ignore_changes=["labels", "driver", "driverOpts"],
         ),
     )
 
 
 def throwaway(image_name: str, volumes: Mapping[str, str], capabilities: Sequence[str], *program: str) -> str:
-    """The shell command that runs a program once as root with ``volumes``, by name the path of each."""
+    """Return the shell command that runs a program once as root; ``volumes`` maps volume names to mount paths."""
     options = ["--rm", "--network=none", "--user=0", "--entrypoint=", "--cap-drop=ALL"]
     options += [f"--cap-add={each}" for each in capabilities]
     options += [f"--volume={name}:{path}" for name, path in volumes.items()]
@@ -103,20 +107,22 @@ def carrier(
     swapped: bool = False,
     depends_on: Sequence[pulumi.Resource] = (),
 ) -> docker.Container:
-    """A container that delivers ``files``, by path, into volumes through the Docker API, also over ssh://.
+    """Declare a container that delivers ``files`` into volumes through the Docker API, also over ``ssh://``.
 
-    ``volumes`` stand at their folders; of ``files``, the one at the path ``executable`` may be run. It never runs.
+    ``volumes`` maps folders to volumes; ``files`` maps paths to contents. The file at ``executable`` gets mode 0755.
+    The container never starts, unless ``swap`` starts it.
 
-    Uploads into the services themselves would need a writable root, and would replace them at every change.
+    Uploads into the services themselves would need a writable root, and every change would replace the service.
 
-    The engine removes a file before it writes the new one, so a process that reads at that moment finds none, or half
-    of it. With ``swapped``, the files wait in the carrier until ``swap`` runs it, and it puts them into the volume.
+    The engine removes a file before it writes the new file. A process that reads at that moment finds no file, or half
+    a file. With ``swapped``, the files stay in the carrier until ``swap`` starts the carrier, which moves the files
+    into the volume.
     """
     return docker.Container(
         name,
         image=image.name,
         entrypoints=["/bin/sh", "-c", _SWAP] if swapped else ["/bin/true"],
-        envs=[],  # a state that says null (an older stand-in's) would make the official plugin replace it
+        envs=[],  # with null in the state (from an older stand-in), the official plugin would replace the carrier
         start=False,
         must_run=False,
         network_mode="none",
@@ -153,10 +159,10 @@ def validation(
     docker_host: str,
     parent: pulumi.Resource,
 ) -> command.local.Command:
-    """Let the program ``validate`` read ``files``, by path, in a throwaway container before anything is delivered.
+    """Validate ``files``, by path, with the program ``validate`` in a throwaway container before the delivery.
 
-    Where it fails, the ``up`` does: a bad file in a volume would keep a restarted service from coming up. The files
-    come on standard input and lie in memory, since private keys are among them.
+    If the validation fails, ``up`` fails: a bad file in a volume would prevent a restarted service from starting. The
+    container reads the files from standard input and keeps them in memory, because private keys are among the files.
     """
     options = ["--rm", "--interactive", "--network=none", "--entrypoint=", f"--user={user}"]
     own = f"size=1m,uid={user},gid={user},mode=0700"
@@ -172,7 +178,10 @@ def validation(
 
 
 def archive(files: Mapping[str, str]) -> str:
-    """A tar archive of files by path, as base64 for a standard input that takes text; same files, same archive."""
+    """Pack files by path into a tar archive, in base64 because standard input takes text.
+
+    The same files give the same archive.
+    """
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
         for path, text in sorted(files.items()):
@@ -184,7 +193,7 @@ def archive(files: Mapping[str, str]) -> str:
 
 
 def volume_for_files(name: str, names: StackName, parent: pulumi.Resource) -> docker.Volume:
-    """A volume for what the program delivers anew at any time; it goes with the stack."""
+    """Declare a volume for files that the program can always deliver again; `destroy` removes the volume."""
     return volume(name, f"{names.prefix}-{name}", names, keep=False, protect=False, parent=parent)
 
 
@@ -198,7 +207,7 @@ def deliver(
     executable: str | None = None,
     depends_on: Sequence[pulumi.Resource] = (),
 ) -> Delivery:
-    """``files`` of one folder, by path, in a volume of their own; the one at the path ``executable`` may be run."""
+    """Deliver ``files`` of one folder, by path, into a new volume; the file at ``executable`` gets mode 0755."""
     (folder,) = {path.rpartition("/")[0] for path in files}
     target = volume_for_files(name, names, parent)
     delivery = carrier(
@@ -215,11 +224,11 @@ def deliver(
 
 
 def swap(name: str, carrier: docker.Container, *, docker_host: str, parent: pulumi.Resource) -> command.local.Command:
-    """Let a ``swapped`` carrier replace its files in the volume, each in one step; a new carrier does it anew."""
+    """Start a ``swapped`` carrier, which replaces each file in one step; a new carrier is started again."""
     start = Output.concat("docker start --attach ", carrier.id)
     return docker_command(name, docker_host, start, opts=ResourceOptions(parent=parent))
 
 
 def digest(text: str) -> str:
-    """Short fingerprint of a file, so that a changed one shows as a change of what depends on it."""
+    """Return a short fingerprint of a text, to change a resource when the text changes."""
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A command of the ``docker`` CLI that an ``up`` runs against the Docker host."""
+"""Run a command of the ``docker`` CLI against the Docker host during ``up``."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def docker_command(
     logging: command.local.Logging | None = None,
     opts: ResourceOptions | None = None,
 ) -> command.local.Command:
-    """Run the shell command ``create`` once, and again when it changes.
+    """Declare a resource that runs the shell command ``create`` once, and again when the command changes.
 
     Args:
-        name: of the resource.
-        docker_host: where ``docker`` runs its containers, also over ``ssh://``.
-        create: the shell command; it stands in the state and in previews, so it holds no secret.
-        update: what a change runs instead of ``create``.
+        name: name of the resource.
+        docker_host: address of the Docker host, also ``ssh://``.
+        create: the shell command, without secrets: the state and previews show the command.
+        update: shell command that a change runs instead of ``create``.
         triggers: values whose change replaces the resource.
-        stdin: its standard input, for what no argument may show.
-        variables: further variables of its environment.
-        logging: what of its output the log shows.
-        opts: of the resource.
+        stdin: standard input of the command, for values that no argument may show.
+        variables: additional environment variables.
+        logging: which output of the command the log shows.
+        opts: options of the resource.
     """
     return command.local.Command(
         name,

@@ -1,4 +1,4 @@
-"""What the stack's Docker resources have in common: labels, networks, data volumes, carriers, hardened services."""
+"""Hardened services, networks, published ports and the process limit, shared by all components."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ from components._delivery import REPLACE_ON, Mount, digest
 from components._docker_command import docker_command
 from components.configuration.naming import StackName
 
-#: Until a started container counts as failed, in seconds.
+#: Seconds after which a started container that is not healthy counts as failed.
 _HEALTHY_WITHIN = 90
-#: Go takes a thread for each file that it waits for, thousands where a disk hangs, and itself ends above 10,000.
+#: Most processes and threads of a container. Go uses one thread for each blocked file operation: thousands if a disk
+#: hangs. Above 10,000 threads, Go ends the process.
 _MOST_PROCESSES = 8192
 
 
-#: Asks whether a service answers at the URL ``$0``. Docker runs the first check one interval after the start, and a
-#: shorter interval for a young container needs API 1.44. So the interval is short and the check itself waits: it asks
-#: ten times a second until there is an answer, and from then on every 30 seconds, which costs an idle host less than a
-#: check every five seconds. /dev/shm may be written in every container, and is empty when that starts.
+#: Health check of a service at the URL ``$0``. Docker runs the first check one interval after the start; a shorter
+#: interval for a starting container needs API 1.44. So the interval is short and the script waits: the script sends ten
+#: requests per second until the first answer, then one request every 30 seconds. That costs an idle host less than a
+#: check every 5 seconds. The script marks the first answer in /dev/shm, which is writable in every container and empty
+#: at its start.
 _HEALTH = r"""
 if [ -e /dev/shm/answered ]; then
   sleep 30
@@ -33,10 +35,10 @@ fi
 exec wget -q -O /dev/null "$0"
 """
 
-#: Runs a service's program and, when it has ended, lets the kernel send what the program had written last: with the
-#: container its network ends at once, and a client that was slower than its server lost up to 4 MB (``tcp_wmem``) of a
-#: layer. Ten seconds at most, since clients may be gone, and not after SIGKILL, since nothing was finished. `wait` also
-#: ends at a signal.
+#: Runs the program of a service. After the program has ended, the script waits until the kernel has sent the program's
+#: last data. The network ends with the container, and a client slower than its server lost up to 4 MB (``tcp_wmem``) of
+#: a layer. The script waits for at most 10 seconds, because clients may be gone, and not after SIGKILL, because the
+#: program finished nothing. ``wait`` also returns at a signal, so the script calls ``wait`` in a loop.
 _RUN = r"""
 for signal in TERM QUIT; do trap "%skill -$signal \$!" "$signal"; done
 "$0" "$@" &
@@ -52,7 +54,7 @@ exit $status
 
 @dataclass(frozen=True, kw_only=True)
 class Attachment:
-    """A network that a container joins, under an alias or, for the proxy, under none."""
+    """A network that a container joins, and the aliases of the container there; the proxy has no alias."""
 
     network: docker.Network
     aliases: Sequence[str] = ()
@@ -60,10 +62,11 @@ class Attachment:
 
 @dataclass(frozen=True, kw_only=True)
 class Service:
-    """A running container. Times are seconds; ``stop_seconds`` is what its process may take to finish requests.
+    """A running container. All times are in seconds.
 
-    Told to stop, it serves on for ``serve_on_seconds``, in which others learn of its successor. ``log_files`` of 20 MB
-    are kept, all but the newest compressed.
+    After a stop signal, the container first serves for another ``serve_on_seconds``, so that the proxy can find its
+    successor. Then the process has ``stop_seconds`` to finish requests. Docker keeps ``log_files`` log files of 20 MB
+    and compresses all but the newest.
     """
 
     role: str
@@ -88,9 +91,9 @@ class Service:
 def network(
     name: str, names: StackName, *, internal: bool, opts: ResourceOptions, masquerade: bool = True
 ) -> docker.Network:
-    """A bridge network of the stack; an internal one has no way out and publishes nothing.
+    """Declare a bridge network of the stack. An ``internal`` network has no route out and publishes no ports.
 
-    Without ``masquerade`` it publishes, but what leaves has an address to which nothing comes back.
+    Without ``masquerade``, the network publishes ports, but no reply reaches the source address of outgoing packets.
     """
     return docker.Network(
         name,
@@ -104,14 +107,14 @@ def network(
 
 
 def process_limit(containers: Iterable[docker.Container], *, docker_host: str) -> command.local.Command:
-    """Bound the processes and threads of containers, for which the provider has no setting."""
+    """Limit the processes and threads of containers; the provider has no setting for that limit."""
     update = f"docker update --pids-limit={_MOST_PROCESSES} "
     identities = Output.all(*(one.id for one in containers)).apply(" ".join)
     return docker_command("process-limit", docker_host, Output.concat(update, identities))
 
 
 def published(address: str, ports: Iterable[int]) -> list[docker.ContainerPortArgs]:
-    """The same ports of the Docker host at ``address``."""
+    """Publish each port of the container on the same port of ``address``, an address of the Docker host."""
     return [
         docker.ContainerPortArgs(internal=port, external=port, ip=address, protocol="tcp") for port in sorted(ports)
     ]
@@ -126,10 +129,11 @@ def service(
     parent: pulumi.Resource,
     depends_on: Sequence[pulumi.Resource],
 ) -> docker.Container:
-    """A hardened, health-checked container.
+    """Declare a hardened container with a health check.
 
-    With a ``fixed_name`` it is replaced delete-first: for what holds a published port or a cache that one process may
-    use. Without, it is replaced create-first: the new one is healthy before the old one gets SIGTERM and drains.
+    With a ``fixed_name``, a replacement deletes the old container first. That suits a published port, or a cache that
+    only one process may use. Without ``fixed_name``, a replacement creates the new container first: the new container
+    is healthy before the old container gets SIGTERM and drains.
     """
     labels = names.labels(spec.role) | {"registry-stack.config": digest(spec.config)}
     return docker.Container(
@@ -145,7 +149,7 @@ def service(
             for mount in spec.mounts
             if mount.host_path is None
         ],
-        # Unlike a volume with a host path, a mount does not create a folder that is missing at a restart.
+        # A bind mount does not create a missing folder at a restart; a volume with a host path would create the folder.
         mounts=[
             docker.ContainerMountArgs(target=mount.path, type="bind", source=mount.host_path, read_only=mount.read_only)
             for mount in spec.mounts
@@ -163,7 +167,7 @@ def service(
         capabilities=docker.ContainerCapabilitiesArgs(adds=list(spec.capabilities), drops=["ALL"]),
         security_opts=["no-new-privileges:true"],
         restart="unless-stopped",
-        # Swap equal to memory means none; unset, the daemon doubles it and every preview shows a difference.
+        # Equal to `memory`: no swap. If unset, the daemon doubles the value and every preview shows a difference.
         memory=spec.memory_mb,
         memory_swap=spec.memory_mb,
         log_driver="json-file",
@@ -179,7 +183,7 @@ def service(
         wait_timeout=_HEALTHY_WITHIN,
         stop_signal=spec.stop_signal,
         stop_timeout=spec.stop_seconds + 12,
-        # Unset, the provider kills without a grace, whatever the stop timeout says.
+        # If unset, the provider kills the container at once, whatever the stop timeout is.
         destroy_grace_seconds=spec.stop_seconds + 20,
         opts=ResourceOptions(
             parent=parent,

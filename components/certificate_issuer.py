@@ -1,4 +1,4 @@
-"""``CertificateIssuer``: certificates for a proxy that gets none by itself."""
+"""``CertificateIssuer``: a Caddy that obtains the certificates for nginx."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MEMORY_MB = 128
 
 @dataclass(frozen=True, kw_only=True)
 class CertificateIssuerArgs:
-    """``mounts`` hold what it keeps and what ACME needs, which TlsProxy validated; ``network`` has a way out."""
+    """``mounts`` hold the issuer's data and the files for ACME, validated by TlsProxy; ``network`` has a route out."""
 
     names: StackName
     settings: Settings
@@ -31,10 +31,10 @@ class CertificateIssuerArgs:
 
 
 class CertificateIssuer(pulumi.ComponentResource):
-    """A Caddy that serves nothing and keeps certificates in a volume, by ACME or from its own authority.
+    """A Caddy that serves no clients and keeps certificates in a volume, by ACME or from its own authority.
 
-    Declares a volume and a carrier for its configuration, and the container. It is replaced where the proxy is
-    reloaded: no client asks it.
+    Declares a volume and a carrier for its configuration, and the container. A changed configuration replaces the
+    container, while the proxy is reloaded: no client connects to the issuer.
     """
 
     container: docker.Container
@@ -60,7 +60,8 @@ class CertificateIssuer(pulumi.ComponentResource):
                 tmpfs=CADDY_TMPFS,
                 capabilities=CADDY_CAPABILITIES,
             ),
-            # One at a time: the authority's questions to a new one would also reach the old one, which knows no answer.
+            # One issuer at a time: ACME challenges for a new issuer would also reach the old issuer, which knows no
+            # answer.
             fixed_name=f"{names.prefix}-{name}",
             parent=self,
             depends_on=[args.image.pulled, config.carrier],

@@ -1,4 +1,4 @@
-"""``DataStores``: what outlives the stack."""
+"""``DataStores``: the volumes that outlive the stack."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from components.render.proxy_command import USER as PROXY_USER
 from components.render.registry import DATA_DIRECTORY
 from components.render.registry_command import USER, store_mark
 
-#: Gives new volumes to the user $0 and says which of the others, each with its mark, are somebody else's. A new one
-#: gets its mark, since an empty one would get the owner of the image's folder from the engine.
+#: Gives new volumes to the user $0, and prints the names of other volumes with another owner. Each argument is a name
+#: with its mark. A new volume gets its mark, because the engine gives an empty volume the owner of the image's folder.
 _OWN = r"""
 for store do
   folder=/stores/${store%%=*}
@@ -30,8 +30,9 @@ for store do
     { touch "$folder/.owner" && chown "$0" "$folder/.owner" && echo "${store%%=*}"; } || exit
 done
 """
-#: Gives both volumes of the proxy to its user, the folders themselves at last, unless they are its own. What lies in
-#: the one, of a time when there was one, is copied to the other: each authority's certificates at once, and only once.
+#: Gives both volumes of the proxy to its user, the top folders last, unless the user already owns both. Older versions
+#: kept everything in the first volume, so the script copies certificates from there to the second volume: all
+#: certificates of an authority in one step, and only once.
 _OWN_PROXY = r"""
 owners=$(stat -c %%u:%%g /proxy/data /proxy/issued-data | sort -u)
 [ "$owners" = %(user)s ] || {
@@ -45,15 +46,16 @@ owners=$(stat -c %%u:%%g /proxy/data /proxy/issued-data | sort -u)
   chown -hR %(user)s /proxy/*
 }
 """
-#: Gives volumes to the user $0, the folder itself at last: then all in it is theirs.
+#: Gives volumes to the user $0, the top folder last: the owner of that folder owns all files in the volume.
 _GIVE = r"""
 for store do
   rm -f "/stores/$store/.owner"
   find "/stores/$store" -mindepth 1 -exec chown -h "$0" {} + && chown "$0" "/stores/$store" || exit
 done
 """
-#: Stops what writes there meanwhile, but not where the owner cannot be changed. What runs as another user stays stopped
-#: for its successor: it could no longer write.
+#: Stops the services that write to the volumes, changes the owner, and starts the services again. If the owner cannot
+#: be changed, no service stops. A service that runs as another user stays stopped until its replacement: that service
+#: could no longer write.
 _COMMAND = r"""
 theirs=$(%(own)s) || exit
 [ -n "$theirs" ] || exit 0
@@ -73,7 +75,7 @@ exit $status
 
 @dataclass(frozen=True, kw_only=True)
 class DataStoresArgs:
-    """``image`` is that of the registry."""
+    """``image`` is the image of the registry."""
 
     names: StackName
     settings: Settings
@@ -83,17 +85,17 @@ class DataStoresArgs:
 class DataStores(pulumi.ComponentResource):
     """The registry's data, each mirror's cache, and certificates, authority and accounts of the stack's own proxy.
 
-    Declares a volume for each, unless it lies in a folder of the host, and the command that gives the volumes to the
-    users of their services: also those that somebody else's registry or an older version of the program has written,
-    while the services that write there are stopped.
+    Declares a volume for each store, except stores in a folder of the host, and the command that gives the volumes to
+    the users of their services. The command also changes volumes from another registry or from an older version of the
+    program, and stops the services that write to those volumes meanwhile.
     """
 
     mounts: dict[str, Mount]
-    """By component: ``registry`` and each mirror."""
+    """Mount of each component: ``registry`` and each mirror."""
     proxy: list[Mount]
-    """All that the proxy keeps, and in a folder of that the certificates; nothing for a proxy of the operator's own."""
+    """Mounts of the proxy: all its data and, below that folder, certificates. Empty with the operator's own proxy."""
     owned: command.local.Command
-    """What the services wait for."""
+    """Command that sets the owner of the volumes; the services depend on it."""
 
     def __init__(self, name: str, args: DataStoresArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:DataStores", name, {}, opts)
@@ -140,7 +142,7 @@ class DataStores(pulumi.ComponentResource):
         self.register_outputs({})
 
     def _volume(self, args: DataStoresArgs, default: str, physical_name: str, former: str) -> docker.Volume:
-        """A volume that was a child of the component ``former`` before there was this one."""
+        """Declare a volume, with an alias for older versions, where it was a child of the component ``former``."""
         kinds = f"urn:pulumi:{pulumi.get_stack()}::{pulumi.get_project()}::registry-stack:components"
         return volume(
             default.removeprefix(f"{args.settings.name_prefix}-"),

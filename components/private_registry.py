@@ -1,4 +1,4 @@
-"""``PrivateRegistry``: the team's own registry, as one process per right."""
+"""``PrivateRegistry``: the team's own registry, one process for each right."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from components.render.registry import (
 )
 from components.render.registry_command import PRIVATELY, SERVE, USER, on_own_store, store_mark
 
-#: distribution reads ``http.secret`` from its environment alone or from a file that previews must show, so the process
-#: takes it from a file of its own; the container's environment, which ``docker inspect`` shows, does not hold it.
+#: Reads ``http.secret`` from a separate file. distribution accepts the secret only in its environment or in its
+#: configuration file. ``docker inspect`` shows the environment of the container, and previews show the configuration.
 _START = f'export REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})"; {SERVE}'
 
 
@@ -35,9 +35,9 @@ _START = f'export REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_F
 class PrivateRegistryArgs:
     """The operator's choices, the image and the network.
 
-    ``address`` is where on the Docker host the processes publish their ports, for a proxy that is not the stack's own.
-    ``proxy_learns_within`` are seconds until the proxy knows of a process that replaces another. ``owned`` is done when
-    ``data`` belongs to the user of the processes.
+    ``address`` is the address of the Docker host for the ports of the processes, with the operator's own proxy.
+    ``proxy_learns_within`` is the time in seconds until the proxy knows the replacement of a process. After ``owned``,
+    the user of the processes owns ``data``.
     """
 
     names: StackName
@@ -53,11 +53,11 @@ class PrivateRegistryArgs:
 
 
 class PrivateRegistry(pulumi.ComponentResource):
-    """Reader, writer and admin: processes over one store, each with the users who hold its right; public without.
+    """Reader, writer and admin: processes over one store, each with the users of its right; public has no users.
 
     Declares a volume and a carrier for configuration, a volume for the secrets of each process, their carrier, the
-    command that swaps these in, and a container for each process, known on ``network`` by its name. A process that
-    publishes a port is replaced delete-first. TLS is TlsProxy's job.
+    command that swaps the secrets in, and a container for each process. The process name is the alias on ``network``. A
+    replacement deletes the old container first if the process publishes a port. TLS is TlsProxy's job.
     """
 
     containers: dict[str, docker.Container]
@@ -87,7 +87,7 @@ class PrivateRegistry(pulumi.ComponentResource):
                 for process, own in files.items()
                 for file, text in own.items()
             },
-            swapped=True,  # the password files are read at every request
+            swapped=True,  # the registry reads the password files at every request
             parent=self,
         )
         secrets_swap = swap(f"{name}-secrets-swap", secrets_carrier, docker_host=args.docker_host, parent=self)
@@ -117,7 +117,7 @@ class PrivateRegistry(pulumi.ComponentResource):
 def _process_service(
     process: Process, args: PrivateRegistryArgs, config: str, http_secret: str | None, mounts: Sequence[Mount]
 ) -> Service:
-    """The container of one process; ``mounts`` hold its configuration and its secrets."""
+    """Return the service of one process; ``mounts`` hold its configuration and its secrets."""
     settings = args.settings
     program = (PRIVATELY if settings.storage.host_path else "") + (_START if http_secret else SERVE)
     return Service(
@@ -136,14 +136,14 @@ def _process_service(
         stop_seconds=seconds(settings.drain_timeout),
         serve_on_seconds=args.proxy_learns_within,
         user=USER,
-        # Who pushed and deleted what stays there under 100,000 wrong logins of the longest kind, 5 KB each.
+        # 30 files keep the log of pushes and deletes despite 100,000 wrong logins of the longest kind, 5 KB each.
         log_files=30 if process in ("writer", "admin") else 5,
         ports=published(args.address, [PORTS[process]]) if args.address else [],
     )
 
 
 def _secret_files(args: PrivateRegistryArgs) -> dict[Process, dict[str, str]]:
-    """What each process that asks for a login alone reads: its password file, and the writer the key for uploads."""
+    """Return the secret files of each process with a login: its htpasswd file and, for the writer, the upload key."""
     passwords = args.secrets.passwords | {OPERATIONS_USER: operations_password(args.secrets.stack_secret)}
     hashed = hashes(passwords, args.secrets.stack_secret)
     files = {process: {f"{process}.htpasswd": htpasswd(process, args.settings.users, hashed)} for process in ROLES_OF}

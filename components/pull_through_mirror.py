@@ -32,8 +32,8 @@ from components.render.registry_command import PRIVATELY, SERVE, USER, on_own_st
 class PullThroughMirrorArgs:
     """``upstream`` is the registry's name (``docker.io``); ``password`` belongs to ``settings.username``.
 
-    ``address`` is where on the Docker host its port is published, for a proxy that is not the stack's own. ``owned`` is
-    done when ``data``, the cache, belongs to the mirror's user.
+    ``address`` is the address of the Docker host for the mirror's port, with the operator's own proxy. After ``owned``,
+    the mirror's user owns ``data``, the cache.
     """
 
     names: StackName
@@ -48,11 +48,11 @@ class PullThroughMirrorArgs:
 
 
 class PullThroughMirror(pulumi.ComponentResource):
-    """One distribution process in proxy mode, known on ``network`` as ``mirror-<upstream>``.
+    """One distribution process in proxy mode, with the alias ``mirror-<upstream>`` on ``network``.
 
-    Declares a volume and a carrier for configuration, with an upstream login the same for its credentials, and the
-    container. It is replaced delete-first: two processes must not share a cache, since both would write
-    ``scheduler-state.json``; requests wait at the proxy meanwhile.
+    Declares a volume and a carrier for configuration, the same for the credentials of an upstream login, and the
+    container. A replacement deletes the old container first: two processes must not share a cache, because both would
+    write ``scheduler-state.json``. Meanwhile, requests wait at the proxy.
     """
 
     container: docker.Container

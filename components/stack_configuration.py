@@ -1,4 +1,4 @@
-"""The configuration of the stack that Pulumi runs."""
+"""Load the configuration of the stack that Pulumi runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from components.configuration.settings import Secrets, Settings
 
 
 def load_stack(now: datetime.datetime) -> tuple[Settings, Secrets]:
-    """Read the configuration of the stack that Pulumi runs, as it is to be judged at ``now``.
+    """Load the configuration of the stack that Pulumi runs, and check all dates against ``now``.
 
     Raises:
         ConfigError: with every problem of the configuration and of the environment.

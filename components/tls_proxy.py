@@ -1,4 +1,4 @@
-"""``TlsProxy``: the only way in."""
+"""``TlsProxy``: the TLS proxy, the only container with published ports."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from components.render.proxy_command import DATA_TMPFS, SERVERS, USER
 
 @dataclass(frozen=True, kw_only=True)
 class TlsProxyArgs:
-    """``images`` are those of ``proxy_images``, pulled before anything is replaced; ``edge`` has a way out.
+    """``images`` come from ``proxy_images`` and are pulled before anything is replaced; ``edge`` has a route out.
 
-    ``kept`` is all that outlives the stack and, in a folder of that, certificates alone; ``owned`` is done when both
-    belong to the proxy's user.
+    ``kept`` has two mounts that outlive the stack: all data and, below that folder, certificates. After ``owned``, the
+    proxy's user owns both.
     """
 
     names: StackName
@@ -58,17 +58,16 @@ class TlsProxyArgs:
 class TlsProxy(pulumi.ComponentResource):
     """Caddy or nginx with TLS in front of the registry and the mirrors; publishes their ports.
 
-    Declares a volume and a carrier for the configuration, with certificates
-    given as files the same for them, the container and, for nginx, a CertificateIssuer with a network. A changed
-    configuration and changed files are validated together in a throwaway container before they are delivered, since bad
-    ones would keep a restarted proxy from coming up, and then reloaded. Another server replaces the container and
-    finds the certificates.
+    Declares a volume and a carrier for the configuration, the same for certificates given as files, the container and,
+    for nginx, a CertificateIssuer with a network. A throwaway container validates a changed configuration together with
+    changed files before the delivery, because bad files would prevent a restarted proxy from starting. Then the proxy
+    reloads. Another server replaces the container and reuses the certificates.
     """
 
     containers: dict[str, docker.Container]
     """Each container by its role."""
     ca_certificate: Output[str] | None
-    """Root of Caddy's own authority as PEM; None where certificates come from elsewhere."""
+    """Root of Caddy's own authority as PEM; None with another source of certificates."""
 
     def __init__(self, name: str, args: TlsProxyArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:TlsProxy", name, {}, opts)
@@ -96,7 +95,7 @@ class TlsProxy(pulumi.ComponentResource):
         delivered.append(config.carrier)
         networks = [args.backend, args.edge]
         if needs_issuer(settings):
-            # Of its own, so that no mirror reaches it.
+            # A separate network, so that no mirror can reach the issuer.
             networks.append(network(f"{name}-issuer", names, internal=False, opts=ResourceOptions(parent=self)))
         container = service(
             f"{name}-container",
@@ -109,7 +108,7 @@ class TlsProxy(pulumi.ComponentResource):
         reload = docker_command(
             f"{name}-reload",
             docker_host,
-            "true",  # the container that was just made has read it
+            "true",  # a new container has already read the configuration
             update=shlex.join(["docker", "exec", f"{names.prefix}-{name}", *server.reload]),
             triggers=[container.id],
             variables={"CONFIGURATION": digest(text + "".join(contents.values()))},
@@ -120,7 +119,7 @@ class TlsProxy(pulumi.ComponentResource):
         self.containers = {name: container}
         issuers = list[pulumi.Resource]()
         if needs_issuer(settings):
-            # After the proxy, which leads the authority's questions to it: a failed first try is repeated much later.
+            # Start after the proxy, which forwards ACME challenges to the issuer: a retry comes much later.
             issuer = CertificateIssuer(
                 f"{name}-issuer",
                 CertificateIssuerArgs(
@@ -150,7 +149,7 @@ class TlsProxy(pulumi.ComponentResource):
 
 
 def _certificate_mounts(args: TlsProxyArgs, given: Sequence[Delivery]) -> list[Mount]:
-    """What the server reads; the keys of authority and accounts are for who issues: Caddy, here or beside nginx."""
+    """Return the server's mounts; only the issuing Caddy, here or beside nginx, gets keys of authority and accounts."""
     if needs_issuer(args.settings):
         return [replace(args.kept[-1], read_only=True)]
     return [*(one.mount for one in given), *(args.kept if args.settings.proxy.server == "caddy" else [])]
@@ -166,7 +165,7 @@ def _proxy_service(
         image=args.images[settings.proxy.server].name,
         command=server.run,
         health_url=f"http://127.0.0.1:{HEALTH_PORT}/healthz",
-        # After a reload alone, Caddy would go on with what the authority before has issued (staging, say).
+        # A new authority needs a restart: after a reload, Caddy would keep the old certificates (staging, for example).
         config=acme.directory_url if acme and not needs_issuer(settings) else "",
         mounts=mounts,
         attachments=[Attachment(network=joined) for joined in networks],
@@ -185,7 +184,7 @@ def _proxy_service(
 def _validations(
     name: str, args: TlsProxyArgs, text: str, contents: Mapping[str, str], *, parent: pulumi.Resource
 ) -> list[pulumi.Resource]:
-    """Each program that will read ``contents``, with its configuration, reads them in a trial."""
+    """Validate ``contents`` with each program that will read the files, together with its configuration."""
     trials = {name: (args.settings.proxy.server, text)}
     if needs_issuer(args.settings):
         trials[f"{name}-issuer"] = ("caddy", issuer_caddyfile(args.settings))
@@ -207,7 +206,7 @@ def _validations(
 def _remove_former(
     name: str, args: TlsProxyArgs, contents: Mapping[str, str], reload: pulumi.Resource, *, parent: pulumi.Resource
 ) -> None:
-    """Remove the keys of former hosts from the volume, once no configuration in force names them."""
+    """Remove the keys of former hosts from the volume, after the reload of a configuration without those hosts."""
     kept = [word for path in contents for word in ("!", "-path", path)]
     docker_command(
         f"{name}-certificates-cleanup",

@@ -1,1 +1,1 @@
-"""What a preview or an `up` checks on the Docker host before it changes anything."""
+"""Checks of the Docker host that a preview or `up` runs before it changes anything."""

@@ -1,6 +1,6 @@
 """Checks that run during preview: does a local engine answer, are the ports free, is a new address another engine.
 
-They ask by the ``docker`` command, which an ``up`` needs, too. A host over ``ssh://`` is only connected to when
+The checks run the ``docker`` command, which ``up`` also needs. The checks connect to a host over ``ssh://`` only when
 ``docker_host`` changes.
 """
 
@@ -20,16 +20,16 @@ from components.configuration.naming import StackName, endpoints, service_ports
 from components.configuration.problems import ConfigError, Problem, set_command
 from components.configuration.settings import Settings
 
-#: Until a Docker host counts as unreachable, in seconds.
+#: Seconds after which a Docker host counts as unreachable.
 _ANSWERS_WITHIN = 20
 _LOOPBACK = "127.0.0.1"
 
 
 def check_local_engine(settings: Settings, names: StackName) -> None:
-    """Refuse an engine that does not answer, and ports that something else holds.
+    """Refuse a local engine that does not answer, and ports that are in use.
 
     Raises:
-        ConfigError: with every problem found; never for a host over ``ssh://``.
+        ConfigError: with every problem; never for a host over ``ssh://``.
     """
     if settings.docker_host.startswith("ssh://"):
         return
@@ -38,8 +38,8 @@ def check_local_engine(settings: Settings, names: StackName) -> None:
     except OSError as error:
         problem = Problem(
             "docker_host",
-            f"{settings.docker_host}, which does not answer ({error})",
-            "the address of a running Docker Engine that this user may use; `docker info` says more",
+            f"{settings.docker_host} does not answer ({error})",
+            "the address of a running Docker Engine that your user may use. `docker info` shows the cause",
             f"docker --host {settings.docker_host} info",
             (set_command("docker_host", "ssh://deploy@registry.example.com"),),
         )
@@ -50,17 +50,17 @@ def check_local_engine(settings: Settings, names: StackName) -> None:
 
 
 def check_same_engine(old: str, new: str, names: StackName) -> None:
-    """Refuse an address of another engine than the one on which the stack runs.
+    """Refuse a new address if another engine than the stack's engine answers there.
 
-    Pulumi would take what runs on the old engine to be on the new one: it would manage neither.
+    Pulumi would look for the containers of the old engine on the new engine, and would manage neither engine.
 
     Args:
         old: ``docker_host`` of the last ``up``.
         new: ``docker_host`` as configured now.
-        names: of the stack.
+        names: names of the stack.
 
     Raises:
-        ConfigError: unless both addresses lead to the same engine; also when one of them cannot be asked.
+        ConfigError: unless the same engine answers at both addresses; also if an address does not answer.
     """
     if old == new:
         return
@@ -76,7 +76,7 @@ def check_same_engine(old: str, new: str, names: StackName) -> None:
         said = "; ".join(f"{address} does not answer ({reason})" for address, reason in silent.items())
         found = f"{new} instead of {old}, possibly another engine: {said}"
     else:
-        found = f"{new}, another engine than {old}, on which the stack runs"
+        found = f"{new} is another engine than {old}, where the stack runs"
     raise ConfigError([_moved(old, new, found, old in silent)])
 
 
@@ -85,23 +85,24 @@ def _moved(old: str, new: str, found: str, old_is_silent: bool) -> Problem:
     if old_is_silent and old.startswith("ssh://") and new.startswith("ssh://"):
         alias, name = (address.rpartition("/")[2].rpartition("@")[2].partition(":")[0] for address in (old, new))
         entry = f"printf 'Host {alias}\\n  HostName {name}\\n' >> ~/.ssh/config"
-        others.append(f"if only the name of the host changed, until the next `up` is done: {entry}")
+        others.append(f"if only the host name changed, keep the old name until the next `up` is done: {entry}")
     elif old_is_silent and old.startswith("unix://") and new.startswith("unix://"):
         paths = " ".join(address.removeprefix("unix://") for address in (new, old))
-        others.append(f"if only the path of the socket changed, until the next `up` is done: ln -s {paths}")
+        others.append(f"if only the socket path changed, keep the old path until the next `up` is done: ln -s {paths}")
     return Problem(
         "docker_host",
         found,
-        "another address of the same engine; what runs on the old engine would go on there, out of Pulumi's reach",
+        "another address of the same engine. With another engine, Pulumi would lose the containers on the old engine",
         set_command("docker_host", old),
         tuple(others),
     )
 
 
 def _identity(address: str, names: StackName) -> tuple[str, frozenset[str]]:
-    """The ID of the engine at ``address`` and those of the stack's containers: hosts made of one disk image share IDs.
+    """Return the ID of the engine at ``address`` and the IDs of the stack's containers.
 
-    The docker command speaks ``ssh://`` as the plugin does.
+    The engine ID alone is not enough: hosts cloned from one disk image share it. The docker command connects to
+    ``ssh://`` in the same way as the plugin.
     """
     label = f"--filter=label=registry-stack.prefix={names.prefix}"
     containers = _ask(address, "ps", "--all", "--quiet", "--no-trunc", label)
@@ -109,11 +110,11 @@ def _identity(address: str, names: StackName) -> tuple[str, frozenset[str]]:
 
 
 def _containers(address: str) -> list[dict[str, Any]]:
-    """The containers on an engine that run, or try to, as its API describes each."""
+    """Return the running, paused and restarting containers of an engine, as its API describes them."""
     identities = _ask(address, "ps", "--quiet", "--no-trunc").split()
     if not identities:
         return []
-    # Fails for one that is gone by now, and describes the others.
+    # Fails for a container that is gone by now, but still describes the others.
     described = _run(address, "container", "inspect", "--format={{json .}}", *identities)
     return [json.loads(line) for line in described.stdout.split("\n") if line]
 
@@ -121,7 +122,7 @@ def _containers(address: str) -> list[dict[str, Any]]:
 def _ask(address: str, *command: str) -> str:
     answer = _run(address, *command)
     if answer.returncode:
-        said = answer.stderr.strip().splitlines() or [f"docker {command[0]} ended with status {answer.returncode}"]
+        said = answer.stderr.strip().splitlines() or [f"docker {command[0]} failed with status {answer.returncode}"]
         raise OSError(said[-1])
     return answer.stdout
 
@@ -138,15 +139,15 @@ def _run(address: str, *command: str) -> subprocess.CompletedProcess[str]:
             timeout=_ANSWERS_WITHIN,
         )
     except FileNotFoundError:
-        raise OSError("the docker command is not installed here") from None
+        raise OSError("the docker command is not installed on this machine") from None
     except subprocess.TimeoutExpired:
         raise OSError(f"no answer to docker {command[0]} within {_ANSWERS_WITHIN} s") from None
 
 
 def _holders(names: StackName, containers: Sequence[Mapping[str, Any]]) -> list[tuple[str, int, str]]:
-    """Address and port that each container holds, with the container's name, or "" for one of the stack.
+    """Return address, port and container name of each port in use; the name is "" for a container of the stack.
 
-    The stack's own are known by the prefix of its names: `pulumi stack rename` changes what else their labels say.
+    The name prefix identifies the stack's containers, because `pulumi stack rename` changes the other labels.
     """
     found = []
     for container in containers:
@@ -161,7 +162,7 @@ def _bindings(container: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
     match container["State"]["Status"]:
         case "running" | "paused":
             bindings = container["NetworkSettings"]["Ports"]
-        case "restarting":  # it holds them from moment to moment
+        case "restarting":  # holds its ports from time to time
             bindings = container["HostConfig"]["PortBindings"]
         case _:
             return
@@ -185,15 +186,15 @@ def _taken_ports(settings: Settings, holders: Sequence[tuple[str, int, str]]) ->
         fixes += [" && ".join(moved)] if moved else [] if container else [which]
         yield Problem(
             next(iter(examples)),
-            f"port {port}, which {container or 'a process of this machine'} holds",
-            "a port that is free on the Docker host" + ("" if container else f"; `{which}` names the process"),
+            f"port {port}, in use by {f'container {container}' if container else 'a process on this machine'}",
+            "a free port on the Docker host" + ("" if container else f". `{which}` shows the process"),
             fixes[0],
             tuple(fixes[1:]),
         )
 
 
 def _published(settings: Settings) -> dict[tuple[str, int], dict[str, str]]:
-    """What the stack publishes: by address and port the keys, each with a value for another ``{port}``, "" for none."""
+    """Return the keys of each published address and port, with a template for another ``{port}`` ("" for none)."""
     address = settings.proxy.address
     if settings.proxy.services_address:
         return {(address, port): {"proxy.address": "127.0.0.2"} for port in service_ports(settings).values()}

@@ -1,4 +1,4 @@
-"""Folders of the Docker host that hold data, checked before anything is replaced."""
+"""Check the data folders of the Docker host before anything is replaced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from components.configuration.naming import mirror_alias
 from components.configuration.problems import Problem, path, set_command
 from components.render.registry_command import OTHER_OWNER, USER, store_mark
 
-#: Asks in the container what its process may do. $1 of `may` are the rights as a digit: 7 is rwx, 4 is r.
+#: Checks in the container which rights its process has. $1 of ``may`` is the digit of the rights: 7 is rwx, 4 is r.
 _CHECK = r"""
 on_host() { awk -v uid="$1" 'uid >= $1 && uid < $1 + $3 { print uid - $1 + $2 }' /proc/self/uid_map; }
 user=$(id -u)
@@ -63,7 +63,7 @@ denied=$({
 said=$({ : > /folder/.writable && rm /folder/.writable; } 2>&1) ||
   complain ", which cannot be written: ${said##*: }" "%(elsewhere)s"
 """
-#: Says what `docker run` said, or in our words that the folder is missing, which --mount refuses to create.
+#: Prints the error of ``docker run``, or ``$MISSING`` if the folder is missing: --mount does not create folders.
 _RUN = """said=$(%s 2>&1) && exit
 end='
 '
@@ -82,17 +82,18 @@ def host_folder(
     image: Image,
     docker_host: str,
 ) -> command.local.Command:
-    """Fails the ``up`` unless a service of ``image`` can read and write everything in the folder, alone.
+    """Fail ``up`` unless a service of ``image`` can read and write everything in a folder of its own.
 
-    A throwaway container tries it with the service's user and without capabilities. It runs when a folder, the image
-    or the Docker host change. Missing folders are not created: a typo would give an empty registry. Whatever links and
-    mounts lead there, the folder shares no file with ``others``, with Docker or with the system.
+    A throwaway container checks the folder with the user of the service and without capabilities. The check runs again
+    when a folder, the image or the Docker host changes. The check does not create a missing folder: a typo would give
+    an empty registry. Despite all links and mounts, the folder must not share files with ``others``, with Docker or
+    with the system.
 
     Args:
-        key: configuration path that names the folder, for the error.
-        folder: its path on the Docker host.
-        others: those of the other data stores.
-        image: what the service runs.
+        key: configuration path of the folder, for the error.
+        folder: path of the folder on the Docker host.
+        others: folders of the other data stores.
+        image: image of the service.
         docker_host: address of the Docker host.
     """
     name = path(*key)
@@ -136,7 +137,7 @@ def host_folder(
 
 
 def _on_host(docker_host: str, shell: str) -> str:
-    """The command that runs ``shell`` on the Docker host."""
+    """Return the command that runs ``shell`` on the Docker host."""
     if not docker_host.startswith("ssh://"):
         return shell
     login, _, port = docker_host.removeprefix("ssh://").partition(":")

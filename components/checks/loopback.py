@@ -1,4 +1,4 @@
-"""Whether the engine keeps ports on loopback for the Docker host itself, checked before anything is replaced."""
+"""Check, before anything is replaced, that only the Docker host itself can reach ports published on loopback."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from components.configuration.problems import Problem, path, set_command
 from components.configuration.settings import DANGERS, Danger, Settings
 
 DANGER: Danger = "routed_loopback"
-#: From then on it drops what comes for a container's address from outside (moby, release notes of 28.0.0).
+#: Since this version, Docker drops packets from outside to a container's address (moby, release notes of 28.0.0).
 _KEEPS_LOOPBACK = 28
 _CHECK = """version=$(docker version --format '{{{{.Server.Version}}}}') || exit
 [ "${{version%%.*}}" -ge {least} ] 2> /dev/null && exit
@@ -19,9 +19,9 @@ exit 1"""
 
 
 def loopback(settings: Settings) -> command.local.Command:
-    """Fails the ``up`` where neighbours of the Docker host would reach the services past the operator's own proxy.
+    """Fail ``up`` if neighbours of the Docker host could reach the services and bypass the operator's own proxy.
 
-    The stack's own proxy looks at where a client comes from; the services themselves do not.
+    The stack's own proxy checks the address of a client; the services do not.
     """
     problem = Problem(
         "proxy.server",
@@ -35,5 +35,5 @@ def loopback(settings: Settings) -> command.local.Command:
         "engine-version",
         settings.docker_host,
         _CHECK.format(least=_KEEPS_LOOPBACK, problem=text),
-        opts=ResourceOptions(ignore_changes=["create"]),  # the advice in it
+        opts=ResourceOptions(ignore_changes=["create"]),  # the command contains advice, which changes with the settings
     )

@@ -1,1 +1,1 @@
-"""What an operator can choose: read, checked, and named. Nothing here imports Pulumi."""
+"""Configuration of a stack: load it, check it, derive names from it. Nothing here imports Pulumi."""

@@ -1,4 +1,4 @@
-"""Checks of certificates and keys that the operator hands over as text."""
+"""Check certificates and keys that the operator sets as text."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ from cryptography.hazmat.primitives.serialization import (
 from components.configuration.naming import hosts
 from components.configuration.settings import CertificatePair, Secrets, Settings
 
-#: How long before the end of a certificate every preview says so.
+#: Days before the expiry of a certificate from which every preview warns.
 NOTICE_DAYS = 21
 
 _CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 
 def fault_of(pair: CertificatePair, host: str, now: datetime.datetime) -> str | None:
-    """What is wrong with a certificate for ``host`` at ``now``, or None."""
+    """Return the fault of a certificate for ``host`` at ``now``, or None."""
     try:
         chain = _chain(pair)
     except (ValueError, x509.InvalidVersion):
-        return "a certificate that is not PEM text, or not the whole of it"
+        return "a certificate that is not PEM text, or incomplete PEM text"
     try:
         key = _key(pair)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        return "a private key that is not PEM text, or that is protected by a passphrase"
+        return "a private key that is not PEM text, or that has a passphrase"
     if refused := _refused_key(chain[0]):
         return refused
     if _public_bytes(chain[0]) != _public_bytes(key):
-        return "a private key that does not fit the certificate"
+        return "a private key that does not match the certificate"
     return _uncovered(chain[0], host) or _broken_chain(chain) or _out_of_force(chain, now)
 
 
 def end(pair: CertificatePair) -> datetime.datetime:
-    """When the first certificate of a chain without fault ends."""
+    """Return the earliest expiry in a chain without fault."""
     return min(certificate.not_valid_after_utc for certificate in _chain(pair))
 
 
 def canonical(pair: CertificatePair) -> tuple[str, str]:
-    """Chain and key of a pair without fault as every program reads them: nothing but PEM blocks, the key in PKCS #8."""
+    """Return chain and key without fault in a form for every program: only PEM blocks, the key in PKCS #8."""
     key = _key(pair).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return _pem(_chain(pair)), key.decode()
 
 
 def canonical_root(text: str) -> str:
-    """The certificates of a text without fault as every program reads them."""
+    """Return the certificates of a text without fault in a form for every program."""
     return _pem(_certificates(text))
 
 
 def fault_of_root(text: str) -> str | None:
-    """What is wrong with the PEM text of a certificate authority, or None; a text with a private key is never shown."""
+    """Return the fault in the PEM text of a certificate authority, or None; never show a text with a private key."""
     if "PRIVATE KEY" in text:
-        return "a private key, which is now known to all who can read the stack file"
+        return "a private key, exposed to everyone who can read the stack file"
     try:
         _certificates(text)
     except (ValueError, x509.InvalidVersion):
-        return "no certificate in PEM, or not the whole of it"
+        return "a text that is not a PEM certificate, or incomplete PEM text"
     return None
 
 
@@ -76,9 +76,9 @@ def _chain(pair: CertificatePair) -> list[x509.Certificate]:
 
 def _certificates(text: str) -> list[x509.Certificate]:
     found = x509.load_pem_x509_certificates(text.encode())
-    # The parser passes over a block whose other end is cut off, and over OpenSSL's TRUSTED CERTIFICATE.
+    # The parser skips a block without its start or its end, and OpenSSL's TRUSTED CERTIFICATE blocks.
     if text.count("CERTIFICATE-----") != 2 * len(found):
-        raise ValueError("not each certificate could be read")
+        raise ValueError("some certificates are unreadable")
     return found
 
 
@@ -120,13 +120,13 @@ def _uncovered(leaf: x509.Certificate, host: str) -> str | None:
 def _broken_chain(chain: list[x509.Certificate]) -> str | None:
     for issued, issuer in pairwise(chain):
         if issued.issuer != issuer.subject:
-            return "a chain out of order: each certificate must be followed by its issuer"
+            return "a chain out of order: the issuer must follow each certificate"
         try:
             issued.verify_directly_issued_by(issuer)
         except (InvalidSignature, UnsupportedAlgorithm, TypeError, ValueError):
             return (
-                f"a chain whose certificate of {_name(issued)} was not signed by the one that follows it,"
-                f" though that has the name of its issuer, {_name(issuer)}"
+                f"a broken chain: the next certificate, {_name(issuer)}, did not sign {_name(issued)},"
+                " although the issuer has the same name"
             )
     return None
 
@@ -135,9 +135,9 @@ def _out_of_force(chain: list[x509.Certificate], now: datetime.datetime) -> str 
     for certificate in chain:
         which = "a certificate" if certificate is chain[0] else f"an issuer in the chain, {_name(certificate)},"
         if now < certificate.not_valid_before_utc:
-            return f"{which} that is not in force before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+            return f"{which} that is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
         if now > certificate.not_valid_after_utc:
-            return f"{which} that ended on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+            return f"{which} that expired on {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
     return None
 
 
@@ -150,12 +150,12 @@ def _public_bytes(holder: x509.Certificate | PrivateKeyTypes) -> bytes:
 
 
 def certificate_name(host: str, available: tuple[str, ...]) -> str | None:
-    """Which of the given certificates serves ``host``: its own or the wildcard of its domain, or None."""
+    """Return the name of the certificate for ``host``: the host, the wildcard of its domain, or None."""
     wildcard = "*." + host.partition(".")[2]
     return host if host in available else wildcard if wildcard in available else None
 
 
 def certificates_in_use(settings: Settings, secrets: Secrets) -> dict[str, CertificatePair]:
-    """The certificates given as files that serve a host, by name; no other was checked, so no other may be read."""
+    """Return the file certificates of the hosts by name; other certificates are unchecked and must not be read."""
     names = {certificate_name(host, tuple(secrets.certificates)) for host in hosts(settings)}
     return {name: pair for name, pair in sorted(secrets.certificates.items()) if name in names}

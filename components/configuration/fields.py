@@ -1,7 +1,7 @@
-"""Kinds of values that the settings have: each one's syntax, and what is allowed instead of a refused value.
+"""Types of the configuration values: the syntax of each type, and the text that describes its allowed values.
 
-The text of a ``ValueError`` raised here says what is *allowed*, and never repeats the value; the report adds the key,
-what was found and the commands that fix it.
+The text of a ``ValueError`` raised here describes the *allowed* values, and never repeats the refused value. The report
+adds the key, the value found and the commands that fix the problem.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 #: User of the stack's own operations; its password derives from ``stack_secret``.
 OPERATIONS_USER = "operations"
-ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - being reached is the proxy's purpose
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - clients must reach the proxy
 _HOST = r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*"
 _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
@@ -28,7 +28,7 @@ _IMAGE = re.compile(
     re.ASCII,
 )
 _VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?:-[\w.-]+)?", re.ASCII)
-#: What belongs to the system or to Docker; data lies in none of these folders, and none of them lies among data.
+#: Folders of the system and of Docker. A data folder must not lie in one of these folders, nor contain such a folder.
 SYSTEM_FOLDERS = (
     *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys"),
     *(f"/usr/{name}" for name in ("bin", "include", "lib", "lib32", "lib64", "libexec", "sbin", "share", "src")),
@@ -48,12 +48,12 @@ class Endpoint:
 
     @property
     def netloc(self) -> str:
-        """What stands before the repository in an image name: ``host`` or ``host:port``."""
+        """Registry part of an image name: ``host`` or ``host:port``."""
         return self.host if self.port == 443 else f"{self.host}:{self.port}"
 
     @property
     def is_public_name(self) -> bool:
-        """Whether a public authority could certify the host: a DNS name with a dot, not an address."""
+        """Whether a public authority can issue a certificate for the host: a DNS name with a dot, not an address."""
         return "." in self.host and not self.is_address
 
     @property
@@ -63,7 +63,10 @@ class Endpoint:
 
 
 class Conflict(ValueError):
-    """Settings that exclude each other; each of ``fixes`` is a change that ends it, with None for a key to remove."""
+    """Settings that exclude each other.
+
+    Each of ``fixes`` is a change that resolves the conflict: new values by key, None for a key to remove.
+    """
 
     def __init__(self, allowed: str, *fixes: Mapping[str, str | None]) -> None:
         super().__init__(allowed)
@@ -71,7 +74,7 @@ class Conflict(ValueError):
 
 
 def is_origin(host: str, port: str | None = None) -> bool:
-    """Whether clients can connect to ``host``, a name or an IPv4 address in the syntax of ``_HOST``, at ``port``."""
+    """Whether clients can connect to ``host`` at ``port``; ``host`` matches ``_HOST``: a name or an IPv4 address."""
     if port is not None and not 0 < int(port) < 65536:
         return False
     if not host.rpartition(".")[2].isdecimal():
@@ -86,7 +89,7 @@ def _endpoint(value: object) -> Endpoint:
     match = re.fullmatch(rf"https://({_HOST})(?::([0-9]{{1,5}}))?/?", value) if isinstance(value, str) else None
     if not match or not is_origin(match[1], match[2]):
         raise ValueError(
-            "an https:// URL without path, in lower case, like https://registry.example.com or https://localhost:5443"
+            "a lower-case https:// URL without a path, like https://registry.example.com or https://localhost:5443"
         )
     return Endpoint(match[1], int(match[2] or 443))
 
@@ -98,7 +101,7 @@ def _duration(value: str) -> str:
 
 
 def seconds(duration: str) -> int:
-    """Length in seconds of a duration that the settings accepted."""
+    """Convert an accepted duration to seconds."""
     match = _DURATION.fullmatch(duration)
     assert match is not None
     hours, minutes, secs = (int(part or 0) for part in match.groups())
@@ -110,8 +113,8 @@ def _network(value: str) -> str:
         return str(ipaddress.IPv4Network(value))
     except ValueError:
         raise ValueError(
-            "an IPv4 address range in CIDR notation without host bits, like 10.0.0.0/8; IPv6 is not listened on, since"
-            " its clients would all have the address of Docker's bridge and the list would allow everybody or nobody"
+            "an IPv4 address range in CIDR notation without host bits, like 10.0.0.0/8. IPv6 is not supported: all IPv6"
+            " clients would have the address of Docker's bridge, so the list would allow all of them or none"
         ) from None
 
 
@@ -119,8 +122,8 @@ def _upstream(value: str) -> str:
     match = re.fullmatch(rf"https?://({_HOST})(?::([0-9]{{1,5}}))?", value)
     if not match or not is_origin(match[1], match[2]):
         raise ValueError(
-            "the origin of a registry without path, trailing slash or login, like https://registry.example.org; a login"
-            " is `username` and a password in `upstream_passwords`"
+            "the origin of a registry without path, trailing slash or login, like https://registry.example.org. Set a"
+            " login with `username` and `upstream_passwords`"
         )
     return value
 
@@ -133,14 +136,14 @@ def _docker_host(value: str) -> str:
     port = re.search(r":(\d+)$", value)
     if not is_one or (port and not is_origin("localhost", port[1])):
         raise ValueError(
-            "unix:///path/to/docker.sock or ssh://user@host[:port]; tcp:// only to a loopback address,"
-            " since the Docker API without TLS hands out root"
+            "unix:///path/to/docker.sock or ssh://user@host[:port]; tcp:// only with a loopback address,"
+            " because the Docker API without TLS gives root access to every client"
         )
     return value
 
 
 def _date(value: object) -> object:
-    # YAML has dates of its own, and Pulumi hands them over as the midnight they begin with.
+    # YAML has a date type, and Pulumi passes such a date as midnight of that day.
     match = re.fullmatch(r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:T00:00:00Z)?", value) if isinstance(value, str) else None
     try:
         return datetime.date.fromisoformat(match[1] if match else "")
@@ -153,9 +156,8 @@ def _image(value: str) -> str:
     is_exact = match and (match["digest"] or _VERSION.fullmatch(match["tag"]))
     if not match or not is_exact or not is_origin("localhost", match["port"]):
         raise ValueError(
-            "an image with an exact tag, which has all three numbers of a version, or with a tag and a digest, like"
-            " caddy:2.11.7-alpine or caddy:alpine@sha256:…; a moving tag such as latest or 2 would deploy something"
-            " else on another day"
+            "an image with an exact tag (all three numbers of a version), like caddy:2.11.7-alpine, or with a tag and a"
+            " digest, like caddy:alpine@sha256:…; a moving tag such as latest or 2 can change the image at any time"
         )
     return value
 
@@ -166,27 +168,33 @@ def _registry_image(value: str) -> str:
     version = _version(match["tag"])
     if not version or version < (3, 1, 2):
         raise ValueError(
-            "distribution 3.1.2 or newer with all three numbers in the tag, like registry:3.1.2: the pull-through cache"
-            " of older versions can store content that does not match its digest (CVE-2026-85747)"
+            "distribution 3.1.2 or newer with all three numbers in the tag, like registry:3.1.2. In older versions, a"
+            " pull-through cache can store content that does not match its digest (CVE-2026-85747)"
         )
     return value
 
 
 def _caddy_image(value: str) -> str:
-    return _not_older(value, (2, 11, 5), "Caddy 2.11.5 or newer, which cuts clients that stand still")
+    return _not_older(
+        value, (2, 11, 5), "Caddy 2.11.5 or newer: older versions wait for stalled clients without a limit"
+    )
 
 
 def _nginx_image(value: str) -> str:
-    return _not_older(value, (1, 29, 7), "nginx 1.29.7 or newer, which keeps its connections to the processes")
+    return _not_older(
+        value,
+        (1, 29, 7),
+        "nginx 1.29.7 or newer: older versions open a new connection to the registry for each request",
+    )
 
 
 def _not_older(value: str, oldest: tuple[int, ...], wanted: str) -> str:
-    """An image whose tag is a version from ``oldest`` on; what a digest names may have any tag."""
+    """Refuse an image whose tag is a version before ``oldest``; an image with a digest may have any tag."""
     match = _IMAGE.fullmatch(_image(value))
     assert match is not None
     version = _version(match["tag"])
     if not match["digest"] and version and version < oldest:
-        raise ValueError(f"{wanted}; an image with versions of its own needs its digest (NAME:TAG@sha256:…)")
+        raise ValueError(f"{wanted}. If your image has its own version numbers, add the digest (NAME:TAG@sha256:…)")
     return value
 
 
@@ -199,14 +207,16 @@ def _address(value: str) -> str:
     try:
         return str(ipaddress.IPv4Address(value))
     except ValueError:
-        raise ValueError("an IPv4 address of the Docker host, 0.0.0.0 for all or 127.0.0.1 for itself alone") from None
+        raise ValueError(
+            "an IPv4 address of the Docker host: 0.0.0.0 for all clients, 127.0.0.1 for clients on the host"
+        ) from None
 
 
 def _user_name(value: str) -> str:
     if not _USER.fullmatch(value) or value == OPERATIONS_USER:
         raise ValueError(
-            "1 to 64 letters, digits or . _ @ -, beginning with a letter or digit;"
-            f" {OPERATIONS_USER} belongs to the stack itself"
+            "1 to 64 letters, digits or . _ @ -, starting with a letter or digit."
+            f" The name {OPERATIONS_USER} is reserved for the stack"
         )
     return value
 
@@ -214,13 +224,13 @@ def _user_name(value: str) -> str:
 def _upstream_name(value: str) -> str:
     match = re.fullmatch(rf"({_HOST})(?::([0-9]{{1,5}}))?", value)
     if not match or not is_origin(match[1], match[2]):
-        raise ValueError("the name of a registry as it stands in image names, like ghcr.io")
+        raise ValueError("the name of a registry as in image names, like ghcr.io")
     return value
 
 
 def _object_name(value: str) -> str:
     if not _NAME.fullmatch(value):
-        raise ValueError("a Docker name: 1 to 64 letters, digits or . _ -, beginning with a letter or digit")
+        raise ValueError("a Docker name: 1 to 64 letters, digits or . _ -, starting with a letter or digit")
     return value
 
 
@@ -229,19 +239,19 @@ def _host_path(value: str) -> str:
     folder = "/" + "/".join(parts)
     if not re.fullmatch(r"/[\w./-]+", value) or ".." in parts or is_system_folder(folder):
         raise ValueError(
-            "an absolute folder of the Docker host which holds nothing else, like /opt/registry/data; neither / nor one"
-            " of the system or of Docker"
+            "an absolute folder of the Docker host that contains no other data, like /opt/registry/data. The folder"
+            " cannot be /, or a folder of the system or of Docker"
         )
     return folder
 
 
 def is_system_folder(folder: str) -> bool:
-    """Whether a folder, absolute and without ``.`` and ``..``, belongs to the system, or holds such folders."""
+    """Whether a folder, absolute and without ``.`` and ``..``, is in a system folder or contains a system folder."""
     return any(lies_in(folder, one) or lies_in(one, folder) for one in SYSTEM_FOLDERS)
 
 
 def lies_in(folder: str, other: str) -> bool:
-    """Whether an absolute folder is another one or lies in it."""
+    """Whether an absolute folder is the ``other`` folder or lies in that folder."""
     return f"{folder}/".startswith(f"{other.rstrip('/')}/")
 
 
@@ -263,18 +273,18 @@ def _directory(value: str) -> str:
 
 def _key_id(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.:/+=-]{1,255}", value):
-        raise ValueError("1 to 255 letters, digits or _ . : / + = -, as the authority gave it")
+        raise ValueError("the key ID from the certificate authority: 1 to 255 letters, digits or _ . : / + = -")
     return value
 
 
 def _login(value: str) -> str:
     if not 0 < len(value) <= 255:
-        raise ValueError("a user name of the upstream, 1 to 255 characters")
+        raise ValueError("a user name at the upstream, 1 to 255 characters")
     return value
 
 
 def _text(check: Callable[[str], str]) -> BeforeValidator:
-    """A check of texts, which says of anything else, too, what is allowed."""
+    """Check texts with ``check``; values of other types fail with the same error text."""
     return BeforeValidator(lambda value: check(value if isinstance(value, str) else ""))
 
 
@@ -289,13 +299,13 @@ def _whole(lowest: int, highest: int) -> BeforeValidator:
 
 
 def _empty(value: object) -> object:
-    # `pulumi config set` makes texts alone; this one is an object without keys.
+    # `pulumi config set` can only set texts, so the text {} counts as an object without keys.
     return {} if value == "{}" else value
 
 
 def _hexadecimal(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[0-9a-fA-F]{64,}", value.get_secret_value()):
-        raise ValueError("at least 64 hexadecimal digits, 32 random bytes")
+        raise ValueError("at least 64 hexadecimal digits (32 random bytes)")
     return value
 
 
@@ -321,5 +331,5 @@ RegistryImage = Annotated[str, _text(_registry_image)]
 CaddyImage = Annotated[str, _text(_caddy_image)]
 NginxImage = Annotated[str, _text(_nginx_image)]
 StackSecret = Annotated[SecretStr, AfterValidator(_hexadecimal)]
-#: `pulumi config set` makes texts alone; this check lets `{}` be an object without keys.
+#: Accepts the text `{}` as an object without keys, because `pulumi config set` can only set texts.
 EMPTY_OBJECT = BeforeValidator(_empty)

@@ -1,4 +1,4 @@
-"""Problems of a single key: what pydantic refuses, in words and with commands that set a value which is accepted."""
+"""Turn pydantic's errors into problems of a single key, with commands that set an accepted value."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "proxy.certificates.acme.": AcmeCertificates,
     "images.": ImageSettings,
 }
-#: An accepted value of each key that has no default; for an object, that of the member which makes it complete.
+#: Example of each key: the default, or an accepted value if the key has no default. For an object: path and value of
+#: the member that completes the object.
 _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     f"{section}{key}": (str(field.default).lower() if isinstance(field.default, bool) else str(field.default),)
     for section, model in _SECTIONS.items()
@@ -77,12 +78,12 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "proxy.metrics_port": ("9180",),
 }
 _ALLOWED = {
-    "docker_host": "the Docker host",
+    "docker_host": "the address of the Docker host",
     "registry": "an object with url and users",
     "registry.url": "the URL that clients use",
-    "registry.users": "an object: each user with a role",
+    "registry.users": "an object with a role for each user",
     "registry.users.*": "an object with a role",
-    "mirrors": "an object: each upstream with a url",
+    "mirrors": "an object with a url for each upstream",
     "mirrors.*": "an object with a url",
     "mirrors.*.url": "the URL that clients use",
     "mirrors.*.allow": "a list of address ranges, like [10.0.0.0/8]",
@@ -90,11 +91,11 @@ _ALLOWED = {
     "proxy.certificates": "a source of certificates: acme, files or internal",
     "proxy.certificates.files": "an object without keys: {}",
     "proxy.certificates.internal": "an object without keys: {}",
-    "acknowledge": f"a list of {', '.join(DANGERS)}",
-    "stack_secret": "32 random bytes as hexadecimal digits, from which salts and internal passwords derive",
-    "passwords": "an object: each user with a password",
-    "upstream_passwords": "an object: each mirror with a password",
-    "certificates": "an object: each host with a certificate and a private_key",
+    "acknowledge": f"a list of these words: {', '.join(DANGERS)}",
+    "stack_secret": "64 hexadecimal digits (32 random bytes), the source of salts and internal passwords",
+    "passwords": "an object with a password for each user",
+    "upstream_passwords": "an object with a password for each mirror",
+    "certificates": "an object with a certificate and a private_key for each host",
     "certificates.*": "an object with a certificate and a private_key",
 }
 _KINDS = {
@@ -109,7 +110,7 @@ _KINDS = {
 
 
 def missing(*parts: str | int) -> Problem:
-    """The problem of a key that must be set and is not."""
+    """Return the problem of a required key that is not set."""
     shape = _shape(parts)
     fixes = [new_secret_command(*parts) if parts[0] in Secrets.model_fields else _set_example(parts)]
     if shape in ("proxy", "proxy.certificates"):
@@ -118,10 +119,10 @@ def missing(*parts: str | int) -> Problem:
 
 
 def refused(parts: Parts, detail: Mapping[str, Any], whole: object) -> Problem:
-    """The problem that one of pydantic's errors describes.
+    """Return the problem for one of pydantic's errors.
 
     Args:
-        parts: the path of the value, with pydantic's mark behind a name that is refused itself.
+        parts: the path of the value; pydantic adds ``[key]`` if the name itself is refused.
         detail: the error.
         whole: the value of the top-level key.
     """
@@ -130,9 +131,7 @@ def refused(parts: Parts, detail: Mapping[str, Any], whole: object) -> Problem:
         return missing(*parts)
     remove = remove_command(*parts)
     if detail["type"] == "extra_forbidden":
-        return Problem(
-            path(*parts), "a key that the program does not know", "see the table in docs/configuration.md", remove
-        )
+        return Problem(path(*parts), "an unknown key", "the keys in the table of docs/configuration.md", remove)
     first, *others = [remove] if is_name else _fixes(parts, detail, whole)
     found = HIDDEN if parts[0] in Secrets.model_fields else shown(detail["input"])
     return Problem(path(*parts), found, _allowed(parts, detail), first, tuple(others))
@@ -168,25 +167,25 @@ def _fixes(parts: Parts, detail: Mapping[str, Any], whole: object) -> list[str]:
 
 
 def intended_dangers(value: object) -> list[str]:
-    """What ``acknowledge`` names, although it may be no list, or with another spelling."""
+    """Return the words that ``acknowledge`` means, even if misspelled or not in a list."""
     words = value if isinstance(value, list) else re.split(r"[,;\s]+", value) if isinstance(value, str) else []
     close = [difflib.get_close_matches(word, DANGERS, 1, 0.8) for word in words if isinstance(word, str)]
     return list(dict.fromkeys(match for matches in close for match in matches))
 
 
 def mirror_url(name: str) -> str:
-    """An example of a host for the mirror of ``name``, which no other mirror has."""
+    """Return an example URL for the mirror of ``name``, different for each mirror."""
     return f"https://{slug(name)}.mirror.example.com"
 
 
 def _shape(parts: Parts) -> str:
-    """The path with ``*`` for names that people choose, and for indexes."""
+    """Return the path with ``*`` in place of indexes and of names that the operator chooses."""
     chosen = 1 if parts[0] in ("mirrors", *Secrets.model_fields) else 2 if parts[:2] == ("registry", "users") else None
     return ".".join("*" if isinstance(part, int) or at == chosen else part for at, part in enumerate(parts))
 
 
 def _set_example(parts: Parts) -> str:
-    """The command that sets a key to an example, or removes one that is optional and has none."""
+    """Return the command that sets a key to an example, or removes an optional key without an example."""
     shape = _shape(parts)
     if shape in ("mirrors.*", "mirrors.*.url"):
         return set_command(path(*parts[:2], "url"), mirror_url(str(parts[1])))
@@ -207,7 +206,7 @@ def _replace_by_object(parts: Parts, value: object) -> str:
 
 
 def set_secret_command(parts: Parts) -> str:
-    """The command that sets a secret, or the object that it belongs to, whatever stands there."""
+    """Return the command that replaces a secret, or removes a section of secrets that is not an object."""
     match parts:
         case ("certificates", str(name)):
             return f"{remove_command(*parts)} && {certificate_command(name)}"
@@ -224,7 +223,7 @@ def _changes(parts: Parts, change: Mapping[str, str | None]) -> str:
 
 
 def _networks(value: object) -> list[str]:
-    """The IPv4 address ranges in a text, without host bits."""
+    """Return the IPv4 address ranges in a text, without host bits."""
     networks = []
     for word in re.split(r"[,;\s]+", value) if isinstance(value, str) else []:
         try:

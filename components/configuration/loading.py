@@ -1,4 +1,4 @@
-"""From the stack's configuration to ``Settings`` and ``Secrets``, or to one error that lists every problem."""
+"""Turn the stack's configuration into ``Settings`` and ``Secrets``, or into one error with every problem."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _adapter(field: FieldInfo) -> TypeAdapter[Any]:
 
 
 _FIELDS = Settings.model_fields | Secrets.model_fields
-#: Objects whose members people name.
+#: Objects with member names that the operator chooses.
 _BY_NAME = ("mirrors", "passwords", "upstream_passwords", "certificates")
 _ADAPTERS = {key: _adapter(field) for key, field in _FIELDS.items()}
 
@@ -43,17 +43,17 @@ def load(
     """Check a configuration as a whole.
 
     Args:
-        values: each key without the project's name, as Pulumi hands it over: text, objects as JSON, secrets decrypted.
-        encrypted: the keys with an encrypted value somewhere inside.
-        written: the same keys as they stand in the stack file, where ``{"secure": …}`` marks an encrypted value.
+        values: each key without the project's name, as Pulumi passes it: text, objects as JSON, secrets decrypted.
+        encrypted: the keys that contain an encrypted value.
+        written: the same keys as in the stack file, where ``{"secure": …}`` marks an encrypted value.
         environment: the environment of the Pulumi process.
-        now: when certificates given as files must be in force.
+        now: time at which certificates given as files must be valid.
 
     Raises:
         ConfigError: with every problem.
     """
     problems = [
-        Problem(path(key), "a key that the program does not know", f"one of {', '.join(_FIELDS)}", remove_command(key))
+        Problem(path(key), "an unknown key", f"one of {', '.join(_FIELDS)}", remove_command(key))
         for key in values
         if key not in _FIELDS
     ]
@@ -79,19 +79,22 @@ def load(
 
 
 def notices(settings: Settings, secrets: Secrets, now: datetime.datetime) -> list[str]:
-    """What an operator should know although nothing is wrong: what ends soon, and what is not used."""
+    """Return warnings that stop nothing: logins and certificates that expire soon, and unused certificates."""
     found, today = [], now.date()
     for name, user in settings.registry.users.items():
         if user.expires and user.expires < today:
-            found.append(f"user {name} expired on {user.expires} and can no longer log in; remove or renew it")
+            found.append(
+                f"user {name} expired on {user.expires} and can no longer log in; remove the user or set a later date"
+            )
         elif user.expires and (user.expires - today).days <= _EXPIRY_NOTICE_DAYS:
             found.append(f"user {name} expires on {user.expires}, in {(user.expires - today).days} days")
     used = certificates_in_use(settings, secrets)
     for name, pair in used.items():
         if (days := (certificates.end(pair) - now).days) <= certificates.NOTICE_DAYS:
-            found.append(f"the certificate {name} ends in {days} days; replace it: {certificate_command(name)}")
+            found.append(f"certificate {name} expires in {days} days; to replace it, run: {certificate_command(name)}")
     found += [
-        f"the certificate {name} serves no host and is not delivered; remove it: {remove_command('certificates', name)}"
+        f"certificate {name} covers no configured host and is not delivered; to remove it, run: "
+        + remove_command("certificates", name)
         for name in sorted(secrets.certificates.keys() - used.keys())
     ]
     return found
@@ -104,7 +107,7 @@ def _environment_problems(environment: Mapping[str, str]) -> list[Problem]:
         Problem(
             "DOCKER_CONTEXT",
             f"{shown(environment['DOCKER_CONTEXT'])}, in the environment",
-            "no DOCKER_CONTEXT: it would send the deployment to another Docker host than docker_host",
+            "no DOCKER_CONTEXT: the variable would redirect the deployment to another Docker host than docker_host",
             "unset DOCKER_CONTEXT",
         )
     ]
@@ -113,7 +116,7 @@ def _environment_problems(environment: Mapping[str, str]) -> list[Problem]:
 def _plain(
     key: str, values: Mapping[str, str], encrypted: frozenset[str], written: Mapping[str, Any]
 ) -> Iterator[Problem]:
-    """Secret values that stand unencrypted; the CLI accepts a plain one beside encrypted ones."""
+    """Find unencrypted secrets; the CLI accepts a plain value beside encrypted values."""
     if key in written:
         leaves = _plain_leaves((key,), written[key])
     else:
@@ -121,8 +124,8 @@ def _plain(
     for leaf in leaves:
         yield Problem(
             path(*leaf),
-            "a plain value in the stack file",
-            "an encrypted one (secure: …); treat the plain one as known to all who can read the repository",
+            "an unencrypted value in the stack file",
+            "an encrypted value (secure: …). Use a new secret: all readers of the repository may know this value",
             set_secret_command(leaf),
         )
 
@@ -159,9 +162,9 @@ def _draft(given: Mapping[str, Any], parsed: Mapping[str, Any]) -> Draft:
 
 
 def _decode(key: str, text: str) -> Any:
-    """Pulumi hands objects, numbers and booleans over as JSON, text as it is; None is a key that is not set.
+    """Decode a value from Pulumi: JSON for objects, numbers and booleans, else text. None means an unset key.
 
-    An empty text is a key that is not set, unless Pulumi.yaml has a default for it: then somebody wrote it.
+    An empty text means an unset key, unless Pulumi.yaml has a default for that key: then somebody wrote the empty text.
     """
     field = _FIELDS[key]
     if not text and not isinstance(field.default, str):
@@ -175,9 +178,9 @@ def _decode(key: str, text: str) -> Any:
 
 
 def _parse(parsed: dict[str, Any], key: str, value: Any) -> list[Problem]:
-    """Add what the value of ``key`` means, and return the problems.
+    """Add the parsed value of ``key`` to ``parsed``, and return the problems.
 
-    The members of an object by names are parsed one by one, so that a broken one does not hide the others.
+    Members with chosen names are parsed one by one, so that a broken member does not hide the others.
     """
     problems, pieces = [], [value]
     if key in _BY_NAME and isinstance(value, dict):

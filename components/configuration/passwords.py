@@ -1,4 +1,4 @@
-"""Passwords: how strong they must be, how they are hashed, and what derives from ``stack_secret``.
+"""Passwords: required strength, bcrypt hashes, and secrets derived from ``stack_secret``.
 
 Everything is deterministic: the same configuration gives the same bytes, so an unchanged program shows no difference.
 """
@@ -17,17 +17,17 @@ import bcrypt
 from pydantic import SecretStr
 from zxcvbn import zxcvbn
 
-#: bcrypt's limit; distribution silently ignores what follows, Python's bcrypt refuses it.
+#: Limit of bcrypt. distribution silently ignores further bytes; Python's bcrypt refuses a longer password.
 LONGEST_PASSWORD_BYTES = 72
 
-#: Guesses that a password has to withstand: the CPUs that answer a thousand in a second take 3,000 years for them.
+#: Guesses that a password must withstand. CPUs that answer 1,000 guesses per second need 3,000 years for all guesses.
 GUESSES = 10**14
-#: The cost of every hash is what the registry spends on a name that it does not know (``registry/auth/htpasswd`` of
-#: distribution 3.1.2), so that the time of an answer does not tell which names exist. It is paid at every request.
+#: bcrypt cost of every hash. The registry spends the same cost on an unknown name (``registry/auth/htpasswd`` of
+#: distribution 3.1.2), so that response times do not reveal which names exist. Every request pays this cost.
 COST = 5
 
 _BCRYPT_HASH = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
-#: How hashes of other kinds begin, as they are or in an htpasswd line or in quotes: ``$apr1$``, ``{SHA}``, ``$6$``.
+#: Prefixes of other hash types, alone, in an htpasswd line or in quotes: ``$apr1$``, ``{SHA}``, ``$6$``.
 _ANY_HASH = re.compile(
     r"""[\s"']*(?:[^\s:]{1,64}:)?[\s"']*(\$+[a-z0-9-]{1,20}\$|\{(?:S?SHA|S?MD5|CRYPT|SCRYPT|ARGON2|PBKDF2)[A-Z0-9-]*\})""",
     re.IGNORECASE,
@@ -37,23 +37,23 @@ _BCRYPT64 = b"./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
 def derive(stack_secret: SecretStr, label: str) -> bytes:
-    """32 bytes for one use, named by ``label``: HMAC-SHA-256, so no use reveals another."""
+    """Derive 32 bytes for the use ``label`` with HMAC-SHA-256, so that no derived value reveals another value."""
     return hmac.digest(stack_secret.get_secret_value().encode(), label.encode(), hashlib.sha256)
 
 
 def is_hash(password: SecretStr) -> bool:
-    """Whether the value is a ready bcrypt hash, taken over as it is (``htpasswd -nB`` makes ``$2y$`` ones)."""
+    """Whether the value is a bcrypt hash, which is used unchanged (``htpasswd -nB`` makes ``$2y$`` hashes)."""
     return bool(_BCRYPT_HASH.fullmatch(password.get_secret_value()))
 
 
 def holds_hash(password: SecretStr) -> bool:
-    """Whether a value is no bcrypt hash but holds a usable one, with something around it or with doubled dollars."""
+    """Whether a value contains one usable bcrypt hash, with other text around it or with doubled dollar signs."""
     costs = _BCRYPT_HASH.findall(re.sub(r"\$+", "$", password.get_secret_value()))
     return not is_hash(password) and len(costs) == 1 and int(costs[0]) == COST
 
 
 def weakness(user: str, password: SecretStr) -> str | None:
-    """What is wrong with a password, as the end of a sentence, or None; never the password itself."""
+    """Return the fault of a password as the end of a sentence, or None; the text never contains the password."""
     text = password.get_secret_value()
     if match := _BCRYPT_HASH.fullmatch(text):
         return None if int(match[1]) == COST else f"is a bcrypt hash of cost {match[1]}"
@@ -62,14 +62,14 @@ def weakness(user: str, password: SecretStr) -> str | None:
     if any(ord(character) < 32 or ord(character) == 127 for character in text):
         return "contains a control character"
     if len(text.encode()) > LONGEST_PASSWORD_BYTES:
-        return f"is longer than the {LONGEST_PASSWORD_BYTES} bytes that bcrypt reads"
+        return f"is longer than {LONGEST_PASSWORD_BYTES} bytes, the limit of bcrypt"
     if _guesses(text, user) < GUESSES:
-        return f"can be guessed: fewer than 10^{log10(GUESSES):.0f} tries find it"
+        return f"can be guessed with fewer than 10^{log10(GUESSES):.0f} tries"
     return None
 
 
 def _misread_hash(user: str, text: str) -> str | None:
-    """What a text looks like that somebody meant as a hash, but that would be taken as the password itself."""
+    """Return the fault of a text that is meant as a hash but would become the password itself, or None."""
     if _BCRYPT_HASH.search(re.sub(r"\$+", "$", text)):
         inside = text.strip().strip("\"'")
         around = (
@@ -83,42 +83,42 @@ def _misread_hash(user: str, text: str) -> str | None:
     if match := _ANY_HASH.match(text):
         kind = re.sub(r"\$+", "$", match[1])
         if kind.startswith("$2"):
-            return "looks like a bcrypt hash but is none: 60 characters beginning with $2a$, $2b$ or $2y$"
-        return f"looks like a hash of the kind {kind}, which the registry cannot read: it knows bcrypt alone"
+            return "looks like a bcrypt hash but is not one: bcrypt hashes have 60 characters, first $2a$, $2b$ or $2y$"
+        return f"looks like a hash of type {kind}: the registry reads only bcrypt hashes"
     if text.startswith(f"{user}:"):
-        return "begins with the user's name and a colon, like a line of an htpasswd file"
+        return "starts with the user's name and a colon, like a line of an htpasswd file"
     return None
 
 
 def hash_password(user: str, password: SecretStr, stack_secret: SecretStr) -> str:
-    """The bcrypt hash for htpasswd; its salt derives from the stack's secret and the user, never from the password."""
+    """Return the bcrypt hash for htpasswd; its salt derives from the stack secret and the user, not the password."""
     text = password.get_secret_value()
     return text if is_hash(password) else bcrypt.hashpw(text.encode(), _salt(user, stack_secret)).decode()
 
 
 def fingerprint(user: str, password: SecretStr, stack_secret: SecretStr) -> str:
-    """A mark that changes with the password and tells nothing about it to who does not hold the stack's secret."""
+    """Return a fingerprint that changes with the password and reveals nothing about it without the stack secret."""
     return derive(stack_secret, f"fingerprint of {user}: {password.get_secret_value()}")[:4].hex()
 
 
 def operations_password(stack_secret: SecretStr) -> SecretStr:
-    """Password of the internal operations user."""
+    """Derive the password of the internal operations user."""
     return SecretStr(derive(stack_secret, "operations password").hex())
 
 
 def http_secret(stack_secret: SecretStr) -> str:
-    """Key that signs the state of uploads; shared, so that an upload survives the replacement of its process."""
+    """Derive the key that signs upload states; a replaced process shares it, so that an upload survives."""
     return derive(stack_secret, "registry http.secret").hex()
 
 
 def hashes(passwords: Mapping[str, SecretStr], stack_secret: SecretStr) -> dict[str, str]:
-    """Hash of each user's password."""
+    """Hash each user's password."""
     return {user: hash_password(user, password, stack_secret) for user, password in passwords.items()}
 
 
-@cache  # an answer takes some 20 ms
+@cache  # one call takes about 20 ms
 def _guesses(password: str, user: str) -> float:
-    return float(zxcvbn(password, user_inputs=[user])["guesses"]) if password else 0  # of nothing it knows nothing
+    return float(zxcvbn(password, user_inputs=[user])["guesses"]) if password else 0  # zxcvbn fails on empty text
 
 
 def _salt(user: str, stack_secret: SecretStr) -> bytes:

@@ -1,4 +1,4 @@
-"""A problem of the configuration, the commands that fix it, and what an error may show of a refused value."""
+"""Problems of the configuration, the commands that fix them, and redaction of refused values."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ HIDDEN = "a value that is not shown"
 _LONGEST_SHOWN = 120
 _BY_HAND = "edit the stack file by hand: a command would repeat what an error must not show"
 _PEM = re.compile(r"-----|PRIVATE KEY")
-#: A key or a token, if there is a digit in it, and base64, if there are digits, small and large letters in it.
+#: A key or token, if it contains a digit; base64, if it contains digits, lower-case and upper-case letters.
 _TOKEN, _BASE64 = re.compile("[A-Za-z0-9]{24,}"), re.compile("[A-Za-z0-9+/=_-]{40,}")
-#: The user information of a URL in a sentence, where it is not that of the example here.
+#: User information of a URL in a sentence, except in the example ``ssh://user@host``.
 _LOGIN = re.compile(r"://(?!/|user@host).*@", re.DOTALL)
-#: An accepted Docker host: its user has no password there.
+#: An accepted Docker host, which may be shown: its syntax allows a user but no password.
 _DOCKER_HOST = re.compile(r"(ssh://(?:[\w.-]+@)?[\w.-]+(?::\d{1,5})?(?=[\s,;)']|$)(?!(?:(?!://).)*@))", re.DOTALL)
 _SEGMENT = re.compile(r'\["((?:\\"|[^"])*)"\]|[^.\[\]]+', re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to fix: the key, what was found, what is allowed, a command that fixes it, and others that do as well.
+    """A problem of one key: the value found, the allowed values, a command that fixes the problem, and alternatives.
 
-    Whatever the texts were made from, none of them shows key material or the user information of a URL.
+    No text shows key material or the user information of a URL, whatever the text was made from.
     """
 
     key: str
@@ -60,7 +60,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration cannot be used; ``problems`` holds everything that is wrong with it."""
+    """An unusable configuration; ``problems`` lists every problem."""
 
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = problems
@@ -69,7 +69,7 @@ class ConfigError(Exception):
 
 
 class Failure(Exception):
-    """A command that failed: its cause, what a person can do about that, and the step at which it happened."""
+    """A failed command: its cause, the fix for the operator, and the step that failed."""
 
     def __init__(self, cause: str, fix: str) -> None:
         super().__init__(cause)
@@ -78,7 +78,7 @@ class Failure(Exception):
 
 
 def is_key_material(text: str) -> bool:
-    """Whether a text seems to hold a key, a token or a hash, in whole or in part."""
+    """Whether a text seems to contain a key, a token or a hash, in whole or in part."""
     return bool(
         _PEM.search(text)
         or any(re.search("[0-9]", run) for run in _TOKEN.findall(text))
@@ -91,7 +91,7 @@ def _harmless(text: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """A sentence without the user information of URLs in it, and nothing of it if it holds a PEM block."""
+    """Remove the user information of URLs from a sentence, or hide the whole sentence if it has a PEM block."""
     if _PEM.search(text):
         return HIDDEN
     parts = _DOCKER_HOST.split(text)
@@ -99,14 +99,14 @@ def redacted(text: str) -> str:
 
 
 def shown(value: object) -> str:
-    """A refused value as an error may show it, on one line: the members of objects and lists are never shown."""
+    """Return a refused value for an error, on one line and without the members of objects and lists."""
     match value:
         case dict():
             return "an object"
         case list() | tuple():
             return "a list"
         case str() if len(value) <= _LONGEST_SHOWN:
-            # Whatever stands before an @, a query and what is no port may belong to a login.
+            # Text before an @, a query, and text in place of a port may belong to a login.
             text = re.sub(r"^([A-Za-z][\w+.-]*://)?.*(?:@(?!sha256:)|%40)", r"\1…@", value, flags=re.DOTALL)
             text = re.sub(r"(://[^/:]*:)(?!\d{1,5}(?:/|$)).*", r"\1…", re.sub(r"[?#].*", "…", text, flags=re.DOTALL))
             text = re.sub(r"@sha256:[0-9a-f]{64}$", "@sha256:…", text)
@@ -117,7 +117,7 @@ def shown(value: object) -> str:
 
 
 def shown_key(key: str) -> str:
-    """A configuration path as an error may show it: names in it that hold a login or key material are left out."""
+    """Return a configuration path for an error, without names that contain a login or key material."""
     return _SEGMENT.sub(lambda segment: '["…"]' if _is_secret_name(segment[1] or segment[0]) else segment[0], key)
 
 
@@ -128,7 +128,7 @@ def _is_secret_name(name: str) -> bool:
 
 
 def path(*parts: str | int) -> str:
-    """A configuration path as ``pulumi config --path`` reads it: ``mirrors["docker.io"].allow[0]``."""
+    """Return a configuration path in the syntax of ``pulumi config --path``: ``mirrors["docker.io"].allow[0]``."""
     text = ""
     for part in parts:
         if isinstance(part, int):
@@ -141,22 +141,22 @@ def path(*parts: str | int) -> str:
 
 
 def set_command(key: str, example: str) -> str:
-    """The command that sets a key."""
+    """Return the command that sets a key."""
     return f"pulumi config set --path {_quoted(key)} {shlex.quote(example)}"
 
 
 def file_command(key: str, file: str) -> str:
-    """The command that sets a key to the text of a file."""
+    """Return the command that sets a key to the text of a file."""
     return f"pulumi config set --path {_quoted(key)} < {file}"
 
 
 def secret_command(*parts: str | int) -> str:
-    """The command that sets a secret, which it reads on standard input or asks for."""
+    """Return the command that sets a secret from standard input or from a prompt."""
     return f"pulumi config set --secret --path {_quoted(path(*parts))}"
 
 
 def new_secret_command(*parts: str | int) -> str:
-    """The command that sets a secret to a new random value or, where somebody else chose it, to the text of a file."""
+    """Return the command that sets a secret to a random value or, if others issue the secret, to a file's text."""
     command = secret_command(*parts)
     match parts:
         case ("stack_secret",):
@@ -171,25 +171,25 @@ def new_secret_command(*parts: str | int) -> str:
 
 
 def extract_hash_command(*parts: str | int) -> str:
-    """The command that reduces a secret to the bcrypt hash in it, with doubled dollar signs made single."""
+    """Return the command that reduces a secret to the bcrypt hash in it, and makes doubled dollar signs single."""
     pattern = r"\$2[aby]\$[0-9]\{2\}\$[./A-Za-z0-9]\{53\}"
     current = f"pulumi config get --path {_quoted(path(*parts))}"
     return f"{current} | tr -s '$' | grep -o '{pattern}' | {secret_command(*parts)}"
 
 
 def certificate_command(name: str) -> str:
-    """The commands that set or replace a certificate given as files."""
+    """Return the commands that set or replace a certificate given as files."""
     parts = ("certificate", "private_key")
     return " && ".join(new_secret_command("certificates", name, part) for part in parts)
 
 
 def remove_command(*parts: str | int) -> str:
-    """The command that removes a key."""
+    """Return the command that removes a key."""
     return f"pulumi config rm --path {_quoted(path(*parts))}"
 
 
 def list_command(parts: Sequence[str | int], entries: Sequence[str]) -> str:
-    """The commands that replace whatever a key holds by a list."""
+    """Return the commands that replace the value of a key by a list."""
     added = [set_command(path(*parts, index), entry) for index, entry in enumerate(entries)]
     return " && ".join([remove_command(*parts), *added])
 

@@ -1,8 +1,8 @@
-"""What an operator can choose: frozen models of the stack's configuration, with every default.
+"""Settings of a stack: frozen models of its configuration, with every default.
 
-A field is spelled like its key in ``Pulumi.<stack>.yaml``; ``config.py`` reads the values and reports every problem.
-The text of a ``ValueError`` raised here says what is *allowed*, and never repeats the value; the report adds the key,
-what was found and the commands that fix it.
+A field has the name of its key in ``Pulumi.<stack>.yaml``; ``loading.py`` reads the values and reports every problem.
+The text of a ``ValueError`` raised here describes the *allowed* values, and never repeats the refused value. The report
+adds the key, the value found and the commands that fix the problem.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 Role = Literal["pull", "push", "admin"]
 Process = Literal["reader", "writer", "admin", "public"]
 
-#: The right that a registry process with a login exercises, as the roles whose users stand in its htpasswd; the one
-#: without a login, ``public``, reads.
+#: Roles of the users in the htpasswd file of each registry process. ``public``, the process without a login, can only
+#: read.
 ROLES_OF: dict[Process, tuple[Role, ...]] = {
     "reader": ("pull", "push", "admin"),
     "writer": ("push", "admin"),
@@ -55,7 +55,7 @@ ROLES_OF: dict[Process, tuple[Role, ...]] = {
 }
 
 
-#: API origins of well-known registries, where they are not ``https://NAME`` (docker.io) and where they are.
+#: API origins of well-known registries; for docker.io, the origin is not ``https://NAME``.
 KNOWN_UPSTREAMS = {
     "docker.io": "https://registry-1.docker.io",
     "gcr.io": "https://gcr.io",
@@ -74,11 +74,11 @@ class UserSettings(BaseModel):
     model_config = FROZEN
     role: Role = "pull"
     expires: LastDay | None = None
-    """Last day of the login; the first ``up`` after it removes the user from all files."""
+    """Last day of the login; the first ``up`` after that day removes the user from all files."""
 
 
 class StorageSettings(BaseModel):
-    """Where data lies: a named volume (``volume``, with a default name) or a folder of the host (``host_path``)."""
+    """Location of data: a named volume (``volume``, with a default name) or a folder of the host (``host_path``)."""
 
     model_config = FROZEN
     volume: DockerName | None = None
@@ -92,11 +92,13 @@ class StorageSettings(BaseModel):
 
 
 class RegistrySettings(BaseModel):
-    """The private registry. ``drain_timeout`` is the longest push or pull that a replacement lets finish.
+    """The private registry.
 
-    ``memory_mb`` limits each process; a layer under way takes 4 MB of it, so that the default serves 200 at once.
+    ``drain_timeout`` is the longest time that a replaced process has to finish a push or pull. ``memory_mb`` limits
+    each process. Each layer in transfer takes 4 MB, so the default serves 200 layers at once.
 
-    ``anonymous_url`` is a second, read-only host without a login: on one host, clients stop at the challenge.
+    ``anonymous_url`` is a second, read-only host without a login: on a shared host, clients without a login stop at the
+    login challenge.
     """
 
     model_config = FROZEN
@@ -111,7 +113,7 @@ class RegistrySettings(BaseModel):
 
 
 class MirrorSettings(BaseModel):
-    """A pull-through cache of one upstream. ``allow`` names who may pull: mirror clients cannot log in."""
+    """A pull-through cache of one upstream; ``allow`` is the allow-list, because mirror clients cannot log in."""
 
     model_config = FROZEN
     url: Url
@@ -137,7 +139,7 @@ class FileCertificates(BaseModel):
 
 
 class AcmeAccountBinding(BaseModel):
-    """An account that exists at the authority; the MAC key of ``key_id`` is the secret key ``acme_eab_mac_key``."""
+    """An existing account at the authority; the secret ``acme_eab_mac_key`` holds the MAC key of ``key_id``."""
 
     model_config = FROZEN
     key_id: AcmeKeyId
@@ -150,20 +152,22 @@ class AcmeCertificates(BaseModel):
     email: Email
     directory: AcmeDirectory = "https://acme-v02.api.letsencrypt.org/directory"
     staging: bool = False
-    """Let's Encrypt's staging directory, whose certificates nobody trusts and whose limits nobody reaches."""
+    """Use Let's Encrypt's staging directory: clients do not trust its certificates, and its rate limits are high."""
     root: str | None = None
-    """PEM of the authority that signs the certificate of the ACME server itself, where the world does not know it."""
+    """PEM of the authority that signed the ACME server's own certificate, if that authority is not public."""
     eab: AcmeAccountBinding | None = None
 
     @model_validator(mode="after")
     def _one_directory(self) -> AcmeCertificates:
         if self.staging and "directory" in self.model_fields_set:
             raise Conflict(
-                "either directory or staging: true, which is Let's Encrypt's", {"directory": None}, {"staging": None}
+                "either directory or staging: true (Let's Encrypt's own directory)",
+                {"directory": None},
+                {"staging": None},
             )
         if self.root is not None and "directory" not in self.model_fields_set:
             raise Conflict(
-                "root only together with directory: the proxy would no longer trust Let's Encrypt",
+                "root only together with directory: with root alone, the proxy would not trust Let's Encrypt",
                 {"root": None},
                 *([] if self.staging else [{"directory": "https://ca.example.com/acme/directory"}]),
             )
@@ -171,12 +175,12 @@ class AcmeCertificates(BaseModel):
 
     @property
     def directory_url(self) -> str:
-        """Where the authority is asked."""
+        """URL of the ACME directory in use."""
         return "https://acme-staging-v02.api.letsencrypt.org/directory" if self.staging else self.directory
 
 
 class CertificateSettings(BaseModel):
-    """One source of certificates; none where the operator's own proxy has them."""
+    """One source of certificates, or none if the operator's own proxy has the certificates."""
 
     model_config = FROZEN
     internal: Annotated[InternalCertificates, EMPTY_OBJECT] | None = None
@@ -195,14 +199,14 @@ class CertificateSettings(BaseModel):
 
     @property
     def source(self) -> str | None:
-        """Which of them was chosen."""
+        """Name of the chosen source, or None."""
         return next((name for name in type(self).model_fields if getattr(self, name) is not None), None)
 
 
 class ProxySettings(BaseModel):
-    """The TLS proxy, the only container that publishes ports. ``address`` is where on the Docker host.
+    """The TLS proxy, the only container that publishes ports, on ``address`` of the Docker host.
 
-    With the server ``none`` the operator has a proxy on that host, and the services publish theirs on ``address``.
+    With the server ``none``, the operator runs a proxy on that host, and the services publish ports on ``address``.
     """
 
     model_config = FROZEN
@@ -210,12 +214,12 @@ class ProxySettings(BaseModel):
     address: Address = ANY_ADDRESS
     certificates: CertificateSettings = CertificateSettings()
     metrics_port: Port | None = None
-    """Where Prometheus finds ``/metrics``, on 127.0.0.1 of the Docker host."""
+    """Port of ``/metrics`` for Prometheus, on 127.0.0.1 of the Docker host."""
     memory_mb: MemoryMb = 256
 
     @property
     def services_address(self) -> str | None:
-        """Where the services publish their ports for the operator's own proxy; None with a proxy of the stack's own."""
+        """Address of the services' ports for the operator's own proxy; None with the stack's own proxy."""
         return self.address if self.server == "none" else None
 
     @property
@@ -225,7 +229,7 @@ class ProxySettings(BaseModel):
 
 
 class ImageSettings(BaseModel):
-    """The images that run; the one place where versions stand."""
+    """Images of all containers; versions are set only here."""
 
     model_config = FROZEN
     registry: RegistryImage = "registry:3.1.2"
@@ -233,7 +237,7 @@ class ImageSettings(BaseModel):
     nginx: NginxImage = "nginx:1.31.3-alpine"
 
 
-#: Choices that expose something and are refused unless ``acknowledge`` names them, with what they expose.
+#: Dangerous choices and their consequences. A preview refuses a choice unless ``acknowledge`` names it.
 DANGERS = {
     "open_mirror": "anyone who can reach the proxy can pull through the mirror, use up its quota and fill its disk",
     "open_upstream_login": "anyone who can reach the proxy can read every repository that the upstream login can read",
@@ -266,7 +270,7 @@ class CertificatePair(BaseModel):
 
 
 class Secrets(BaseModel):
-    """Values that exist only encrypted in the stack file and inside files on the Docker host."""
+    """Values that exist only encrypted in the stack file, and in files on the Docker host."""
 
     model_config = FROZEN
     stack_secret: StackSecret
@@ -277,17 +281,17 @@ class Secrets(BaseModel):
 
 
 def processes(registry: RegistrySettings) -> tuple[Process, ...]:
-    """The processes that the private registry runs as: one for each right, and one without a login if wanted."""
+    """Return the registry processes: one for each right, and one without a login if ``anonymous_url`` is set."""
     return (*ROLES_OF, "public") if registry.anonymous_url else tuple(ROLES_OF)
 
 
 def without_expired(settings: Settings, today: datetime.date) -> Settings:
-    """The settings without the users whose last day is past."""
+    """Return the settings without users whose last day has passed."""
     users = settings.registry.users
     valid = {name: user for name, user in users.items() if user.expires is None or user.expires >= today}
     return settings.model_copy(update={"registry": settings.registry.model_copy(update={"users": valid})})
 
 
 def upstream_url(name: str, mirror: MirrorSettings) -> str:
-    """API origin of a mirror's upstream; the settings were checked to have one."""
+    """Return the API origin of a mirror's upstream, which checked settings always have."""
     return mirror.upstream or KNOWN_UPSTREAMS[name]

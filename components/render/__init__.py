@@ -1,1 +1,1 @@
-"""Settings to file text: pure functions without Pulumi, clock or randomness; the same input gives the same bytes."""
+"""Render settings to file text: pure functions without Pulumi, clock or randomness; same input, same bytes."""

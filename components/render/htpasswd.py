@@ -1,4 +1,4 @@
-"""htpasswd files: one for each process of the private registry, with the users who may do what it does."""
+"""htpasswd files: one for each process of the private registry, with the users of its right."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from components.configuration.settings import ROLES_OF, Process, UserSettings
 
 
 def htpasswd(process: Process, users: Mapping[str, UserSettings], hashes: Mapping[str, str]) -> str:
-    """Lines of ``name:bcrypt`` for those who hold the right; the operations user reads and deletes.
+    """Return lines of ``name:bcrypt`` for the users with the right; the operations user can read and delete.
 
-    ``hashes`` holds a hash for each user and for the operations user. The comment keeps the file from being empty,
-    which the Docker API cannot deliver; distribution skips it.
+    ``hashes`` has a hash for each user and for the operations user. The comment line, which distribution skips, keeps
+    the file from being empty: the Docker API cannot deliver an empty file.
     """
     names = sorted(name for name, user in users.items() if user.role in ROLES_OF[process])
     if process != "writer":

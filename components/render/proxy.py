@@ -1,4 +1,4 @@
-"""The proxy's configuration: routes made from the settings, rendered for Caddy or for nginx from the same values."""
+"""Configuration of the proxy: routes from the settings, rendered for Caddy or nginx from the same values."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from components.configuration.settings import Secrets, Settings
 from components.render.registry import REALM, most_layers
 
 CERTIFICATES_DIRECTORY = "/etc/proxy-certificates"
-#: For ACME: the root of the server's own certificate, and the MAC key of the account.
+#: Files for ACME: the root of the ACME server's own certificate, and the MAC key of the account.
 ACME_ROOT_FILE = f"{CERTIFICATES_DIRECTORY}/acme-root.crt"
 ACME_MAC_KEY_FILE = f"{CERTIFICATES_DIRECTORY}/acme-eab-mac-key"
 DATA_DIRECTORY = "/data"
-#: Where Caddy keeps the certificates that it gets or issues, with their keys.
+#: Folder in which Caddy keeps obtained or issued certificates, with their keys.
 ISSUED_DIRECTORY = f"{DATA_DIRECTORY}/caddy/certificates"
-#: Sockets, process numbers and buffers of the running proxy, on a tmpfs.
+#: Sockets, PID files and buffers of the running proxy, on a tmpfs.
 RUN_DIRECTORY = "/run/proxy"
-#: Who may use ports that are published on loopback: Docker's gateway, whose address is known when the proxy starts.
+#: File with the address that may use ports published on loopback: Docker's gateway, known when the proxy starts.
 GATEWAY_FILE = f"{RUN_DIRECTORY}/gateway"
-#: Root certificate of Caddy's own authority, in the container that issues.
+#: Root certificate of Caddy's own authority, in the container of the issuing Caddy.
 ROOT_CERTIFICATE = f"{DATA_DIRECTORY}/caddy/pki/authorities/local/root.crt"
-#: Network name of the container that gets certificates for nginx.
+#: Network name of the container that obtains certificates for nginx.
 ISSUER = "issuer"
-#: Clients on the Docker host use either.
+#: Clients on the Docker host use either name.
 LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "localhost"}
-#: What a client may write into the logs of the processes: printable ASCII, with few of the characters that take seven
-#: bytes in the engine's own JSON; and how much of it.
+#: Client text in the logs of the processes: printable ASCII, with at most 16 characters that take seven bytes in the
+#: engine's own JSON. ``LONGEST`` limits the length of each text.
 _SAFE = r"!#-%\x27-;=?-\x5b\x5d-~"
 LOGGED_URL, LOGGED_HEADER = (rf"[{safe}]*(?:[\x22&<>\x5c][{safe}]*){{0,16}}" for safe in (_SAFE, f"{_SAFE} "))
 LONGEST = {"url": 1000, "user_agent": 512, "content_type": 128, "login": 256}
-#: How long each server may know nothing of a process that is healthy and has a name that another has, too, in seconds.
-#: nginx keeps the addresses of a name for up to two, and nothing is healthy within half of one; Caddy asks for each
-#: connection. Behind a proxy of the operator's own, a process starts when the other one has stopped.
+#: Most seconds for which each server does not know a new, healthy process that has the name of an old process. nginx
+#: caches the addresses of a name for up to 2 seconds, and a process takes at least 0.5 seconds to become healthy. Caddy
+#: resolves the name for each connection. With the operator's own proxy, the new process starts after the old process
+#: has stopped.
 LEARNS_WITHIN = {"caddy": 0.0, "nginx": 1.5, "none": 0.0}
-#: How long a stopping proxy lets requests finish.
+#: Seconds that a stopping proxy gives requests to finish.
 GRACE_SECONDS = 30
 
 #: ``autoescape`` is for HTML; the settings allow no character that ends a directive.
@@ -54,9 +55,9 @@ _TEMPLATES = Environment(  # noqa: S701
 
 @dataclass(frozen=True)
 class MirrorRoute:
-    """How clients reach the mirror ``name``; ``allow`` is empty where anybody may.
+    """The route of clients to the mirror ``name``.
 
-    ``most_layers`` is how many it may send at once.
+    ``allow`` is empty if everyone may pull. ``most_layers`` is how many layers the mirror may send at once.
     """
 
     upstream: str
@@ -68,13 +69,13 @@ class MirrorRoute:
 
 
 def certificate_files(name: str) -> tuple[str, str]:
-    """Paths of a certificate chain and its private key in the proxy container."""
+    """Return the paths of a certificate chain and its private key in the proxy container."""
     stem = f"{CERTIFICATES_DIRECTORY}/{name.replace('*', '_')}"
     return f"{stem}.crt", f"{stem}.key"
 
 
 def certificate_contents(settings: Settings, secrets: Secrets) -> dict[str, str]:
-    """Every file of ``CERTIFICATES_DIRECTORY`` by its path: certificates that serve a host, and what ACME needs."""
+    """Return every file of ``CERTIFICATES_DIRECTORY`` by path: certificates in use, and the files for ACME."""
     contents: dict[str, str] = {}
     for name, pair in certificates_in_use(settings, secrets).items():
         contents |= dict(zip(certificate_files(name), canonical(pair), strict=True))
@@ -87,17 +88,17 @@ def certificate_contents(settings: Settings, secrets: Secrets) -> dict[str, str]
 
 
 def caddyfile(settings: Settings, given: Mapping[str, int]) -> str:
-    """The Caddyfile; ``given`` leads from the certificates in use to when each ends, in Unix seconds."""
+    """Render the Caddyfile; ``given`` maps the certificates in use to their expiry in Unix seconds."""
     return _rendered("Caddyfile.j2", settings, given)
 
 
 def nginx_conf(settings: Settings, given: Mapping[str, int]) -> str:
-    """nginx.conf for the same routes; arguments as for ``caddyfile``."""
+    """Render nginx.conf for the same routes; arguments as for ``caddyfile``."""
     return _rendered("nginx.conf.j2", settings, given)
 
 
 def snippets(settings: Settings) -> dict[str, str]:
-    """The same routes by server, for a Caddy or nginx that the operator already has; TLS is its own."""
+    """Render the same routes by server, for a Caddy or nginx that the operator already has, with its own TLS."""
     return {
         "caddy": _rendered("sites.Caddyfile.j2", settings, {}),
         "nginx": _rendered("sites.nginx.j2", settings, {}),
@@ -105,26 +106,28 @@ def snippets(settings: Settings) -> dict[str, str]:
 
 
 def needs_issuer(settings: Settings) -> bool:
-    """Whether certificates are got by a Caddy beside the proxy, since nginx gets none."""
+    """Whether a Caddy beside the proxy obtains the certificates, because nginx cannot."""
     return settings.proxy.server == "nginx" and not settings.proxy.certificates.files
 
 
 def issuer_caddyfile(settings: Settings) -> str:
-    """The Caddyfile of that Caddy, which keeps certificates and accounts as one in nginx's place would."""
+    """Render the Caddyfile of the issuer, which keeps certificates and accounts like a Caddy in place of nginx."""
     return _rendered("issuer.Caddyfile.j2", settings, {})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Routes:
-    """What either server serves.
+    """The routes of either server.
 
-    ``sites`` are the origins of each endpoint: with internal certificates, both names of loopback, since
-    docker tries HTTP where the certificate does not fit; ``address`` is the host for clients that send no SNI, if any;
-    ``most_layers`` is how many the reader and public each may send at once;
-    ``addresses`` are host:port of each process of the registry and each mirror, by name, as the proxy reaches them, and
-    ``quick_addresses`` the same under another name;
-    ``certificates`` are the files of chain and key for each host, None where the server gets them by itself; ``chains``
-    are the files of all, and ``ends`` the Unix times in seconds at which those end that were given as files.
+    ``most_layers`` is how many layers reader and public may each send at once. ``sites`` has the origins of each
+    endpoint: with internal certificates, both names of loopback, because docker tries HTTP if the certificate does not
+    match. ``address`` is the host for clients that send no SNI, if any.
+
+    ``addresses`` has the host:port for the proxy of each registry process and each mirror, by name;
+    ``quick_addresses`` has the same under a second name.
+
+    ``certificates`` has the files of chain and key for each host, None if the server obtains them itself. ``chains``
+    has all chain files. ``ends`` has the expiry of certificates given as files, in Unix seconds.
     """
 
     registry: Endpoint
@@ -143,7 +146,7 @@ class Routes:
 
 
 def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
-    """The routes that the settings ask for."""
+    """Return the routes for the settings."""
     sites = _sites(settings)
     certificates: dict[str, tuple[str, str] | None] = {site.host: None for both in sites.values() for site in both}
     issued = _issued_directory(settings)
@@ -171,7 +174,7 @@ def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
                 name=mirror_alias(name),
                 endpoint=mirror.url,
                 allow=mirror.allow,
-                # Docker Hub alone has official images, under library/.
+                # Only Docker Hub has official images, under library/.
                 official_images=name == "docker.io",
                 most_layers=most_layers(mirror.memory_mb),
             )
@@ -186,7 +189,7 @@ def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
 
 
 def addresses(settings: Settings, alias: Callable[[str], str]) -> dict[str, str]:
-    """host:port of each process of the registry and each mirror, by name; the stack's own proxy uses the alias."""
+    """Return host:port of each registry process and each mirror by name; the stack's own proxy uses the alias."""
     at = settings.proxy.services_address
     return {name: f"{at or alias(name)}:{port}" for name, port in service_ports(settings).items()}
 
@@ -223,7 +226,7 @@ def _rendered(template: str, settings: Settings, given: Mapping[str, int]) -> st
 
 
 def _issued_directory(settings: Settings) -> str:
-    """Where Caddy keeps the certificates of an authority (certmagic, ``ACMEIssuer.issuerKey`` and ``KeyBuilder``)."""
+    """Return Caddy's folder for certificates of the authority (certmagic, ``ACMEIssuer.issuerKey``, ``KeyBuilder``)."""
     acme = settings.proxy.certificates.acme
     authority = "local"
     if acme:

@@ -1,4 +1,4 @@
-"""How Caddy and nginx are run: their commands, user, folders and images."""
+"""Commands, user, folders and images of Caddy and nginx."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from components.render.proxy import DATA_DIRECTORY, GATEWAY_FILE, RUN_DIRECTORY,
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """How one program is run: it reads ``config``, in a trial and at work."""
+    """Commands and properties of one server; ``config`` is the path of its configuration, also in a validation."""
 
     config: str
     render: Callable[[Settings, Mapping[str, int]], str]
@@ -23,18 +23,19 @@ class Server:
     tmpfs: Mapping[str, str]
 
 
-#: The user of the official nginx image. Nothing here needs root, since containers may bind low ports without it.
+#: The user of the official nginx image. No process needs root, because containers may bind low ports without root.
 USER = "101"
 _OWN = f"uid={USER},gid={USER},mode=0700"
 RUN_TMPFS = {RUN_DIRECTORY: f"size=16m,{_OWN}"}
 CADDY_TMPFS = {"/config": f"size=1m,{_OWN}", **RUN_TMPFS}
-#: In a trial, where nothing may reach the volume.
+#: Stands in for the data volume in a validation, which must not write to the volume.
 DATA_TMPFS = {DATA_DIRECTORY: f"size=1m,{_OWN}"}
-#: Its file asks for it, and it does not start without; it never has it, since it may gain no privileges.
+#: Caddy's image sets this file capability, and Caddy does not start in a container without it. The process never gets
+#: the capability, because ``no-new-privileges`` is set.
 CADDY_CAPABILITIES = ("CAP_NET_BIND_SERVICE",)
 CADDYFILE = "/etc/caddy/Caddyfile"
-#: Writes who may use ports that are published on loopback, in the words of ``$0``, and runs the program that follows.
-#: Docker's gateway is where the default route leads; the kernel prints its address with the lowest byte first.
+#: Writes the address that may use ports published on loopback, in the format ``$0``, then runs the program in the
+#: arguments. The default route leads to Docker's gateway; the kernel prints its address with the lowest byte first.
 _WITH_GATEWAY = r"""
 gateway=127.0.0.1
 while read -r _ destination address _; do
@@ -43,9 +44,9 @@ while read -r _ destination address _; do
 done < /proc/net/route
 printf "$0" "$gateway" > "$1" && shift && exec "$@"
 """
-#: Runs Caddy. The limits follow from the container's memory, so that another memory does not replace it. A connection
-#: may take 60 KB, and who opens more than there is memory for waits: without a limit, a thousand clients that did not
-#: finish what they sent were the end of Caddy.
+#: Runs Caddy. The limits follow from the container's memory, so that a changed memory limit does not replace the
+#: container. A connection can take 60 KB. Connections beyond the available memory wait: without a limit, 1,000 clients
+#: with unfinished requests crashed Caddy.
 _RUN_CADDY = r"""
 bytes=$(cat /sys/fs/cgroup/memory.max 2> /dev/null || cat /sys/fs/cgroup/memory/memory.limit_in_bytes)
 files=$((bytes >> 17))
@@ -65,7 +66,7 @@ SERVERS = {
         render=caddyfile,
         validate=[*_CADDY_WITH_GATEWAY, "caddy", "validate", *_CADDYFILE],
         run=[*_CADDY_WITH_GATEWAY, "/bin/sh", "-c", _RUN_CADDY, "caddy", "run", *_CADDYFILE],
-        # Without --force, certificates that changed alone would not be read anew.
+        # Without --force, Caddy does not reload certificates if the configuration is unchanged.
         reload=["caddy", "reload", "--force", *_CADDYFILE, f"--address=unix/{RUN_DIRECTORY}/admin.sock"],
         stop_signal=None,
         capabilities=CADDY_CAPABILITIES,
@@ -77,7 +78,7 @@ SERVERS = {
         validate=[*_NGINX_WITH_GATEWAY, *_NGINX, "-t", "-q"],
         run=[*_NGINX_WITH_GATEWAY, *_NGINX, "-g", "daemon off;"],
         reload=[*_NGINX, "-s", "reload"],
-        stop_signal="SIGQUIT",  # SIGTERM cuts what is under way
+        stop_signal="SIGQUIT",  # SIGTERM cuts requests in progress
         capabilities=[],
         tmpfs=RUN_TMPFS,
     ),
@@ -85,6 +86,6 @@ SERVERS = {
 
 
 def proxy_images(settings: Settings) -> dict[str, str]:
-    """The image of the server that the settings choose, if any, and Caddy's where it gets certificates for nginx."""
+    """Return the image of the chosen server, if any, and Caddy's image if Caddy obtains certificates for nginx."""
     names = {settings.proxy.server, "caddy"} if needs_issuer(settings) else {settings.proxy.server}
     return {name: image for name, image in settings.images if name in names}

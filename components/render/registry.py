@@ -1,4 +1,4 @@
-"""``config.yml`` of distribution 3.x, for the private registry's three processes and for mirrors."""
+"""``config.yml`` of distribution 3.x, for the processes of the private registry and for mirrors."""
 
 from __future__ import annotations
 
@@ -10,49 +10,50 @@ import yaml
 from components.configuration.naming import PORTS, mirror_port
 from components.configuration.settings import ROLES_OF, MirrorSettings, Process, RegistrySettings, upstream_url
 
-#: Where the containers find their files; plain strings, since container outputs would make one replacement cascade.
+#: Paths of files in the containers: plain strings, because container outputs would make one replacement cascade.
 CONFIG_DIRECTORY = "/etc/distribution"
 SECRETS_DIRECTORY = "/etc/distribution-secrets"
 DATA_DIRECTORY = "/var/lib/registry"
 CREDENTIAL_HELPER = "upstream-credentials"
 CREDENTIALS_FILE = "upstream.json"
 HTTP_SECRET_FILE = "http-secret"  # noqa: S105 - a file name
-#: The processes that cannot write: by their configuration, and because their data is mounted so.
+#: Processes that cannot write: their configuration and their data mount are read-only.
 READ_ONLY: tuple[Process, ...] = ("reader", "public")
-#: What the registry calls itself when it asks for a login; of the proxies, too, which ask before they read a body.
+#: Realm in the login challenge of the registry, and of the proxies, which ask for a login before they read a body.
 REALM = "Registry Realm"
-#: That one answer of ``/v2/_catalog`` may name; each costs 16 bytes of memory, whether it exists or not.
+#: Most repositories in one answer of ``/v2/_catalog``. Each costs 16 bytes of memory, even if it does not exist.
 MOST_REPOSITORIES = 100_000
-#: A mirror's downloads that a restart lets finish, in seconds; its successor cannot start before.
+#: Seconds that a restart gives a mirror's downloads to finish. The new container cannot start before.
 MIRROR_DRAIN_SECONDS = 30
 
 
 def environment(memory_mb: int) -> list[str]:
-    """Variables of a process that may use that many megabytes.
+    """Return the environment of a process with a memory limit of ``memory_mb``.
 
-    For each layer under way distribution holds a buffer of 4 MiB (``fileReaderBufferSize``), and Go lets garbage double
-    it unless it knows the limit: 48 downloads at once were the end of a process with 256 MB, which holds 32 at most.
+    distribution holds a buffer of 4 MiB for each layer in transfer (``fileReaderBufferSize``). Garbage doubles that
+    memory unless Go knows the limit: 48 downloads at once crashed a process with 256 MB, which can hold 32 at most.
     """
     return ["OTEL_TRACES_EXPORTER=none", f"GOMEMLIMIT={memory_mb * 4 // 5}MiB"]
 
 
 def most_layers(memory_mb: int) -> int:
-    """How many layers a process that may use that many megabytes sends at once: 4.5 MB for each, and 100 for the rest.
+    """Return how many layers a process with ``memory_mb`` sends at once: 4.5 MB for each layer, 100 MB for the rest.
 
-    With 1,024 MB they are 205; see ``environment``.
+    With 1,024 MB, that is 205 layers; see ``environment``.
     """
     return max(1, (memory_mb - 100) * 2 // 9)
 
 
 def registry_config(process: Process, registry: RegistrySettings) -> str:
-    """Configuration of one process of the private registry.
+    """Render the configuration of one process of the private registry.
 
-    ``http.secret`` is not in it, so that a preview can show the file; the container's start reads it from its own file.
+    The file does not contain ``http.secret``, so a preview can show the file. The container reads the secret from a
+    separate file at its start.
     """
     config = _common(PORTS[process], registry.log_level, registry.drain_timeout)
     config["storage"]["delete"] = {"enabled": process == "admin"}
     config["storage"]["maintenance"] = {
-        # One process purges; the four keys belong together, distribution panics without one of them.
+        # Only one process purges. distribution panics if one of the four keys is missing.
         "uploadpurging": {
             "enabled": process == "writer",
             "age": registry.upload_purge_age,
@@ -62,15 +63,15 @@ def registry_config(process: Process, registry: RegistrySettings) -> str:
         "readonly": {"enabled": process in READ_ONLY},
     }
     if process != "writer":
-        # It has no upload whose state would be signed, and must not be able to read the key; without one, it warns.
+        # This process signs no upload states and must not have the key. Without any secret, distribution warns.
         config["http"]["secret"] = "unused"  # noqa: S105
     if process in ROLES_OF:
         config["auth"] = {"htpasswd": {"realm": REALM, "path": f"{SECRETS_DIRECTORY}/{process}.htpasswd"}}
     config["validation"] = {
         "manifests": {
-            # BuildKit's cache is an index of layers, and some clients push an index before its images or without some.
+            # BuildKit's cache is an index of layers. Some clients push an index before its images, or without some.
             "indexes": {"platforms": "none"},
-            # Base layers of Windows stay at Microsoft's servers; without this line, such an image gets a 500.
+            # Base layers of Windows stay on Microsoft's servers. Without this line, such an image gets a 500 response.
             "urls": {"allow": ["^https?://"]},
         }
     }
@@ -78,9 +79,9 @@ def registry_config(process: Process, registry: RegistrySettings) -> str:
 
 
 def mirror_config(name: str, mirror: MirrorSettings) -> str:
-    """Configuration of a pull-through cache."""
+    """Render the configuration of a pull-through cache."""
     config = _common(mirror_port(name), mirror.log_level, f"{MIRROR_DRAIN_SECONDS}s")
-    # Without deletes the TTL frees nothing: distribution logs "operation unsupported" and forgets the entry (#4957).
+    # Without deletes, the TTL frees nothing: distribution logs "operation unsupported" and forgets the entry (#4957).
     config["storage"]["delete"] = {"enabled": True}
     config["storage"]["maintenance"] = {
         "uploadpurging": {"enabled": True, "age": "24h", "interval": "24h", "dryrun": False}
@@ -88,15 +89,15 @@ def mirror_config(name: str, mirror: MirrorSettings) -> str:
     config["proxy"] = {
         "remoteurl": upstream_url(name, mirror),
         "ttl": mirror.ttl,
-        # Also for anonymous use: with a helper the process starts while its upstream is unreachable (without one it
-        # panics), and credentials rotate without a restart.
+        # Also for anonymous pulls: without a helper, the process panics at start if its upstream is unreachable. With a
+        # helper, credentials rotate without a restart.
         "exec": {"command": f"{CONFIG_DIRECTORY}/{CREDENTIAL_HELPER}", "lifetime": "1m"},
     }
     return _yaml(config)
 
 
 def credential_helper(mirror: MirrorSettings) -> str:
-    """Script that distribution asks for the upstream's credentials (docker-credential-helper protocol)."""
+    """Render the script that gives distribution the upstream credentials (docker-credential-helper protocol)."""
     if mirror.username is None:
         answer = f"echo '{_credentials('', '')}'"
     else:
@@ -105,7 +106,7 @@ def credential_helper(mirror: MirrorSettings) -> str:
 
 
 def credentials_file(username: str, password: str) -> str:
-    """What the helper prints for a mirror with a login."""
+    """Render the output of the helper for a mirror with a login."""
     return _credentials(username, password) + "\n"
 
 
@@ -117,18 +118,18 @@ def _common(port: int, log_level: str, drain_timeout: str) -> dict[str, Any]:
     return {
         "version": 0.1,
         "log": {"level": log_level, "formatter": "json", "accesslog": {"disabled": True}},
-        # No cache section: with one, an expired blob of a mirror is served empty (#2367), and a push after a garbage
+        # No cache section: with a cache, a mirror serves an expired blob empty (#2367), and a push after a garbage
         # collection succeeds without its layers (#4868).
         "storage": {"filesystem": {"rootdirectory": DATA_DIRECTORY}},
         "http": {
             "addr": f":{port}",
-            # Location headers are paths: no client can influence where the next request goes, and it works on any port.
+            # Location headers are paths: no client can redirect the next request, and the registry works on any port.
             "relativeurls": True,
-            # Without it SIGTERM cuts uploads, and a mirror forgets the expiry of its last blobs.
+            # Without a drain timeout, SIGTERM cuts uploads, and a mirror forgets the expiry of its last blobs.
             "draintimeout": drain_timeout,
             "headers": {"X-Content-Type-Options": ["nosniff"]},
         },
-        # User interfaces ask for so many repositories at once; distribution refuses more than 1,000.
+        # User interfaces request this many repositories at once. By default, distribution refuses more than 1,000.
         "catalog": {"maxentries": MOST_REPOSITORIES},
         "health": {"storagedriver": {"enabled": True, "interval": "10s", "threshold": 3}},
     }

@@ -1,11 +1,11 @@
-"""The command of a distribution process, and whose store it may serve."""
+"""Command of a distribution process, and the check that the process serves its own store."""
 
 from __future__ import annotations
 
 from components.render.registry import DATA_DIRECTORY
 
-#: Prints whose data the folder $1 holds if it is not that of $2, and nothing otherwise. A store that is older than the
-#: mark: of a mirror, distribution keeps a list of what has to be removed when.
+#: Prints the owner of the data in the folder $1 if the owner is not $2, otherwise nothing. A store older than the mark
+#: is known by its files: in a mirror's store, distribution keeps ``scheduler-state.json``, the list of expiry times.
 OTHER_OWNER = r"""
 other_owner() {
   if [ -s "$1/.store" ]; then owner=$(cat "$1/.store")
@@ -19,9 +19,9 @@ other_owner() {
   esac
 }
 """
-#: Runs the rest for the store $1 if it is that of $2. A mirror serves all that is in its store without a login, so one
-#: that holds the private registry's data, by whatever mistake, must not start. Nothing depends on writing the mark: the
-#: processes of the registry start together, those that read cannot write, and the disk may be full.
+#: Runs the rest for the store $1 only if $2 owns the store. A mirror serves everything in its store without a login, so
+#: a mirror must not start on the private registry's data. The start does not depend on writing the mark: the registry
+#: processes start together, readers cannot write, and the disk may be full.
 _GUARD = (
     OTHER_OWNER
     + r"""
@@ -41,22 +41,22 @@ if [ "$3" = writes ] && [ ! -w "$1" ]; then
 fi
 """
 )
-#: Uid and gid of its processes, as of "nonroot" in the images of distroless.
+#: Uid and gid of the processes, the same as "nonroot" in distroless images.
 USER = "65532:65532"
 #: Runs distribution with the configuration $0.
 SERVE = 'exec registry serve "$0"'
-#: Before that, where data lies in a folder of the host: no other user there reads what is written.
+#: Runs before ``SERVE`` if data lies in a folder of the host: other users of the host cannot read new files.
 PRIVATELY = "umask 027; "
 
 
 def store_mark(upstream: str | None = None) -> str:
-    """Whose a store is: the registry's or, with the name of its ``upstream``, a mirror's."""
+    """Return the mark of a store: of the registry or, with the name of its ``upstream``, of a mirror."""
     return "registry" if upstream is None else f"mirror {upstream}"
 
 
 def on_own_store(program: str, config: str, service: str, *, writes: bool) -> list[str]:
-    """The command that runs a shell ``program`` with its ``config`` as $0, unless the store is that of another service.
+    """Return the command that runs a shell ``program`` with ``config`` as $0, unless another service owns the store.
 
-    ``service`` is one that ``store_mark`` names. Nor does it run where it ``writes`` and may not.
+    ``service`` is a mark from ``store_mark``. With ``writes``, the program also needs the right to write to the store.
     """
     return ["/bin/sh", "-c", _GUARD + program, config, DATA_DIRECTORY, service, "writes" if writes else "reads"]

@@ -80,7 +80,7 @@ def test_another_server_is_refused_before_anything_changes(
     before, outputs, address = objects(client), stack.outputs(), stack.values["docker_host"]
     with ssh_host(tmp_path, other) as (over_ssh, folder), reached_by(stack, over_ssh, folder):
         for answer in (stack.preview(check=False), stack.up(check=False), stack.up("--refresh", check=False)):
-            assert f"{over_ssh}, another engine than {address}" in refused(answer)
+            assert f"{over_ssh} is another engine than {address}" in refused(answer)
 
     assert objects(client) == before
     assert stack.planned() == {}

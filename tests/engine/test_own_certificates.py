@@ -104,7 +104,7 @@ def test_what_the_proxy_itself_refuses_is_not_delivered_and_what_no_host_uses_ne
 
         stack.write(mirrors=mirrors)
         stack.set_pair("mirror.localhost", {"private_key": "no PEM"})
-        assert "the certificate mirror.localhost serves no host" in stack.up().stdout
+        assert "certificate mirror.localhost covers no configured host" in stack.up().stdout
         assert set(delivered(client)) == set(files)
         stack.preview("--refresh", "--expect-no-changes")
 

@@ -80,7 +80,7 @@ def test_a_plain_password_beside_encrypted_ones_is_refused(stack: Stack) -> None
         stack.file.write_text(good)
 
     assert "passwords.ci" in text
-    assert "plain value" in text
+    assert "unencrypted value" in text
     assert "example-only-in-plain-sight" not in text
 
 

@@ -103,10 +103,10 @@ def test_missing_passwords_are_reported_beside_a_broken_registry_section() -> No
         ("short", "can be guessed"),
         ("password1234", "can be guessed"),
         ("woodpeckerwoodpecker", "can be guessed"),
-        ("x7" * 40, "longer than the 72 bytes"),
-        ("é" * 37, "longer than the 72 bytes"),
+        ("x7" * 40, "longer than 72 bytes"),
+        ("é" * 37, "longer than 72 bytes"),
         ("zq7kx2vw9\x00rj4hbm3", "control character"),
-        ("$2b$10$tooshort", "looks like a bcrypt hash but is none"),
+        ("$2b$10$tooshort", "looks like a bcrypt hash but is not one"),
         (f"woodpecker:{BCRYPT}", "with the user's name before it (a line of an htpasswd file)"),
         (f"'{BCRYPT}'", "with quotes"),
         (f'"{BCRYPT}"', "with quotes"),
@@ -115,15 +115,15 @@ def test_missing_passwords_are_reported_beside_a_broken_registry_section() -> No
         (BCRYPT.replace("$", "$$"), "with doubled dollar signs"),
         (f"woodpecker:{BCRYPT}".replace("$", "$$"), "doubled dollar signs"),
         *((BCRYPT.replace("$05$", f"${cost}$"), f"a bcrypt hash of cost {cost}") for cost in ("03", "04", "06", "10")),
-        ("$apr1$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3", "a hash of the kind $apr1$"),
-        ("$$apr1$$Zk3Yq9h5$$ZUglD3CZJT4lBsfEqNCco3", "a hash of the kind $apr1$"),
-        ("woodpecker:$apr1$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3", "a hash of the kind $apr1$"),
-        ("{SHA}fEqNCco3Yq9h5ZUglD3CZJT4lBs=", "a hash of the kind {SHA}"),
-        ("$5$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3Yq9h5ZUglD3CZJT4lBsfE", "a hash of the kind $5$"),
-        ("$6$Zk3Yq9h5$" + "ZUglD3CZJT4" * 8, "a hash of the kind $6$"),
-        ("'$y$j9T$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3'", "a hash of the kind $y$"),
-        ("$argon2id$v=19$m=65536,t=3,p=4$Zk3Yq9h5$ZUglD3CZJT4", "a hash of the kind $argon2id$"),
-        ("woodpecker:zq7kx2vw9rj4hbm3", "begins with the user's name and a colon"),
+        ("$apr1$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3", "a hash of type $apr1$"),
+        ("$$apr1$$Zk3Yq9h5$$ZUglD3CZJT4lBsfEqNCco3", "a hash of type $apr1$"),
+        ("woodpecker:$apr1$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3", "a hash of type $apr1$"),
+        ("{SHA}fEqNCco3Yq9h5ZUglD3CZJT4lBs=", "a hash of type {SHA}"),
+        ("$5$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3Yq9h5ZUglD3CZJT4lBsfE", "a hash of type $5$"),
+        ("$6$Zk3Yq9h5$" + "ZUglD3CZJT4" * 8, "a hash of type $6$"),
+        ("'$y$j9T$Zk3Yq9h5$ZUglD3CZJT4lBsfEqNCco3'", "a hash of type $y$"),
+        ("$argon2id$v=19$m=65536,t=3,p=4$Zk3Yq9h5$ZUglD3CZJT4", "a hash of type $argon2id$"),
+        ("woodpecker:zq7kx2vw9rj4hbm3", "starts with the user's name and a colon"),
     ],
 )
 def test_a_weak_or_unusable_password_is_refused_without_being_shown(password: str, reason: str) -> None:
@@ -158,12 +158,12 @@ def test_a_plain_secret_is_refused_where_the_stack_file_cannot_be_read() -> None
 BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     # Pulumi begins the names of containers with it, and none may begin with a dash.
     (configuration(name_prefix=""), "name_prefix", "a Docker name"),
-    (configuration(docker_host="tcp://203.0.113.7:2375"), "docker_host", "hands out root"),
+    (configuration(docker_host="tcp://203.0.113.7:2375"), "docker_host", "gives root access"),
     (configuration(docker_host="localhost"), "docker_host", "ssh://user@host"),
-    (configuration(unknown_key="x"), "unknown_key", "does not know"),
-    (with_registry(port=5000), "registry.port", "does not know"),
+    (configuration(unknown_key="x"), "unknown_key", "an unknown key"),
+    (with_registry(port=5000), "registry.port", "an unknown key"),
     (with_registry(url="http://registry.example.com"), "registry.url", "https:// URL"),
-    (with_registry(url="https://registry.example.com/v2"), "registry.url", "without path"),
+    (with_registry(url="https://registry.example.com/v2"), "registry.url", "without a path"),
     (with_registry(url="https://registry.example.com:2015"), "registry.url", "health check"),
     (with_registry(url="https://localhost"), "registry.url", "public DNS name"),
     (with_registry(drain_timeout="five"), "registry.drain_timeout", "Go duration"),
@@ -186,7 +186,7 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
      'mirrors["quay.io"].storage.host_path', "none inside another"),
     (with_registry(drain_timeout="١٢m"), "registry.drain_timeout", "Go duration"),
     (with_mirror(allow=["0.0.0.0/1"]), 'mirrors["docker.io"].allow', "address ranges that may pull"),
-    (with_mirror(allow=[f"{first}.0.0.0/8" for first in range(1, 224)]), 'mirrors["docker.io"].allow', "much of"),
+    (with_mirror(allow=[f"{first}.0.0.0/8" for first in range(1, 224)]), 'mirrors["docker.io"].allow', "than a /8"),
     (
         with_registry(storage={"volume": "registry-stack-mirror-docker-io-cache"}),
         "registry.storage.volume",
@@ -212,16 +212,16 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.1/8"]}}),
      'mirrors["docker.io"].allow[0]', "CIDR"),
     (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["2001:db8::/32"]}}),
-     'mirrors["docker.io"].allow[0]', "IPv6 is not listened on"),
+     'mirrors["docker.io"].allow[0]', "IPv6 is not supported"),
     (configuration(mirrors={"docker.io": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"], "ttl": "week"}}),
      'mirrors["docker.io"].ttl', "Go duration"),
     (configuration(mirrors={"docker.io": {"url": "https://registry.example.com", "allow": ["10.0.0.0/8"]}}),
-     'mirrors["docker.io"].url', "host or port of its own"),
+     'mirrors["docker.io"].url', "a different host or port for each service"),
     (configuration(mirrors={"images.corp": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"]}}),
-     'mirrors["images.corp"].upstream', "URL of its API"),
+     'mirrors["images.corp"].upstream', "API URL of the upstream"),
     (configuration(mirrors=OPEN_MIRROR), 'mirrors["docker.io"].allow', "fill its disk"),
     (configuration(mirrors={"docker.io": OPEN_MIRROR["docker.io"] | {"allow": ["0.0.0.0/0"]}}),
-     'mirrors["docker.io"].allow', "every address"),
+     'mirrors["docker.io"].allow', "more public addresses than a /8 network"),
     (configuration(mirrors={"docker.io": OPEN_MIRROR["docker.io"] | {"username": "robot"}},
                    upstream_passwords={"docker.io": "token"}, acknowledge=["open_mirror"]),
      'mirrors["docker.io"].allow', "every repository that the upstream login can read"),
@@ -234,17 +234,17 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     (configuration(docker_host="ssh://registry.example.com:65536"), "docker_host", "ssh://user@host"),
     (configuration(docker_host="ssh://-v@registry.example.com"), "docker_host", "ssh://user@host"),
     (configuration(images={"registry": "localhost:99999/registry:3.1.2"}), "images.registry", "exact tag"),
-    (with_registry(url="https://registry.example.com:80"), "registry.url", "any port but 80"),
+    (with_registry(url="https://registry.example.com:80"), "registry.url", "any port except 80"),
     (with_registry(url="https://registry.example.com:80") | {"proxy": {"certificates": {"internal": {}}}},
-     "registry.url", "any port but 80"),
+     "registry.url", "any port except 80"),
     (with_registry(url="https://256.0.0.1") | {"proxy": {"certificates": {"internal": {}}}},
      "registry.url", "https:// URL"),
     (configuration(proxy={"metrics_port": True, "certificates": {"internal": {}}}),
      "proxy.metrics_port", "a whole number from 1 to 65535"),
     (configuration(proxy="caddy"), "proxy", "a source of certificates"),
-    (configuration(acknowledge="open_mirror"), "acknowledge", "a list of open_mirror"),
-    (configuration(acknowledge={"open_mirror": True}), "acknowledge", "a list of open_mirror"),
-    (with_registry(users=["woodpecker"]), "registry.users", "an object: each user with a role"),
+    (configuration(acknowledge="open_mirror"), "acknowledge", "a list of these words: open_mirror"),
+    (configuration(acknowledge={"open_mirror": True}), "acknowledge", "a list of these words: open_mirror"),
+    (with_registry(users=["woodpecker"]), "registry.users", "an object with a role for each user"),
     (with_registry(users={"boss": "admin"}), "registry.users.boss", "an object with a role"),
     (with_mirror(allow="10.0.0.0/8"), 'mirrors["docker.io"].allow', "a list of address ranges"),
     (with_mirror(allow=["0.0.0.0/1", "128.0.0.0/1"]), 'mirrors["docker.io"].allow', "address ranges that may pull"),
@@ -266,10 +266,10 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
         for name in ("proxy-config", "proxy-data", "registry-secrets", "mirror-docker-io-config", "mirror-x-cache")
     ),
     (with_mirror(storage={"volume": "registry-stack-registry-data"}), 'mirrors["docker.io"].storage.volume',
-     "belong to the stack"),
+     "reserved for the stack"),
     (configuration(name_prefix="a b"), "name_prefix", "Docker name"),
     (with_registry(anonymous_url="https://public.example.com"), "registry.anonymous_url", "without a login"),
-    (with_registry(anonymous_url="https://registry.example.com"), "registry.anonymous_url", "of its own"),
+    (with_registry(anonymous_url="https://registry.example.com"), "registry.anonymous_url", "a different host"),
     (with_registry(users={"boss": {"role": "admin", "expires": "31.1.2027"}}), "registry.users.boss.expires",
      "a date like 2027-01-31"),
     (configuration(acknowledge=["everything"]), "acknowledge[0]", "open_mirror"),
@@ -278,15 +278,15 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
      "either directory"),
     (with_acme(root="no PEM"), "proxy.certificates.acme", "root only together with directory"),
     (with_acme(directory="https://ca.example.com", root="no PEM"),
-     "proxy.certificates.acme.root", "no certificate in PEM"),
+     "proxy.certificates.acme.root", "not a PEM certificate"),
     (with_acme(directory="https://ca.example.com", root=certificate_pair("a.example.com")["private_key"]),
-     "proxy.certificates.acme.root", "now known"),
+     "proxy.certificates.acme.root", "exposed to everyone"),
     (with_acme(eab={}), "proxy.certificates.acme.eab.key_id", "nothing"),
-    (with_acme(eab={"key_id": "a {b}"}), "proxy.certificates.acme.eab.key_id", "as the authority gave it"),
+    (with_acme(eab={"key_id": "a {b}"}), "proxy.certificates.acme.eab.key_id", "the key ID from the"),
     (with_acme(eab={"key_id": "kid-1"}), "acme_eab_mac_key", "nothing, although"),
     (with_acme(eab={"key_id": "kid-1"}) | {"acme_eab_mac_key": "c2hvcnQ="}, "acme_eab_mac_key", "base64url"),
     (with_acme(eab={"key_id": "kid-1"}) | {"acme_eab_mac_key": "a" * 65}, "acme_eab_mac_key", "base64url"),
-    (with_acme() | {"acme_eab_mac_key": "c2VjcmV0c2VjcmV0c2VjcmV0"}, "acme_eab_mac_key", "nothing uses"),
+    (with_acme() | {"acme_eab_mac_key": "c2VjcmV0c2VjcmV0c2VjcmV0"}, "acme_eab_mac_key", "an unused MAC key"),
 ]  # fmt: skip
 
 
@@ -508,7 +508,7 @@ def test_the_end_of_a_certificate_is_announced_three_weeks_before_with_the_comma
     (found,) = notices(*loaded(values, now=NOW), NOW)
 
     assert found.startswith(
-        f"the certificate *.example.com ends in {days} days; replace it: pulumi config set --secret"
+        f"certificate *.example.com expires in {days} days; to replace it, run: pulumi config set --secret"
     )
     assert 'certificates["*.example.com"].private_key' in found
 
@@ -532,14 +532,14 @@ def test_a_certificate_that_serves_no_host_is_named_with_the_command_that_remove
 
     (found,) = notices(*loaded(values, now=NOW), NOW)
 
-    assert found.startswith("the certificate former.example.com serves no host")
+    assert found.startswith("certificate former.example.com covers no configured host")
     assert found.endswith("""pulumi config rm --path 'registry-stack:certificates["former.example.com"]'""")
 
 
 def test_a_certificate_that_ended_stops_the_preview_with_the_command_that_replaces_it() -> None:
     found = problems(with_files(NOW - datetime.timedelta(days=22), 21), now=NOW)
 
-    assert "a certificate that ended on 2026-05-31 12:00 UTC" in found['certificates["*.example.com"]']
+    assert "a certificate that expired on 2026-05-31 12:00 UTC" in found['certificates["*.example.com"]']
     assert 'certificates["*.example.com"].certificate' in found['certificates["*.example.com"]']
 
 

@@ -65,7 +65,7 @@ def test_an_engine_of_the_same_disk_image_is_another_one_since_it_has_other_cont
 def test_another_server_is_refused_with_both_ways_out() -> None:
     text = refusal(OLD, "ssh://other")
 
-    assert f"ssh://other, another engine than {OLD}" in text
+    assert f"ssh://other is another engine than {OLD}" in text
     assert f"pulumi config set --path 'registry-stack:docker_host' {OLD}" in text
     assert "docs/moving.md" in text
 

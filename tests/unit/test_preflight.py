@@ -113,7 +113,7 @@ def test_the_container_of_another_is_named_with_the_commands_that_free_the_port(
     (problem,) = problems(container("b-proxy", held, labels, state), registry=at(held))
 
     assert problem.key == "registry.url"
-    assert problem.found == f"port {held}, which b-proxy holds"
+    assert problem.found == f"port {held}, in use by container b-proxy"
     assert problem.fix == "docker --host unix:///var/run/docker.sock stop b-proxy"
     assert problem.alternatives[0].startswith(
         "pulumi config set --path 'registry-stack:registry.url' https://localhost:"
@@ -123,7 +123,7 @@ def test_the_container_of_another_is_named_with_the_commands_that_free_the_port(
 def test_a_process_is_named_by_the_command_that_shows_it(held: int, problems: Problems) -> None:
     (problem,) = problems(container("registry-stack-proxy", held, OWN, "exited"), registry=at(held))
 
-    assert problem.found == f"port {held}, which a process of this machine holds"
+    assert problem.found == f"port {held}, in use by a process on this machine"
     assert f"ss -ltnp 'sport = :{held}'" in problem.allowed
     assert f"https://localhost:{held}" not in problem.fix
 
@@ -158,7 +158,7 @@ def test_the_port_of_challenges_has_no_other(free: int, problems: Problems) -> N
 def test_a_container_that_is_gone_holds_nothing_and_hides_no_other(held: int, problems: Problems) -> None:
     (problem,) = problems(None, container("web", held), registry=at(held))
 
-    assert problem.found == f"port {held}, which web holds"
+    assert problem.found == f"port {held}, in use by container web"
 
 
 def test_a_missing_docker_command_is_named(free: int, problems: Problems, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,12 +166,12 @@ def test_a_missing_docker_command_is_named(free: int, problems: Problems, monkey
 
     (problem,) = problems(registry=at(free))
 
-    assert "the docker command is not installed here" in problem.found
+    assert "the docker command is not installed on this machine" in problem.found
 
 
 def test_an_engine_that_does_not_answer_is_named_with_what_docker_says(free: int, problems: Problems) -> None:
     (problem,) = problems(registry=at(free), docker_host="unix:///nowhere.sock")
 
     assert problem.key == "docker_host"
-    assert problem.found == "unix:///nowhere.sock, which does not answer (Cannot connect)"
+    assert problem.found == "unix:///nowhere.sock does not answer (Cannot connect)"
     assert problem.fix == "docker --host unix:///nowhere.sock info"

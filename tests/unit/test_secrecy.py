@@ -187,7 +187,7 @@ def test_a_refused_value_is_shown_as_far_as_it_helps(value: object, text: str) -
 def test_a_command_may_name_the_user_of_the_docker_host() -> None:
     fix = "docker --host ssh://deploy@registry.example.org:2222 stop web"
 
-    assert Problem("registry.url", "port 443, which web holds", "a free port", fix).fix == fix
+    assert Problem("registry.url", "port 443, in use by container web", "a free port", fix).fix == fix
 
 
 def test_a_name_that_cannot_be_shown_is_fixed_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Sources of certificates, and what they need."""
+"""Rules for the sources of certificates."""
 
 from __future__ import annotations
 
@@ -30,36 +30,36 @@ def _acme_problems(draft: Draft) -> Iterator[Problem]:
         yield Problem(
             "proxy.certificates.acme.root",
             fault,
-            "PEM text of the authority that signs the certificate of the ACME server itself; it is public",
+            "PEM text of the public certificate of the authority that signed the ACME server's own certificate",
             file_command("proxy.certificates.acme.root", "root.pem"),
         )
-    # A last character of its own (4n + 1) encodes nothing, and would be found when the first certificate is due.
+    # A length of 4n + 1 is invalid base64url. Without this check, the error appears when the first certificate is due.
     if eab and (not re.fullmatch(r"[A-Za-z0-9_-]{16,}", mac_key) or len(mac_key) % 4 == 1):
         yield Problem(
             "acme_eab_mac_key",
-            "a value that is not shown" if mac_key else "nothing, although proxy.certificates.acme.eab names a key",
-            "the MAC key that the authority gave with key_id, base64url without = at its end; here from mac-key.txt",
+            "a value that is not shown" if mac_key else "nothing, although proxy.certificates.acme.eab sets a key_id",
+            "the authority's MAC key for key_id, in base64url without = at the end. The fix reads mac-key.txt",
             new_secret_command("acme_eab_mac_key"),
         )
     if mac_key and not eab:
         yield Problem(
             "acme_eab_mac_key",
-            "a MAC key that nothing uses",
-            "one only with proxy.certificates: {acme: {eab: {key_id: …}}}",
+            "an unused MAC key",
+            "a MAC key only together with proxy.certificates: {acme: {eab: {key_id: …}}}",
             remove_command("acme_eab_mac_key"),
             (set_command("proxy.certificates.acme.eab.key_id", "kid-1"),) if acme else (),
         )
 
 
 def certificate_problems(settings: Settings, secrets: Secrets, now: datetime.datetime) -> Iterator[Problem]:
-    """Certificates given as files that are missing, unusable at ``now`` or unused."""
+    """Find certificates given as files that are missing, unusable at ``now`` or unused."""
     given = secrets.certificates
     if not settings.proxy.certificates.files:
         for name in given:
             yield Problem(
                 path("certificates", name),
-                "a certificate that nothing uses",
-                "certificates only with proxy.certificates: {files: {}}",
+                "an unused certificate",
+                "certificates only together with proxy.certificates: {files: {}}",
                 remove_command("certificates", name),
             )
         return
@@ -69,15 +69,15 @@ def certificate_problems(settings: Settings, secrets: Secrets, now: datetime.dat
             yield Problem(
                 path("certificates", host),
                 "nothing",
-                "its certificate chain and private key, or those of its wildcard",
+                "a certificate chain and private key for this host, or for the wildcard of its domain",
                 certificate_command(host),
             )
         elif fault := fault_of(given[certificate], host, now):
             yield Problem(
                 path("certificates", certificate),
                 fault,
-                "PEM text: the chain with the leaf first, in force, covering its hosts, and the key that fits it:"
-                " RSA of 2048 bits and more, P-256, P-384, P-521 or Ed25519",
+                "PEM text: a valid chain that covers the host, leaf first, and the matching private key"
+                " (RSA with 2048 bits or more, P-256, P-384, P-521 or Ed25519)",
                 certificate_command(certificate),
             )
 

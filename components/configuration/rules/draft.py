@@ -1,4 +1,4 @@
-"""What a rule may look at."""
+"""The input of the rules."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from components.configuration.settings import MirrorSettings, ProxySettings, Reg
 
 @dataclass(frozen=True)
 class Draft:
-    """What could be read so far; the rules that join sections look at it even if another section is broken.
+    """All readable sections; rules that compare sections use them even if another section is broken.
 
-    ``users`` is None where it is no object; ``acknowledged`` is the number of words in ``acknowledge``, None where that
-    is broken; ``unreadable`` has the paths of mirrors and secrets that are given, but cannot be used.
+    ``users`` is None if that section is not an object. ``acknowledged`` is the number of words in ``acknowledge``, or
+    None if that list is broken. ``unreadable`` has the paths of mirrors and secrets that are set but unusable.
     """
 
     users: Mapping[str, object] | None
@@ -27,5 +27,5 @@ class Draft:
     secrets: Secrets
 
     def is_unreadable(self, key: str, name: str) -> bool:
-        """Whether ``name`` may be given under ``key``, but was refused there already."""
+        """Whether ``name`` under ``key``, or all of ``key``, is set but was already refused."""
         return not self.unreadable.isdisjoint({(key,), (key, name)})

@@ -1,4 +1,4 @@
-"""The proxy, the URLs that clients use, and who reaches what."""
+"""Rules for the proxy, the URLs for clients, and the allow-lists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from components.configuration.problems import Problem, list_command, path, remov
 from components.configuration.rules.draft import Draft
 from components.configuration.settings import DANGERS, Danger
 
-#: Loopback, link-local addresses, RFC 1918 and the addresses of carriers' NAT (RFC 6598), which Tailscale uses.
+#: Loopback, link-local and RFC 1918 addresses, and those of carrier-grade NAT (RFC 6598), which Tailscale uses.
 _PRIVATE_NETWORKS = [
     ipaddress.IPv4Network(network)
     for network in ("10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16")
@@ -21,7 +21,7 @@ _PRIVATE_NETWORKS = [
 
 
 def _proxy_problems(draft: Draft) -> Iterator[Problem]:
-    """What belongs to the stack's own proxy, and what to the operator's."""
+    """Check the settings of the stack's own proxy, or refuse them if the operator runs the proxy."""
     if draft.proxy is None:
         return
     source = draft.proxy.certificates.source
@@ -32,7 +32,7 @@ def _proxy_problems(draft: Draft) -> Iterator[Problem]:
             yield Problem(
                 "proxy.metrics_port",
                 str(draft.proxy.metrics_port),
-                f"any port but 80 and {HEALTH_PORT}, where challenges and the health check are answered",
+                f"any port except 80 (ACME challenges) and {HEALTH_PORT} (health check)",
                 set_command("proxy.metrics_port", str(_free_port(draft, 9180))),
             )
         return
@@ -40,7 +40,7 @@ def _proxy_problems(draft: Draft) -> Iterator[Problem]:
         yield Problem(
             f"proxy.certificates.{source}",
             "a source of certificates, with proxy.server none",
-            "none, since your own proxy has the certificates",
+            "no source of certificates: your own proxy has the certificates",
             remove_command("proxy", "certificates"),
             (set_command("proxy.server", "caddy"),),
         )
@@ -48,14 +48,14 @@ def _proxy_problems(draft: Draft) -> Iterator[Problem]:
         yield Problem(
             "proxy.metrics_port",
             f"{draft.proxy.metrics_port}, with proxy.server none",
-            "none, since there is no proxy of the stack's own to measure",
+            "no metrics_port: the stack runs no proxy with metrics",
             remove_command("proxy", "metrics_port"),
         )
     if not draft.proxy.is_loopback:
         yield Problem(
             "proxy.address",
             f"{draft.proxy.address}, with proxy.server none",
-            "a loopback address, where your own proxy reaches the services and nobody reaches them without TLS",
+            "a loopback address: your own proxy can reach the services there, and clients cannot bypass TLS",
             set_command("proxy.address", "127.0.0.1"),
         )
 
@@ -63,7 +63,7 @@ def _proxy_problems(draft: Draft) -> Iterator[Problem]:
 def _exposure_problems(draft: Draft) -> Iterator[Problem]:
     found = [(danger, problem) for danger, problem in _exposures(draft) if danger not in draft.acknowledge]
     found.sort(key=lambda one: one[1].key)
-    # In the order of the report, since `pulumi config set` adds to a list only at its end.
+    # Indexes follow the order of the report, because `pulumi config set` can only append to a list.
     dangers = list(dict.fromkeys(danger for danger, _ in found))
     for danger, problem in found:
         if draft.acknowledged is None:
@@ -74,7 +74,7 @@ def _exposure_problems(draft: Draft) -> Iterator[Problem]:
 
 
 def _exposures(draft: Draft) -> Iterator[tuple[Danger, Problem]]:
-    # Where the services are on loopback, the operator's own proxy publishes them.
+    # With `none`, services on loopback are exposed, too: the operator's own proxy publishes them.
     if draft.proxy is None or (draft.proxy.is_loopback and draft.proxy.server != "none"):
         return
     if draft.registry and draft.registry.anonymous_url:
@@ -97,10 +97,10 @@ def _exposures(draft: Draft) -> Iterator[tuple[Danger, Problem]]:
                 danger,
                 Problem(
                     path(*parts),
-                    f"{', '.join(mirror.allow)}, which is every address or much of the internet"
+                    f"{', '.join(mirror.allow)}, which has more public addresses than a /8 network"
                     if mirror.allow
                     else "no allow-list",
-                    f"the address ranges that may pull; otherwise {DANGERS[danger]}",
+                    f"the address ranges that may pull, or `{danger}` in `acknowledge`: {DANGERS[danger]}",
                     list_command(parts, narrow or ["10.0.0.0/8"])
                     if mirror.allow
                     else set_command(path(*parts, 0), "10.0.0.0/8"),
@@ -109,14 +109,14 @@ def _exposures(draft: Draft) -> Iterator[tuple[Danger, Problem]]:
 
 
 def _is_narrow(allow: Sequence[str]) -> bool:
-    """Whether an allow-list lets somebody in and, of the public addresses, no more than a network of class A has."""
+    """Whether an allow-list is not empty and has at most as many public addresses as a /8 network."""
     networks = [ipaddress.IPv4Network(one) for one in allow]
     public = [one for one in networks if not any(one.subnet_of(private) for private in _PRIVATE_NETWORKS)]
     return bool(allow) and sum(one.num_addresses for one in ipaddress.collapse_addresses(public)) <= 1 << 24
 
 
 def _nginx_problems(draft: Draft) -> Iterator[Problem]:
-    """What Caddy does and nginx does not."""
+    """Refuse IP addresses in URLs with nginx; Caddy supports them."""
     if draft.proxy is None or draft.proxy.server != "nginx":
         return
     for key, url in endpoints(draft.registry, draft.mirrors).items():
@@ -137,48 +137,48 @@ def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
         other_port = set_command(key, str(Endpoint(url.host, _free_port(draft, 8443 + list(urls).index(key)))))
         if (other := seen.setdefault(url.netloc, key)) != key:
             yield Problem(
-                key, f"{url}, which is also {other}", "a host or port of its own for each service", other_port
+                key, f"{url}, which {other} also uses", "a different host or port for each service", other_port
             )
         if draft.proxy and url.port in (HEALTH_PORT, draft.proxy.metrics_port):
             yield Problem(
                 key,
                 str(url),
-                f"any port but {url.port}, where the proxy's health check or its metrics are",
+                f"any port except {url.port}, which the proxy uses for its health check or metrics",
                 other_port,
             )
         if draft.proxy and url.port == 80 and (acme or draft.proxy.server == "caddy"):
             yield Problem(
                 key,
                 str(url),
-                "any port but 80, where the proxy speaks plain HTTP: it answers the challenges of ACME there",
+                "any port except 80, which the proxy uses for plain HTTP and ACME challenges",
                 other_port,
             )
         if acme and not url.is_public_name:
             yield Problem(
                 key,
                 f"{url}, with proxy.certificates.acme",
-                "a public DNS name, since no authority certifies another",
+                "a public DNS name: no authority issues certificates for other hosts",
                 set_command(key, _public_examples(draft)[key]),
             )
 
 
 def _public_examples(draft: Draft) -> dict[str, str]:
-    """A URL with a public name for each service, by its key."""
+    """Return an example URL with a public name for each service, by its key."""
     mirrors = {path("mirrors", name, "url"): mirror_url(name) for name in draft.mirrors}
     own = {"registry.url": "https://registry.example.com", "registry.anonymous_url": "https://public.example.com"}
     return own | mirrors
 
 
 def _free_port(draft: Draft, first: int) -> int:
-    """The first port from ``first`` that nothing of the stack uses."""
+    """Return the first port from ``first`` that the stack does not use."""
     used = {url.port for url in endpoints(draft.registry, draft.mirrors).values()}
     used |= {draft.proxy.metrics_port or 0} if draft.proxy else set()
     return next(port for port in range(first, 65536) if port not in used)
 
 
 def _name_problems(draft: Draft) -> Iterator[Problem]:
-    """Mirrors whose names differ, but not what is made from them."""
-    for made, of_it in (("container would be called", mirror_alias), ("port would be", mirror_port)):
+    """Refuse mirrors with different names that give the same container name or port."""
+    for made, of_it in (("container name", mirror_alias), ("port", mirror_port)):
         alike: dict[str | int, list[str]] = {}
         for name in draft.mirrors:
             alike.setdefault(of_it(name), []).append(name)
@@ -186,8 +186,8 @@ def _name_problems(draft: Draft) -> Iterator[Problem]:
             for name in names if len(names) > 1 else ():
                 yield Problem(
                     path("mirrors", name),
-                    f"a name whose {made} {shared}, like that of another mirror",
-                    "names that give each mirror a container and a port of its own",
+                    f"a name that gives the same {made} as another mirror, {shared}",
+                    "names that give each mirror a different container name and port",
                     " && ".join(remove_command("mirrors", other) for other in names[1:]),
                 )
 

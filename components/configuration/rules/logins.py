@@ -1,4 +1,4 @@
-"""Users and their passwords, mirrors and their logins at an upstream."""
+"""Rules for users and their passwords, and for the upstream logins of mirrors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from components.configuration.rules.draft import Draft
 from components.configuration.settings import KNOWN_UPSTREAMS
 
 _ALLOWED_PASSWORD = (
-    f"a generated password, or one that 10^{math.log10(GUESSES):.0f} tries do not find, of at most"
-    f" {LONGEST_PASSWORD_BYTES} bytes; or a bcrypt hash alone, of cost {COST}"
+    f"a generated password, a password of at most {LONGEST_PASSWORD_BYTES} bytes that withstands"
+    f" 10^{math.log10(GUESSES):.0f} guesses, or a plain bcrypt hash of cost {COST}"
 )
 
 
@@ -33,8 +33,8 @@ def _user_problems(draft: Draft) -> Iterator[Problem]:
     if draft.registry is not None and not draft.users:
         yield Problem(
             "registry.users",
-            "nobody",
-            "at least one user, since without one nobody can push or pull",
+            "no users",
+            "at least one user: without users, nobody can push or pull",
             set_command("registry.users.ci.role", "push"),
         )
     for user in draft.users:
@@ -43,7 +43,7 @@ def _user_problems(draft: Draft) -> Iterator[Problem]:
         if user not in passwords:
             yield Problem(
                 path("passwords", user),
-                "nothing, although registry.users names the user",
+                "no password, although registry.users has this user",
                 _ALLOWED_PASSWORD,
                 new_secret_command("passwords", user),
             )
@@ -62,8 +62,8 @@ def _user_problems(draft: Draft) -> Iterator[Problem]:
         add = set_command(path("registry", "users", user, "role"), "pull")
         yield Problem(
             path("passwords", user),
-            "a password of a user that registry.users does not name",
-            "passwords of the users in registry.users",
+            "a password for a user that is not in registry.users",
+            "passwords only for the users in registry.users",
             *((add, (remove,)) if _is_user_name(user) else (remove,)),
         )
 
@@ -83,22 +83,22 @@ def _upstream_problems(draft: Draft) -> Iterator[Problem]:
             yield Problem(
                 path("mirrors", name, "upstream"),
                 "nothing",
-                f"the URL of its API; it is known without for {', '.join(KNOWN_UPSTREAMS)}",
+                f"the API URL of the upstream; you can omit the URL for {', '.join(KNOWN_UPSTREAMS)}",
                 set_command(path("mirrors", name, "upstream"), f"https://{name}"),
             )
         has_password = name in passwords or draft.is_unreadable("upstream_passwords", name)
         if mirror.username is not None and not has_password:
             yield Problem(
                 path("upstream_passwords", name),
-                f"nothing, although {path('mirrors', name)} has a username",
-                "the password or access token of that login, here from the file token.txt",
+                f"no password, although {path('mirrors', name)} has a username",
+                "the password or access token of this login. The fix reads the file token.txt",
                 new_secret_command("upstream_passwords", name),
             )
         if mirror.username is not None and (mirror.upstream or "").startswith("http://"):
             yield Problem(
                 path("mirrors", name, "upstream"),
                 f"{mirror.upstream}, with a login",
-                "an https:// URL: over http:// everybody on the way reads the login",
+                "an https:// URL: http:// sends the login unencrypted",
                 set_command(
                     path("mirrors", name, "upstream"), f"https://{str(mirror.upstream).removeprefix('http://')}"
                 ),
@@ -110,8 +110,8 @@ def _upstream_problems(draft: Draft) -> Iterator[Problem]:
             add = set_command(path("mirrors", name, "username"), "robot")
             yield Problem(
                 path("upstream_passwords", name),
-                "a password without a mirror that has a username",
-                "passwords of mirrors with a username",
+                "an unused password: no mirror of this name has a username",
+                "passwords only for mirrors with a username",
                 *((add, (remove,)) if name in draft.mirrors else (remove,)),
             )
 
