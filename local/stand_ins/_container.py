@@ -178,7 +178,7 @@ def _wait_until_healthy(api: Any, container: str, *, seconds: float) -> None:
 
 
 def read(api: Any, container: str, state: State) -> State | None:
-    """Read the container from the engine with its mounts. Labels, environment, uploads, volumes, networks are not read."""
+    """Read the container with its mounts. Labels, environment, uploads, volumes and networks are not read."""
     try:
         found = api.inspect_container(container)
     except NotFound:
