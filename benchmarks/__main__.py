@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: measure what TLS, passwords, password guesses and updates cost, and what the registry saves.
+"""``python -m benchmarks``: the cost of TLS, passwords, password guesses and updates, and the savings by the registry.
 
 No time makes the command fail; the tables show the aims beside the numbers. The command uses the engine of DOCKER_HOST
 and removes all containers that it started.

@@ -20,8 +20,8 @@ from tests.harness.small_stack import remove_everything
 from tests.harness.stack import engine_address
 
 BARE_PORT, CADDY_PORT, NGINX_PORT, RECIPE_PORT = 26442, 26443, 26444, 26445
-#: The nginx configuration of a usual recipe, with nginx's defaults otherwise. The number of workers is an exception: one
-#: per processor, as in the file of every distribution. The user is root, because every image has the user root.
+#: The nginx configuration of a usual recipe, with nginx's defaults otherwise. The number of workers is an exception:
+#: one per processor, as in the file of every distribution. The user is root, because every image has the user root.
 RECIPE = """\
 user root;
 worker_processes auto;
@@ -75,7 +75,7 @@ class Front:
 
 @dataclass(frozen=True)
 class Fronts:
-    """All fronts, on one engine. Caddy and nginx share a registry; the recipe's nginx and the bare registry do too."""
+    """All fronts, on one engine. Caddy and nginx share a registry. The recipe's nginx uses the bare registry."""
 
     caddy: Front
     nginx: Front

@@ -23,7 +23,8 @@ LABEL = "registry-stack.image"
 
 FILES = Path(__file__).parent / "image_files"
 PATH_VARIABLE = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# The value that `setcap cap_net_bind_service=+ep` writes. The official image has it, so the stack must grant it.
+# The value that `setcap cap_net_bind_service=+ep` writes. The official image has this file capability, so the
+# stack must grant the capability.
 NET_BIND_SERVICE = b"\x01\x00\x00\x02\x00\x04\x00\x00" + 12 * b"\x00"
 
 

@@ -34,7 +34,7 @@ SECRET_KEYS = ("stack_secret", "passwords", "upstream_passwords")
 def environment() -> dict[str, str]:
     """The process environment for `pulumi` with the backend on this machine."""
     variables = toolchain.environment() | _backend()
-    variables.pop("PULUMI_CONFIG_PASSPHRASE", None)  # It would override the passphrase file.
+    variables.pop("PULUMI_CONFIG_PASSPHRASE", None)  # This variable would override the file.
     return variables
 
 

@@ -21,7 +21,7 @@ from components.configuration.settings import ImageSettings
 from tests.harness.images import random_layer, write_layout
 from tests.harness.stack import Stack, engine_address
 
-#: The images that the stacks run. Tests also use them as example images.
+#: The images that the stacks run, also used as example images.
 IMAGES = ImageSettings()
 #: The same images under other names, by their keys, for updates.
 OTHER_IMAGES = {name: f"localhost-test/{image}" for name, image in IMAGES}
