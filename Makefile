@@ -1,4 +1,4 @@
-# Everything here works on a new Debian or Ubuntu machine; python -m local makes what is missing under .local/.
+# All targets work on a new Debian or Ubuntu machine: python -m local installs or builds missing programs in .local/.
 VENV := .venv/bin/python
 
 .PHONY: up down purge check test test-unit test-commands test-binaries test-caddy test-caddy-under-load \
@@ -7,10 +7,10 @@ VENV := .venv/bin/python
 up down purge: .venv/installed
 	@$(VENV) -m local $@
 
-# Several at a time, since a test waits as much as it works; what each prints comes whole, when it has ended.
+# Targets run in parallel, because a test waits half of its time. The output of a target appears when the target ends.
 AT_A_TIME := $(MAKE) --no-print-directory --jobs=4 --keep-going --output-sync=target
 
-# Everything that needs no engine, in a minute and a half.
+# All checks that need no engine, in a minute and a half.
 check: .venv/installed
 	@$(VENV) -m local prepare
 	@$(AT_A_TIME) test-commands test-binaries test-unit lint
@@ -23,7 +23,7 @@ test: .venv/installed
 test-unit:
 	$(VENV) -m pytest tests/unit tests/render
 
-# Apart from those of the servers, so that both take as long.
+# Separate from the tests of the servers, so that both targets take about the same time.
 COMMANDS := tests/binaries/test_credential_commands.py tests/binaries/test_fixes.py
 
 test-commands:
@@ -70,7 +70,7 @@ golden: .venv/installed
 COMPILE := $(VENV) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header \
 	--no-emit-index-url --no-emit-find-links
 
-# The larger file first: a part of what was resolved together always resolves.
+# Resolve the larger file first: a subset of a resolved set always resolves.
 lock: .venv/installed
 	$(COMPILE) --upgrade --output-file requirements-dev.lock requirements-dev.in
 	$(COMPILE) --constraints requirements-dev.lock --output-file requirements.lock requirements.in

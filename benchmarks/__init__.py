@@ -1,1 +1,1 @@
-"""What the stack costs: ``make bench`` measures it on a throwaway engine and prints tables for docs/measurements.md."""
+"""Measure the cost of the stack: ``make bench`` uses a throwaway engine and prints tables for docs/measurements.md."""

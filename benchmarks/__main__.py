@@ -1,7 +1,7 @@
-"""``python -m benchmarks``: what TLS, passwords, their guessing and updates cost, and what the registry saves.
+"""``python -m benchmarks``: the cost of TLS, passwords, password guesses and updates, and the savings by the registry.
 
-Nothing is asserted about times; the aims stand beside the numbers. Runs on the engine of DOCKER_HOST and removes all
-that it started.
+No time makes the command fail; the tables show the aims beside the numbers. The command uses the engine of DOCKER_HOST
+and removes all containers that it started.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.harness import clients
 
 
 class Part(StrEnum):
-    """What can be measured alone."""
+    """A part that can be measured alone."""
 
     STACK = "stack"
     ALTERNATIVES = "alternatives"
@@ -39,11 +39,11 @@ class Part(StrEnum):
 
 
 def main(
-    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured.")] = 7,
-    only: Annotated[Part | None, typer.Option(help="Measure nothing else.")] = None,
-    idle_minutes: Annotated[float, typer.Option(min=0.1, help="How long an idle stack is watched.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds for each measurement.")] = 7,
+    only: Annotated[Part | None, typer.Option(help="Measure only this part.")] = None,
+    idle_minutes: Annotated[float, typer.Option(min=0.1, help="Minutes to observe an idle stack.")] = 10,
 ) -> None:
-    """Measure and print the tables, at the end as Markdown."""
+    """Measure, then print the tables for the terminal and as Markdown."""
     api = clients.engine()
     tables = []
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as name:
@@ -65,7 +65,7 @@ def main(
 
 
 def _stack(api: docker.DockerClient, folder: Path, rounds: int) -> list[Table]:
-    progress("starting the stack and what it is compared with")
+    progress("starting the stack and the registries to compare")
     with servers.running(api, folder) as started:
         at_rest = servers.memory_by_role(api)
         command = logged_in(started, folder / "docker")
@@ -78,7 +78,7 @@ def _stack(api: docker.DockerClient, folder: Path, rounds: int) -> list[Table]:
 
 
 def _alternatives(api: docker.DockerClient, folder: Path, rounds: int) -> Table:
-    progress("starting the stack with either proxy, and what it is compared with")
+    progress("starting the stack with each proxy, and the registries to compare")
     with alone.running(api, folder) as started:
         return alone.alternatives(started, folder, rounds)
 
@@ -90,10 +90,10 @@ def _proxies(api: docker.DockerClient, folder: Path, rounds: int) -> list[Table]
 
 
 def _memory(at_rest: dict[str, float], afterwards: dict[str, float]) -> Table:
-    """Of the stack and, to compare, of the bare registry."""
+    """Memory of the stack and, for comparison, of the bare registry."""
     roles = [role for role in at_rest if not role.startswith("open-")]
     rows = [[role, f"{at_rest[role]:.0f} MB", f"{afterwards[role]:.0f} MB"] for role in roles]
-    return Table("Memory without page cache", ["container", "at rest", "after all this"], rows)
+    return Table("Memory without page cache", ["container", "at rest", "after the measurements"], rows)
 
 
 def _conditions(api: docker.DockerClient, rounds: int) -> str:

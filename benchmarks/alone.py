@@ -1,7 +1,7 @@
-"""What the stack costs beside other ways to run a registry with TLS and passwords, with either proxy.
+"""Compare the stack, with each proxy, with other ways to run a registry with TLS and passwords.
 
-The aims are ratios to one distribution process that does all of it by itself, the nearest thing to a registry that is
-one program; the other is the article's recipe as it is written.
+The aims are ratios to one distribution process that does everything by itself, so it is close to a registry that is one
+program. The other comparison is the unchanged recipe of an article.
 """
 
 from __future__ import annotations
@@ -29,15 +29,14 @@ from tests.harness.small_stack import remove_everything
 from tests.harness.stack import engine_address
 
 CADDY_PORT, NGINX_PORT, RECIPE_PORT, ALONE_PORT = 26450, 26451, 26452, 26453
-#: How many times as long as the process alone each may take.
+#: Allowed time of each proxy, as a multiple of the time of the single process.
 AIMS = {"Caddy": "1.10", "nginx": "1.05"}
 PASSWORD = "example-only-benchmark-zq7kx2vw9rj4hbm3"
-#: What the stack pays for a generated password, and what `htpasswd -B` makes.
 
 
 @dataclass(frozen=True)
 class Alternatives:
-    """All of them on one engine."""
+    """All servers, on one engine."""
 
     caddy: Server
     nginx: Server
@@ -45,13 +44,13 @@ class Alternatives:
     alone: Server
 
     def all(self) -> list[Server]:
-        """The stack first."""
+        """All servers, the stack first."""
         return [self.caddy, self.nginx, self.recipe, self.alone]
 
 
 @contextmanager
 def running(api: docker.DockerClient, folder: Path) -> Iterator[Alternatives]:
-    """Start the four, and remove them with their data at the end."""
+    """Start the four servers, and remove them with their data at the end."""
     remove_everything(api, NAMES.prefix)
     (folder / "authority").mkdir()
     (folder / "authority" / "ca.crt").write_text(authority().pair()["certificate"])
@@ -71,13 +70,22 @@ def running(api: docker.DockerClient, folder: Path) -> Iterator[Alternatives]:
 
 
 def alternatives(servers: Alternatives, folder: Path, rounds: int) -> Table:
-    """Pushes and pulls by skopeo."""
+    """Measure pushes and pulls with skopeo."""
     rows = []
     for image, sizes in IMAGES.items():
         for what, times in zip(("push", "pull"), by_skopeo(servers.all(), image, sizes, folder, rounds), strict=True):
             rows.append(_row(f"skopeo {what}, {image}", times, servers))
-    columns = ["", "Caddy", "aim", "nginx", "aim", "the recipe, seconds", "Caddy to it", "nginx to it"]
-    heading = "The stack, to one distribution process with TLS and htpasswd (cost 5), and to the article's recipe"
+    columns = [
+        "",
+        "Caddy to one process",
+        "aim",
+        "nginx to one process",
+        "aim",
+        "recipe",
+        "Caddy to recipe",
+        "nginx to recipe",
+    ]
+    heading = "Time ratios of the stack to one distribution process with TLS and htpasswd (cost 5), and to the recipe"
     return Table(heading, columns, rows)
 
 
@@ -88,7 +96,7 @@ def _row(what: str, times: Times, servers: Alternatives) -> list[str]:
 
 
 def _recipe(api: docker.DockerClient, folder: Path) -> Server:
-    """nginx in front of one registry, which has the configuration of its image and a password file."""
+    """nginx in front of one registry. The registry has the configuration of its image and a password file."""
     own, settings = network(api, "recipe"), _settings(RECIPE_PORT, "nginx")
     start(
         api,
@@ -126,7 +134,7 @@ def _recipe(api: docker.DockerClient, folder: Path) -> Server:
 
 
 def _alone(api: docker.DockerClient, folder: Path) -> Server:
-    """One process of distribution with TLS of its own."""
+    """One distribution process that terminates TLS itself."""
     own, settings = network(api, "alone"), _settings(ALONE_PORT, "nginx")
     front: Container = registry(
         api,
@@ -155,7 +163,7 @@ def _server(name: str, front: Container, network_name: str, port: int, folder: P
 
 
 def _htpasswd() -> str:
-    """The password file of a registry; the cost is also what ``htpasswd -B`` takes if nothing else is said."""
+    """The password file of a registry. The cost is the stack's cost and the default of ``htpasswd -B``."""
     return f"{USER}:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(COST)).decode()}\n"
 
 

@@ -1,4 +1,4 @@
-"""Containers that run beside a declared stack, with its images, files and limits; most ask nobody for a password."""
+"""Containers beside a declared stack, with its images, files and limits. Most containers need no password."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from components.render.registry import DATA_DIRECTORY, environment, registry_con
 from tests.harness.certificates import certificate_pair
 
 NAMES = StackName(prefix="rs-bench", stack="bench")
-#: For the stack's proxies, which pass on nothing without a login; the processes behind them take any, or none.
+#: A login for the stack's proxies, which refuse requests without a login. The processes behind them accept any login.
 ANYONE = ("anyone", "x")
 
 
 def network(api: docker.DockerClient, role: str, *, internal: bool = False) -> Network:
-    """A bridge; an internal one has no way out."""
+    """Create a bridge network. An internal network has no route to the outside."""
     return api.networks.create(f"{NAMES.prefix}-{role}", internal=internal, labels=NAMES.labels(role))
 
 
@@ -43,9 +43,9 @@ def registry(
     htpasswd: str = "",
     tls: bool = False,
 ) -> Container:
-    """One process of the registry with its data in the volume ``store``; it is published if it has a ``port``.
+    """Start one process of the registry with its data in the volume ``store``. Publish ``port``, if given.
 
-    It asks for a password if there is an ``htpasswd``, and speaks ``tls`` by itself if wanted.
+    The process asks for a password if ``htpasswd`` is given. With ``tls``, the process terminates TLS itself.
     """
     config, files = yaml.safe_load(registry_config(process, settings.registry)), {}
     if htpasswd:
@@ -78,7 +78,7 @@ def registry(
 def registries(
     api: docker.DockerClient, network: Network, settings: Settings, htpasswd: str = ""
 ) -> dict[Process, Container]:
-    """Every process of the stack's registry, all with the same data."""
+    """Start every process of the stack's registry, all with the same data."""
     return {
         process: registry(api, network, f"open-{process}", process, settings, store="open-data", htpasswd=htpasswd)
         for process in ROLES_OF
@@ -86,7 +86,7 @@ def registries(
 
 
 def proxy(api: docker.DockerClient, edge: Network, backend: Network, role: str, settings: Settings) -> Container:
-    """The stack's proxy, as its server renders and runs it, in front of ``registries``."""
+    """Start the stack's proxy, with the stack's configuration and command, in front of ``registries``."""
     port = settings.registry.url.port
     given = {"localhost": 0} if settings.proxy.certificates.files else {}
     server = SERVERS[settings.proxy.server]
@@ -106,7 +106,7 @@ def proxy(api: docker.DockerClient, edge: Network, backend: Network, role: str, 
 
 
 def certificates() -> dict[str, str]:
-    """Chain and key for localhost by the paths where proxies read them; clients must trust the tests' authority."""
+    """Chain and key for localhost, by the paths that proxies read. Clients must trust the tests' authority."""
     pair = certificate_pair("localhost")
     return dict(zip(certificate_files("localhost"), (pair["certificate"], pair["private_key"]), strict=True))
 
@@ -128,7 +128,7 @@ def start(
     user: str | None = None,
     backend: Network | None = None,
 ) -> Container:
-    """Start a container with its files by their paths, and no swap beside its memory; it joins ``backend``, too."""
+    """Start a container with ``files`` (text by path), without swap. The container also joins ``backend``, if given."""
     container = api.containers.create(
         image,
         entrypoint=list(command),
@@ -153,7 +153,7 @@ def start(
 
 
 def memory(container: Container) -> float:
-    """Megabytes that it holds now, page cache aside."""
+    """The memory of a container in megabytes, without page cache."""
     statistics = cast("dict[str, Any]", container.stats(stream=False, one_shot=True))["memory_stats"]
     # cgroup v1 counts a container's children only in the totals.
     version = "total_" if "total_active_file" in statistics["stats"] else ""
@@ -162,30 +162,34 @@ def memory(container: Container) -> float:
 
 
 def output(container: Container, *command: str) -> bytes:
-    """What a command in it prints; it prints something."""
+    """The output of a command in a container. The output must not be empty."""
     for _ in range(5):
         # On a busy machine Engine 20.10 gives this client no output once in a hundred times.
         code, printed = container.exec_run(list(command))
         if code == 0 and printed:
             return cast("bytes", printed)
-    raise RuntimeError(f"{' '.join(command)} in {container.name} ends with {code} and prints nothing: try it by hand")
+    raise RuntimeError(
+        f"{' '.join(command)} in {container.name} ended with {code} without output; run the command by hand"
+    )
 
 
 def wait(origin: str, status: int = 200) -> None:
-    """Until a registry answers so; at most 30 seconds."""
+    """Wait until a registry answers with ``status``. Fail after 30 seconds."""
     deadline = time.monotonic() + 30
     while True:
         try:
-            # Its certificate is not known yet.
+            # The client does not know the certificate yet.
             if httpx.get(f"{origin}/v2/", auth=ANYONE, verify=False, timeout=5).status_code == status:
                 return
         except httpx.TransportError:
             pass
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{origin} does not answer after 30 s; look at `docker logs` of {NAMES.prefix}-…")
+            raise RuntimeError(
+                f"{origin} does not answer with {status} after 30 s; read `docker logs` of {NAMES.prefix}-…"
+            )
         time.sleep(0.2)
 
 
 def volume(api: docker.DockerClient, role: str) -> str:
-    """One that is there, or a new one."""
+    """The name of an existing or new volume."""
     return str(api.volumes.create(f"{NAMES.prefix}-{role}", labels=NAMES.labels(role)).name)

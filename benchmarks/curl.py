@@ -1,4 +1,4 @@
-"""Many transfers at the same time, each over a connection of its own, by one curl."""
+"""Run parallel transfers with one curl, each over its own connection."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from benchmarks.containers import ANYONE
 from tests.harness import clients
 
-#: Seconds after which a transfer is given up.
+#: Timeout of a transfer in seconds.
 LONGEST = 120
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Of ``size`` bytes: from ``url``, or to it where a file is the ``source``."""
+    """A download of ``size`` bytes from ``url``, or an upload of the file ``source`` to ``url``."""
 
     url: str
     size: int
@@ -24,21 +24,21 @@ class Transfer:
 
 
 def run(transfers: Sequence[Transfer], *, status: int, authority: Path) -> float:
-    """Seconds that all of them take together, from the start of curl to its end.
+    """Run all transfers. Return the seconds from the start of curl to its end.
 
     Args:
-        transfers: all up or all down.
-        status: with which each must be answered.
+        transfers: only uploads or only downloads.
+        status: the expected status of each answer.
         authority: the certificate that clients trust.
 
     Raises:
-        RuntimeError: if one of them went another way than that, or not over a connection of its own.
+        RuntimeError: if a transfer has another result, or did not use its own connection.
     """
     options = [
         *["--disable", "--no-progress-meter", "--ipv4", "--cacert", str(authority), "--max-time", str(LONGEST)],
         *["--parallel", "--parallel-immediate", "--parallel-max", str(len(transfers))],
         *["--user", ":".join(ANYONE)],
-        # Registry clients do not ask before they send.
+        # Registry clients send without asking first.
         *["--header", "Expect:"],
         *[
             "--write-out",
@@ -56,7 +56,7 @@ def run(transfers: Sequence[Transfer], *, status: int, authority: Path) -> float
     ports = {port for _, _, port in found}
     if answer.returncode or [line for line, _, _ in found] != wanted or len(ports) != len(transfers):
         raise RuntimeError(
-            f"curl ends with {answer.returncode}: {answer.stderr.strip()}\nwanted status, new"
+            f"curl ended with {answer.returncode}: {answer.stderr.strip()}\nexpected status, new"
             f" connections, bytes up and down: {wanted}\nfound, on {len(ports)} connections: {answer.stdout}"
         )
     return seconds

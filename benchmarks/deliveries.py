@@ -1,4 +1,4 @@
-"""What the registry saves: images brought to a server as tarballs, and by push and pull."""
+"""Compare two ways to deliver images to a server: tarballs, and push and pull."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ LAST_LAYER = 10 * KILOBYTE
 
 @dataclass(frozen=True)
 class Delivery:
-    """What one took: seconds without the removal in between, and bytes between machines if they were two."""
+    """Cost of a delivery: seconds without the removal in between, and bytes that would cross the network."""
 
     seconds: float
     moved: int
 
 
 def deliveries(servers: Servers, docker: DockerCli, folder: Path, rounds: int) -> Table:
-    """Images that are new to the server, and versions of one of which it has another already."""
+    """Measure images that are new to the server, and rebuilt images of which the server has an earlier version."""
     registry, context = servers.stack.registry, folder / "context"
     new = _new_images(docker, registry, context, rounds)
     rebuilt = _rebuilt_images(docker, registry, context, rounds)
     rows = [
         _row("new image, 20 layers of 1 MB", new, docker, servers.with_login, folder),
         _row(
-            "rebuilt image, one layer of 10 kB beside 20 of 5 MB changed", rebuilt, docker, servers.with_login, folder
+            "rebuilt image, 1 changed layer of 10 kB, 20 unchanged of 5 MB", rebuilt, docker, servers.with_login, folder
         ),
     ]
     columns = ["", "save, copy, load", "push, pull", "ratio", "tarball", "moved by push and pull", "share"]
-    return Table("Tarballs, copied on one disk, and the stack", columns, rows)
+    return Table("Tarballs (copied on one disk) compared with push and pull through the stack", columns, rows)
 
 
 def _row(what: str, images: Iterator[str], docker: DockerCli, server: Server, folder: Path) -> list[str]:
     tarballs, registry = [], []
     for number, image in enumerate(images):
-        # Who is first changes, since the second finds warm caches.
+        # The order alternates, because the second way finds warm caches.
         if number % 2:
             registry.append(_by_registry(docker, image, server))
         tarballs.append(_by_tarball(docker, image, folder))
@@ -59,7 +59,7 @@ def _row(what: str, images: Iterator[str], docker: DockerCli, server: Server, fo
 
 
 def _new_images(docker: DockerCli, registry: str, context: Path, rounds: int) -> Iterator[str]:
-    """Each of new content: docker does not send a layer that it sent to this registry before."""
+    """Images with new content: docker does not send a layer to the same registry twice."""
     for number in counted(rounds, "deliveries, new image"):
         image = f"{registry}/new/{number}:1"
         build(docker, context, image, layers=20, layer_size=MEGABYTE, last_size=LAST_LAYER)
@@ -68,7 +68,7 @@ def _new_images(docker: DockerCli, registry: str, context: Path, rounds: int) ->
 
 
 def _rebuilt_images(docker: DockerCli, registry: str, context: Path, rounds: int) -> Iterator[str]:
-    """Versions that differ in the last layer; the first is in the registry and stays on the server."""
+    """Versions that differ in the last layer. The first version is in the registry and stays on the server."""
     first = f"{registry}/application:first"
     build(docker, context, first, layers=20, layer_size=5 * MEGABYTE, last_size=LAST_LAYER)
     run(docker, "push", first)
@@ -81,7 +81,7 @@ def _rebuilt_images(docker: DockerCli, registry: str, context: Path, rounds: int
 
 
 def _by_tarball(docker: DockerCli, image: str, folder: Path) -> Delivery:
-    """``docker save``, copy the file (here to the same disk), ``docker load``."""
+    """Run ``docker save``, copy the file (here to the same disk), run ``docker load``."""
     saved, arrived = folder / "saved.tar", folder / "arrived.tar"
     os.sync()
     duration = run(docker, "save", "--output", str(saved), image)
@@ -97,7 +97,7 @@ def _by_tarball(docker: DockerCli, image: str, folder: Path) -> Delivery:
 
 
 def _by_registry(docker: DockerCli, image: str, server: Server) -> Delivery:
-    """``docker push``, ``docker pull``; what both moved is counted."""
+    """Run ``docker push`` and ``docker pull``, and count the bytes of both."""
     os.sync()
     before = server.client_bytes()
     duration = run(docker, "push", image)

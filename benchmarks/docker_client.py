@@ -1,4 +1,4 @@
-"""The docker command as a benchmark uses it: logged in, timed, and with images of random content."""
+"""The docker command for benchmarks: with logins, timing and images with random content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.harness.clients import DockerCli
 
 
 def logged_in(servers: Servers, folder: Path) -> DockerCli:
-    """The command with a login to every server that wants one, kept in ``folder``."""
+    """The docker command with a login to every server that needs a login. ``folder`` contains the logins."""
     folder.mkdir()
     docker = DockerCli(folder)
     for server in servers.all():
@@ -24,7 +24,7 @@ def logged_in(servers: Servers, folder: Path) -> DockerCli:
 
 
 def build(docker: DockerCli, folder: Path, image: str, layers: int, layer_size: int, last_size: int) -> None:
-    """Build an image of random files, one a layer; those that ``folder`` holds already stay, but for the last."""
+    """Build an image of random files, one per layer. Files in ``folder`` are reused, except the last file."""
     folder.mkdir(exist_ok=True)
     names = [f"layer-{number:02}" for number in range(layers)]
     for name in names:
@@ -37,10 +37,10 @@ def build(docker: DockerCli, folder: Path, image: str, layers: int, layer_size: 
 
 
 def run(docker: DockerCli, *arguments: str) -> float:
-    """Seconds that a command takes.
+    """Run a command and return its duration in seconds.
 
     Raises:
-        RuntimeError: with its words, if it failed.
+        RuntimeError: if the command failed, with its error output.
     """
     start = time.perf_counter()
     answer = docker(*arguments)

@@ -1,4 +1,4 @@
-"""The proxies that are compared: the stack's with either server, the nginx of a usual recipe, and none."""
+"""The proxies to compare: the stack's Caddy and nginx, the nginx of a usual recipe, and no proxy."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.harness.small_stack import remove_everything
 from tests.harness.stack import engine_address
 
 BARE_PORT, CADDY_PORT, NGINX_PORT, RECIPE_PORT = 26442, 26443, 26444, 26445
-#: What a usual recipe puts before a registry. Everything that it does not say is nginx's default, but for the workers:
-#: one for each processor, as in the file of every distribution. The user is whom the image surely knows.
+#: The nginx configuration of a usual recipe, with nginx's defaults otherwise. The number of workers is an exception:
+#: one per processor, as in the file of every distribution. The user is root, because every image has the user root.
 RECIPE = """\
 user root;
 worker_processes auto;
@@ -51,9 +51,9 @@ http {{
 
 @dataclass(frozen=True)
 class Front:
-    """What clients talk to at ``origin``.
+    """A server that clients use at ``origin``.
 
-    ``container`` is what answers there; ``store`` is one that may write the data behind it.
+    ``container`` answers there. ``store`` is a container that can write the registry's data.
     """
 
     name: str
@@ -62,20 +62,20 @@ class Front:
     store: Container
 
     def begin_upload(self, client: httpx.Client, repository: str) -> str:
-        """The URL to which a blob is sent."""
+        """Begin an upload and return the URL for the blob."""
         answer = client.post(f"{self.origin}/v2/{repository}/blobs/uploads/")
         if answer.status_code != 202:
-            raise RuntimeError(f"{self.name} answers {answer.status_code} instead of 202 to the begin of an upload")
+            raise RuntimeError(f"{self.name} answers the start of an upload with {answer.status_code} instead of 202")
         return str(answer.url.join(answer.headers["Location"]))
 
     def empty(self) -> None:
-        """Remove all that was uploaded."""
+        """Remove all uploaded data."""
         clients.execute(self.store, "rm", "-rf", f"{DATA_DIRECTORY}/docker")
 
 
 @dataclass(frozen=True)
 class Fronts:
-    """All of them on one engine. Caddy and nginx share their registry, and so do the recipe's nginx and none."""
+    """All fronts, on one engine. Caddy and nginx share a registry. The recipe's nginx uses the bare registry."""
 
     caddy: Front
     nginx: Front
@@ -83,13 +83,13 @@ class Fronts:
     bare: Front
 
     def all(self) -> list[Front]:
-        """The one without a proxy first."""
+        """All fronts, the one without a proxy first."""
         return [self.bare, self.caddy, self.nginx, self.recipe]
 
 
 @contextmanager
 def running(api: docker.DockerClient) -> Iterator[Fronts]:
-    """Start the four, and remove them with their data at the end."""
+    """Start the four fronts, and remove them with their data at the end."""
     remove_everything(api, NAMES.prefix)
     try:
         edge, backend = network(api, "open-edge"), network(api, "open-backend", internal=True)

@@ -1,4 +1,4 @@
-"""What who guesses passwords costs the others: pushes beside wrong logins, each of them a real bcrypt check."""
+"""Measure pushes during password guesses. Each wrong login costs a real bcrypt check."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ from benchmarks.servers import USER, Server, Servers
 from benchmarks.transfers import IMAGES, TWENTY
 from tests.harness.images import random_layer, write_layout
 
-#: Wrong logins a second that are wanted, and fewest of which a row still tells something.
+#: Target rate of wrong logins per second, and the lowest rate at which a row is meaningful.
 RATE, FEWEST = 200, 180
-#: They are shared among so many connections, so that one that waits for its answer holds up no other.
+#: Number of connections for the wrong logins, so that a slow answer does not delay other logins.
 CONNECTIONS = 8
-#: How many times as long as alone a push may take.
+#: Allowed time of a push during guesses, as a multiple of the time without guesses.
 AIM = "1.50"
-#: Seconds after which a flood ends whatever happens.
+#: Seconds after which a flood always ends.
 LONGEST = 120
-#: Over the same connections all the time, or over a new one each time, as who does not care does it.
-FLOODS = {"over kept connections": False, "over a new TLS connection each": True}
+#: Guesses reuse their connections, or open a new connection each time, as a careless attacker does.
+FLOODS = {"over reused connections": False, "over a new TLS connection per guess": True}
 QUIET = "quiet"
-#: Starts without anything of this process, which has threads and open files.
+#: New processes inherit nothing from this process, which has threads and open files.
 _PROCESSES = multiprocessing.get_context("spawn")
 
 
 @dataclass(frozen=True)
 class Push:
-    """Seconds that one took, and wrong logins a second that were answered meanwhile."""
+    """Duration of a push in seconds, and wrong logins answered per second during the push."""
 
     seconds: float
     rate: float = 0
@@ -49,9 +49,9 @@ class Push:
 
 @dataclass(frozen=True)
 class Guesser:
-    """Sends ``request``, a wrong login, again and again to ``port`` of this machine.
+    """Sends ``request``, a wrong login, repeatedly to ``port`` of this machine.
 
-    It shares the processors with what is measured, so it does as little as possible and verifies no certificate.
+    The guesser shares the processors with the measured registry. So it does little work and verifies no certificate.
     """
 
     port: int
@@ -59,7 +59,7 @@ class Guesser:
     reconnects: bool
 
     def flood(self, answered: Synchronized[int], over: Event) -> None:
-        """Guess until ``over``, ``RATE`` times a second; ``answered`` counts along."""
+        """Guess ``RATE`` times per second until ``over``, and count the answers in ``answered``."""
         trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
         begin = time.monotonic()
@@ -70,7 +70,7 @@ class Guesser:
             try:
                 while not over.is_set() and due < begin + LONGEST:
                     time.sleep(max(0.0, due - time.monotonic()))
-                    # Who is late does not wait, so that the rate holds on average.
+                    # A late guess does not wait, so that the average rate is right.
                     due += CONNECTIONS / RATE
                     connection = connection or _connected(trust, self.port)
                     connection.write(self.request)
@@ -89,7 +89,7 @@ class Guesser:
 
 
 def guessing(servers: Servers, folder: Path, rounds: int) -> Table:
-    """Pushes by skopeo, alone and during each kind of flood."""
+    """Measure pushes with skopeo, alone and during each kind of flood."""
     pushes: dict[str, list[Push]] = defaultdict(list)
     kinds = [QUIET, *FLOODS]
     _push(servers.with_login, folder, "guessing/warm-up")
@@ -98,16 +98,16 @@ def guessing(servers: Servers, folder: Path, rounds: int) -> Table:
             repository = f"guessing/{kinds.index(kind)}/{number}"
             pushes[kind].append(_push(servers.with_login, folder, repository, FLOODS.get(kind)))
     rows = [_row(kind, pushes[QUIET], pushes[kind]) for kind in FLOODS]
-    columns = ["", "quiet", "during it", "ratio", "aim", "guesses a second"]
-    return Table(f"skopeo push, {TWENTY}, during {RATE} wrong logins a second", columns, rows)
+    columns = ["", "without guesses", "during guesses", "ratio", "aim", "guesses per second"]
+    return Table(f"skopeo push, {TWENTY}, during {RATE} wrong logins per second", columns, rows)
 
 
 def _row(kind: str, quiet: list[Push], flooded: list[Push]) -> list[str]:
     rates = [push.rate for push in flooded]
     if median(rates) <= FEWEST:
         raise RuntimeError(
-            f"wrong logins {kind}: {median(rates):.0f} a second instead of {RATE}, so how much they slow a push is"
-            " unknown; try again on a machine without other work"
+            f"wrong logins {kind}: {median(rates):.0f} per second instead of {RATE}, too few for a measurement;"
+            " try again on a machine without other work"
         )
     alone, beside = [push.seconds for push in quiet], [push.seconds for push in flooded]
     reached = f"{median(rates):.0f} [{min(rates):.0f}–{max(rates):.0f}]"
@@ -115,7 +115,7 @@ def _row(kind: str, quiet: list[Push], flooded: list[Push]) -> list[str]:
 
 
 def _push(server: Server, folder: Path, repository: str, reconnects: bool | None = None) -> Push:
-    """Push layers that the registry does not know; ``reconnects`` is None where nobody guesses."""
+    """Push layers that the registry does not have. If ``reconnects`` is None, push without guesses."""
     layout = folder / "layout"
     write_layout(layout, [random_layer(size) for size in IMAGES[TWENTY]])
     try:
@@ -131,7 +131,7 @@ def _push(server: Server, folder: Path, repository: str, reconnects: bool | None
 
 @contextmanager
 def _flooded(server: Server, reconnects: bool) -> Iterator[Callable[[], int]]:
-    """A guesser in a process of its own for as long as the block runs; yields a count of its answers so far."""
+    """Run a guesser in its own process while the block runs. Yield a function that counts the answers so far."""
     login = base64.b64encode(f"{USER}:wrong".encode()).decode()
     request = f"GET /v2/ HTTP/1.1\r\nHost: {server.address}\r\nAuthorization: Basic {login}\r\n\r\n".encode()
     guesser = Guesser(int(server.address.rpartition(":")[2]), request, reconnects)
@@ -139,7 +139,7 @@ def _flooded(server: Server, reconnects: bool) -> Iterator[Callable[[], int]]:
     process = _PROCESSES.Process(target=guesser.flood, args=(answered, over), daemon=True)
     process.start()
     try:
-        # The first second is not like the others: connections are made, a queue builds up.
+        # Skip the first second: connections open and a queue builds up.
         while answered.value < RATE and process.is_alive():
             time.sleep(0.05)
         yield lambda: answered.value
@@ -147,25 +147,25 @@ def _flooded(server: Server, reconnects: bool) -> Iterator[Callable[[], int]]:
         over.set()
         process.join()
     if process.exitcode:
-        raise RuntimeError(f"the wrong logins to {server.name} broke off; why is said above")
+        raise RuntimeError(f"the wrong logins to {server.name} stopped early; see the error above")
 
 
 def _connected(trust: ssl.SSLContext, port: int) -> BufferedRWPair:
     """A new TLS connection with a full handshake, as a file."""
-    # An address, since the name would be looked up each time and tried over IPv6 first.
+    # An address avoids a lookup per connection and a first attempt over IPv6.
     with socket.create_connection(("127.0.0.1", port), timeout=10) as plain:
-        # The answer to each request is awaited, so there is nothing to gather.
+        # Each request waits for its answer, so delayed sending has no benefit.
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with trust.wrap_socket(plain, server_hostname="localhost") as connection:
-            return connection.makefile("rwb")  # closes the connection when it is closed itself
+            return connection.makefile("rwb")  # closing the file closes the connection
 
 
 def _read_refusal(connection: BufferedRWPair) -> None:
-    """Read one answer, which must be a 401, to its end."""
+    """Read one answer to its end. The answer must be a 401."""
     status, length = connection.readline(), 0
     while (line := connection.readline()).strip():
         if line.lower().startswith(b"content-length:"):
             length = int(line.partition(b":")[2])
     connection.read(length)
     if not status.startswith(b"HTTP/1.1 401 "):
-        raise RuntimeError(f"a wrong login is answered by {status!r} instead of 401")
+        raise RuntimeError(f"the answer to a wrong login is {status!r} instead of 401")

@@ -1,4 +1,4 @@
-"""What the proxies cost: the same blobs up and down through each of them, and without one."""
+"""Measure the cost of the proxies: the same uploads and downloads with each proxy and without a proxy."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from benchmarks.fronts import Front, Fronts
 from benchmarks.report import Table, counted, ratio, rotated, speed
 from tests.harness.certificates import authority
 
-#: Bytes that go up, and down again, each time; the connections share them, and each carries one blob.
+#: Bytes of each upload and of each download, divided among the connections. Each connection transfers one blob.
 TOTAL = 256_000_000
 CONNECTIONS = (1, 8, 32)
 UPLOAD, DOWNLOAD = "upload", "download"
-#: Seconds between two looks at a proxy's memory.
+#: Seconds between two readings of a proxy's memory.
 LOOK = 0.2
-#: Bytes a second of each round, by direction, connections and front.
+#: Bytes per second of each round, by direction, connections and front.
 Speeds = dict[tuple[str, int, Front], list[float]]
-#: The most megabytes that the container of each was seen to hold.
+#: Peak memory of each container in megabytes.
 Peaks = dict[Front, float]
 
 
 def proxies(fronts: Fronts, folder: Path, rounds: int) -> list[Table]:
-    """Throughput of uploads and downloads, as it is and compared, and the memory that the proxies took for it."""
+    """Measure throughput of uploads and downloads, its ratios, and the peak memory of the proxies."""
     speeds: Speeds = defaultdict(list)
     peaks: Peaks = defaultdict(float)
     certificate = folder / "authority.crt"
@@ -51,9 +51,9 @@ def proxies(fronts: Fronts, folder: Path, rounds: int) -> list[Table]:
 
 def _throughput(fronts: Fronts, speeds: Speeds, peaks: Peaks) -> Table:
     rows = [[what, *(speed(speeds[*key, front]) for front in fronts.all())] for what, key in _rows()]
-    rows.append(["most memory of the container", *(f"{peaks[front]:.0f} MB" for front in fronts.all())])
+    rows.append(["peak memory of the container", *(f"{peaks[front]:.0f} MB" for front in fronts.all())])
     numbers = ", ".join(map(str, CONNECTIONS))
-    heading = f"Throughput of {TOTAL / 1e6:.0f} MB over {numbers} connections, which carry one blob each"
+    heading = f"Throughput of {TOTAL / 1e6:.0f} MB over {numbers} connections, one blob per connection"
     return Table(heading, ["", *(front.name for front in fronts.all())], rows)
 
 
@@ -64,7 +64,7 @@ def _comparison(fronts: Fronts, speeds: Speeds) -> Table:
         pairs = [(caddy, bare), (nginx, bare), (recipe, bare), (caddy, recipe), (nginx, recipe)]
         rows.append([what, *(ratio(one, other) for one, other in pairs)])
     columns = ["", "Caddy to bare", "nginx to bare", "recipe to bare", "Caddy to recipe", "nginx to recipe"]
-    return Table("The same compared, above 1 is faster", columns, rows)
+    return Table("The same throughput as ratios, above 1 is faster", columns, rows)
 
 
 def _rows() -> list[tuple[str, tuple[str, int]]]:
@@ -76,13 +76,13 @@ def _rows() -> list[tuple[str, tuple[str, int]]]:
 
 
 def _round_trip(front: Front, connections: int, folder: Path, peaks: Peaks) -> tuple[float, float]:
-    """Seconds of the uploads and of the downloads of new blobs, which are removed at the end."""
+    """Upload and download new blobs, then remove them. Return the seconds of the uploads and of the downloads."""
     certificate, repository, size = folder / "authority.crt", "proxies/blobs", TOTAL // connections
     up, down = [], []
-    # Whether the certificate is verified while no time is taken makes no difference.
+    # These requests are not timed, so they need no verified certificate.
     with httpx.Client(auth=ANYONE, verify=False) as client:
         for number in range(connections):
-            # A registry takes a blob that it has already in less time.
+            # A registry accepts a known blob faster, so each blob is new.
             source, content = folder / f"blob-{number}", os.urandom(size)
             source.write_bytes(content)
             digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
@@ -91,7 +91,7 @@ def _round_trip(front: Front, connections: int, folder: Path, peaks: Peaks) -> t
             down.append(Transfer(f"{front.origin}/v2/{repository}/blobs/{digest}", size))
     seconds = []
     for transfers, status in ((up, 201), (down, 200)):
-        # What was left to be written would slow this.
+        # Pending disk writes would slow the transfers.
         os.sync()
         work = partial(curl.run, transfers, status=status, authority=certificate)
         taken, most = _watched(front.container, work)
@@ -102,7 +102,7 @@ def _round_trip(front: Front, connections: int, folder: Path, peaks: Peaks) -> t
 
 
 def _watched(container: Container, work: Callable[[], float]) -> tuple[float, float]:
-    """What ``work`` returns, and the most megabytes that the container was seen to hold meanwhile."""
+    """The result of ``work``, and the peak memory of the container in megabytes during ``work``."""
     with ThreadPoolExecutor(1) as thread:
         result, most = thread.submit(work), 0.0
         while not result.done():

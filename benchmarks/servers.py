@@ -1,4 +1,4 @@
-"""The registries that are compared: the stack, the same without authentication, and a bare registry."""
+"""The registries to compare: the stack, the stack without authentication, and a bare registry."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ USER = "ci"
 
 @dataclass(frozen=True)
 class Server:
-    """A registry at ``address`` (host:port); ``front`` is the container that clients talk to over ``network``.
+    """A registry at ``address`` (host:port). ``front`` is the container that clients reach over ``network``.
 
-    ``options`` of skopeo hold for the command, ``side_options`` for its source or destination.
+    skopeo gets ``options`` for the command and ``side_options`` for its source or destination.
     """
 
     name: str
@@ -46,23 +46,23 @@ class Server:
     login: tuple[str, str] | None = None
 
     def push(self, layout: Path, repository: str) -> float:
-        """Push an OCI layout, whose layers travel as they are; seconds."""
+        """Push an OCI layout without recompressing its layers. Return the seconds."""
         return self._copy("dest", f"oci:{layout}", f"docker://{self.address}/{repository}:1")
 
     def pull(self, repository: str, target: Path) -> float:
-        """Pull into a new OCI layout; seconds."""
+        """Pull into a new OCI layout. Return the seconds."""
         return self._copy("src", f"docker://{self.address}/{repository}:1", f"oci:{target}")
 
     def client_bytes(self) -> int:
-        """What its clients and it have sent to each other so far, by the counters of its network interface."""
+        """Bytes between the registry and its clients so far, from the counters of the network interface."""
         address = self.front.attrs["NetworkSettings"]["Networks"][self.network]["MacAddress"]
         find = f"cd $(dirname $(grep -l {address} /sys/class/net/*/address))/statistics"
         return sum(map(int, output(self.front, "sh", "-c", f"{find} && cat rx_bytes tx_bytes").split()))
 
     def request(self, count: int) -> float:
-        """Ask ``count`` times over one connection for a layer that is not there; the median in seconds."""
+        """Request a missing layer ``count`` times over one connection. Return the median in seconds."""
         path, times = f"{self.scheme}://{self.address}/v2/nothing/blobs/sha256:{64 * '0'}", []
-        # The connection is set up once, so whether its certificate is verified makes no difference.
+        # One handshake serves all requests, so a verified certificate makes no difference.
         with httpx.Client(verify=False, auth=self.login) as client:
             client.head(path)
             for _ in range(count):
@@ -70,16 +70,16 @@ class Server:
                 answer = client.head(path)
                 times.append(time.perf_counter() - start)
         if answer.status_code != 404:
-            raise RuntimeError(f"{self.name} answers {answer.status_code} to HEAD {path} instead of 404")
+            raise RuntimeError(f"{self.name} answers HEAD {path} with {answer.status_code} instead of 404")
         return median(times)
 
     def _copy(self, side: str, source: str, target: str) -> float:
         with tempfile.TemporaryDirectory() as home:
-            # skopeo remembers which repository holds a blob and mounts it from there instead of sending it. For root
-            # that memory lies outside of its home, unless it takes itself for an ordinary user.
+            # skopeo caches which repository has a blob and mounts the blob from there instead of sending it. For root,
+            # the cache is outside its home, unless skopeo believes that it runs as an ordinary user.
             variables = {"HOME": home, "XDG_DATA_HOME": home, "_CONTAINERS_ROOTLESS_UID": "65534"}
             options = [*self.options, *(f"--{side}-{option}" for option in self.side_options)]
-            # What earlier copies left to be written would slow this one.
+            # Pending disk writes of earlier copies would slow this copy.
             os.sync()
             start = time.perf_counter()
             answer = clients.run("skopeo", "copy", "--quiet", *options, source, target, variables=variables)
@@ -91,7 +91,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Servers:
-    """All of them on one engine, and the declared stack with its login."""
+    """All servers, on one engine. ``stack`` is the declared stack behind ``with_login``."""
 
     stack: Stack
     with_login: Server
@@ -99,17 +99,17 @@ class Servers:
     bare: Server
 
     def all(self) -> list[Server]:
-        """The stack first."""
+        """All servers, the stack first."""
         return [self.with_login, self.without_login, self.bare]
 
     def order(self, number: int) -> list[Server]:
-        """Their order in a round: A B C, B C A, C A B, …, so that nobody is always first."""
+        """The order in a round: A B C, B C A, C A B, …, so that no server is always first."""
         return rotated(self.all(), number)
 
 
 @contextmanager
 def running(api: docker.DockerClient, folder: Path) -> Iterator[Servers]:
-    """Start the three, and remove them with their data at the end."""
+    """Start the three servers, and remove them with their data at the end."""
     remove_everything(api, NAMES.prefix)
     try:
         (folder / "stack").mkdir()
@@ -121,7 +121,7 @@ def running(api: docker.DockerClient, folder: Path) -> Iterator[Servers]:
 
 
 def memory_by_role(api: docker.DockerClient) -> dict[str, float]:
-    """Megabytes that each container of the three holds now, page cache aside."""
+    """The memory of each running container in megabytes, without page cache."""
     found = sorted(clients.containers(api, NAMES.prefix).items())
     return {role: memory(container) for role, container in found if container.status == "running"}
 
@@ -135,7 +135,7 @@ def _values(port: int) -> dict[str, object]:
 
 
 def logged_in(address: str, login: tuple[str, str], folder: Path) -> str:
-    """skopeo's option for a login at one registry, which no command line shows."""
+    """skopeo's option for a login at one registry. The command line does not show the password."""
     credentials = folder / f"credentials-{address}.json"
     auth = base64.b64encode(":".join(login).encode()).decode()
     credentials.write_text(json.dumps({"auths": {address: {"auth": auth}}}))
@@ -156,7 +156,7 @@ def _declared(api: docker.DockerClient, stack: Stack, folder: Path) -> Server:
 
 
 def _without_login(api: docker.DockerClient, folder: Path) -> Server:
-    """The stack's own Caddyfile and three processes, but these check no password."""
+    """Start the stack's Caddyfile and three processes that check no password."""
     settings = Settings.model_validate({"docker_host": engine_address(), **_values(OPEN_PORT)})
     edge, backend = network(api, "open-edge"), network(api, "open-backend", internal=True)
     registries(api, backend, settings)

@@ -1,4 +1,4 @@
-"""What TLS and passwords cost: the same work through the stack and through registries without them."""
+"""Measure the cost of TLS and passwords: the same work with the stack and with registries without them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ IMAGES = {
     "20 layers of 10 kB": [10 * KILOBYTE] * 20,
     "one layer of 300 MB": [300 * MEGABYTE],
 }
-#: How many times as long as with TLS without login it may take through the stack.
+#: Allowed time through the stack, as a multiple of the time with TLS and without a login.
 AIMS = {TWENTY: "1.10", "20 layers of 10 kB": "1.30"}
 #: Seconds of each round, by server.
 Times = dict[Server, list[float]]
 
 
 def transfers(servers: Servers, docker: DockerCli, folder: Path, rounds: int) -> Table:
-    """Single requests, pushes and pulls."""
+    """Measure single requests, pushes and pulls."""
     rows = [_row("one request, HEAD of a layer", _requests(servers, rounds), servers)]
     for image, sizes in IMAGES.items():
         pushes, pulls = by_skopeo(servers.all(), image, sizes, folder, rounds)
@@ -38,7 +38,9 @@ def transfers(servers: Servers, docker: DockerCli, folder: Path, rounds: int) ->
     pushes, pulls = _by_docker(servers, docker, folder, rounds)
     rows.append(_row(f"docker push, {TWENTY}", pushes, servers, AIMS[TWENTY]))
     rows.append(_row(f"docker pull, {TWENTY}", pulls, servers, AIMS[TWENTY]))
-    return Table("Time through the stack", ["", "stack", "to TLS without login", "aim", "to a bare registry"], rows)
+    return Table(
+        "Time through the stack", ["", "stack", "ratio to TLS without login", "aim", "ratio to bare registry"], rows
+    )
 
 
 def _row(what: str, times: Times, servers: Servers, aim: str | None = None) -> list[str]:
@@ -57,7 +59,7 @@ def _requests(servers: Servers, rounds: int) -> Times:
 def by_skopeo(
     servers: Sequence[Server], image: str, sizes: Sequence[int], folder: Path, rounds: int
 ) -> tuple[Times, Times]:
-    """Seconds of pushes and of pulls of one image, in turn to each server and from it."""
+    """Push one image to each server and pull it, in turn. Return the seconds of the pushes and of the pulls."""
     layout = folder / "layout"
     write_layout(layout, [random_layer(size) for size in sizes])
     pushes: Times = defaultdict(list)
@@ -66,7 +68,7 @@ def by_skopeo(
         round_trip(server, layout, f"warm-up/{server.front.name}", folder, sum(sizes))
     for number in counted(rounds, f"skopeo, {image}"):
         for server in rotated(servers, number):
-            # A repository of its own, also where servers share a store: a layer that a repository has is not sent.
+            # Servers may share a store, and skopeo does not send a layer that the repository has. So names are unique.
             repository = f"skopeo-{len(sizes)}x{sizes[0]}/{number}/{server.front.name}"
             pushed, pulled = round_trip(server, layout, repository, folder, sum(sizes))
             pushes[server].append(pushed)
@@ -76,7 +78,7 @@ def by_skopeo(
 
 
 def round_trip(server: Server, layout: Path, repository: str, folder: Path, size: int) -> tuple[float, float]:
-    """Seconds of a push and of a pull; that ``size`` bytes really moved each time is made sure of."""
+    """Seconds of a push and of a pull. Fail if fewer than ``size`` bytes moved each time."""
     before = server.client_bytes()
     pushed = server.push(layout, repository)
     between = server.client_bytes()

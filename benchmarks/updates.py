@@ -1,4 +1,4 @@
-"""How long ``pulumi up`` takes on a small stack, and how much CPU the stack uses while nobody asks it."""
+"""Measure the time of ``pulumi up`` on a small stack, and the CPU time of an idle stack."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ AIMS = {"new stack": 6.0, "log level": 6.0, "password": 2.5, "unchanged": 2.5}
 
 
 def updates(api: docker.DockerClient, folder: Path, rounds: int) -> Table:
-    """Each kind of update once a round: the stack is removed and made anew in each."""
+    """Measure each kind of update once per round. Each round removes the stack and creates a new one."""
     times: dict[str, list[float]] = {what: [] for what in AIMS}
     for number in counted(rounds, "updates"):
         remove_everything(api, NAMES.prefix)
         (folder / f"updates-{number}").mkdir()
         stack = Stack(folder / f"updates-{number}", engine_address(), small_stack(name_prefix=NAMES.prefix))
         try:
-            # What the first run of a copy compiles is compiled once on a person's machine, too.
+            # The first run of a copy compiles the program. On an operator's machine, that happens only once.
             stack.preview()
             for what, change in _changes(stack).items():
                 change()
@@ -44,13 +44,13 @@ def updates(api: docker.DockerClient, folder: Path, rounds: int) -> Table:
 
 
 def idle(api: docker.DockerClient, folder: Path, minutes: float) -> Table:
-    """CPU time of an engine and every container of a stack that serves nobody, health checks included."""
+    """Measure the CPU time of an idle stack: the engine and each container, including health checks."""
     remove_everything(api, NAMES.prefix)
     (folder / "idle").mkdir()
     try:
         Stack(folder / "idle", engine_address(), small_stack(name_prefix=NAMES.prefix)).up()
-        progress(f"waiting {minutes:g} minutes beside an idle stack")
-        time.sleep(60)  # containers are asked more often while they are young
+        progress(f"observing an idle stack for {minutes:g} minutes")
+        time.sleep(60)  # health checks of new containers run more often
         before, start = _cpu(api), time.monotonic()
         time.sleep(minutes * 60)
         after, passed = _cpu(api), time.monotonic() - start
@@ -59,7 +59,9 @@ def idle(api: docker.DockerClient, folder: Path, minutes: float) -> Table:
     used = {role: (after[role] - before[role]) / passed for role in after}
     rows = [[role, f"{share * 1000:.1f} ms"] for role, share in sorted(used.items())]
     rows.append(["all", f"{sum(used.values()) * 1000:.1f} ms"])
-    return Table(f"CPU time a second of an idle stack, over {minutes:g} minutes", ["container", "CPU a second"], rows)
+    return Table(
+        f"CPU time per second of an idle stack, over {minutes:g} minutes", ["container", "CPU per second"], rows
+    )
 
 
 def _changes(stack: Stack) -> dict[str, Callable[[], object]]:
@@ -72,7 +74,7 @@ def _changes(stack: Stack) -> dict[str, Callable[[], object]]:
 
 
 def _cpu(api: docker.DockerClient) -> dict[str, float]:
-    """Seconds of CPU that each running container has used so far, by role."""
+    """CPU seconds of each running container so far, by role."""
     return {
         role: container.stats(stream=False, one_shot=True)["cpu_stats"]["cpu_usage"]["total_usage"] / 1e9
         for role, container in clients.containers(api, NAMES.prefix).items()
@@ -81,10 +83,10 @@ def _cpu(api: docker.DockerClient) -> dict[str, float]:
 
 
 def _engine_cpu() -> float:
-    """Seconds of CPU that the engine and what it started outside of containers have used: it starts the checks."""
+    """CPU seconds of the engine and of its processes outside containers. The engine starts the health checks."""
     ticks = 0
     for process in Path("/proc").glob("[0-9]*/stat"):
         name, _, rest = process.read_text().partition("(")[2].rpartition(")")
         if name.startswith(("dockerd", "containerd")):
-            ticks += sum(map(int, rest.split()[11:15]))  # its own and its children's, in user and in kernel mode
+            ticks += sum(map(int, rest.split()[11:15]))  # of the process and its children, in user and in kernel mode
     return ticks / os.sysconf("SC_CLK_TCK")

@@ -1,1 +1,1 @@
-"""Everything that `make up` and `make test` need on a machine that has only Python and package registries."""
+"""Install or build everything for `make up` and `make test` on a machine with only Python and package registries."""

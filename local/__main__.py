@@ -1,4 +1,4 @@
-"""`python -m local`: what the Makefile calls."""
+"""Commands that the Makefile calls: `python -m local`."""
 
 from __future__ import annotations
 
@@ -19,59 +19,63 @@ Command = Annotated[list[str], typer.Argument(help="The command and its argument
 
 @app.command()
 def up() -> None:
-    """Bring up the stack `local`, with everything that it needs."""
+    """Start the stack `local`. Install or build missing programs first."""
     stack.up()
 
 
 @app.command()
 def down() -> None:
-    """Remove containers and networks, keep data."""
+    """Remove containers and networks; keep the data."""
     stack.down()
 
 
 @app.command()
 def purge() -> None:
-    """Remove everything, images that were pushed included, after a confirmation."""
+    """Remove everything, including pushed images, after a confirmation."""
     confirmation = os.environ.get("CONFIRM")
     if confirmation is None and sys.stdin.isatty():
-        confirmation = typer.prompt(f"All data of the stack {stack.STACK} will be lost. Type its name to go on")
+        confirmation = typer.prompt(
+            f"This removes all data of the stack {stack.STACK}. Type the name of the stack to continue"
+        )
     if confirmation != stack.STACK:
-        raise Failure("purge was not confirmed; nothing was removed", f"CONFIRM={stack.STACK} make purge")
+        raise Failure("you did not confirm the purge; nothing was removed", f"CONFIRM={stack.STACK} make purge")
     stack.purge()
 
 
 @app.command()
 def prepare() -> None:
-    """Make ready what the tests need."""
+    """Install or build the programs that the tests need."""
     toolchain.prepare_pulumi()
     toolchain.prepare_tests()
-    if is_root():  # who else cannot start an engine
+    if is_root():  # only root can start an engine
         for name in engine.NAMES:
             engine.prepare(name)
 
 
 @app.command(name="outdated")
 def show_outdated() -> None:
-    """Show which pinned versions are not the newest: Python packages, Go modules, images."""
+    """Show the pinned versions that are not the newest: Python packages, Go modules, images."""
     typer.echo(outdated.report())
 
 
 @app.command()
 def with_engine(name: Annotated[str, typer.Argument(help="debian or modules")], command: Command) -> None:
-    """Run a command beside a throwaway engine."""
+    """Run a command with a throwaway engine."""
     if name not in engine.NAMES:
-        raise Failure(f"there is no engine {name}", "debian (the distribution's package) or modules (a current one)")
+        raise Failure(
+            f"there is no engine {name}", "use debian (the distribution's package) or modules (a current engine)"
+        )
     raise typer.Exit(engine.run_with(name, command))
 
 
 @app.command(hidden=True)
 def inside_namespaces(name: str, folder: Path, command: Command) -> None:
-    """The second half of with-engine."""
+    """Run the part of with-engine that needs the new namespaces."""
     raise typer.Exit(engine.run_inside(name, folder, command))
 
 
 def main() -> None:
-    """Run a command; a problem ends it with three lines instead of a traceback."""
+    """Run a command. A failure prints three lines instead of a traceback: step, cause and fix."""
     try:
         app()
     except Failure as failure:

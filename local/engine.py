@@ -1,4 +1,4 @@
-"""Docker engines: the one that answers, one installed or started for `make up`, and throwaway ones for tests."""
+"""Docker engines: find, install or start an engine for `make up`, run throwaway engines for tests."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ ENGINE = "29.8.1"
 ENGINE_PROGRAMS = HOME / "engine-29" / "bin"
 START_SECONDS = 60
 DEBIAN_PACKAGES = ("docker.io", "iptables")
-# runc's seccomp filter is C code; without it no container starts under the default profile.
+# runc's seccomp filter is C code. Without the filter, no container starts under the default profile.
 RUNC_PACKAGES = ("gcc", "libc6-dev", "libseccomp-dev", "pkg-config")
 
 
 def address() -> str:
-    """Where the engine of this machine listens: DOCKER_HOST, else the usual socket."""
+    """The address of this machine's engine: DOCKER_HOST, or the default socket."""
     return os.environ.get("DOCKER_HOST") or SOCKET
 
 
 def connect(host: str) -> docker.DockerClient | None:
-    """A client of the engine at `host`, or nothing if no engine answers there."""
+    """Return a client of the engine at `host`, or None if no engine answers."""
     try:
         client = docker.DockerClient(base_url=host, version="auto", timeout=120)
         client.ping()
@@ -49,31 +49,33 @@ def connect(host: str) -> docker.DockerClient | None:
 
 
 def ensure() -> docker.DockerClient:
-    """The engine that answers; else one that is installed, or built, and started.
+    """Return a client of the running engine. If no engine answers, install or build an engine and start it.
 
     Raises:
-        Failure: if that is impossible, for example without root's rights.
+        Failure: if no engine can be started, for example without root.
     """
     host = address()
     if client := connect(host):
         return client
     if host != SOCKET:
-        raise Failure(f"no engine answers at DOCKER_HOST={host}", "start that engine of this machine, or unset it")
+        raise Failure(
+            f"no engine answers at DOCKER_HOST={host}", "start that engine on this machine, or unset DOCKER_HOST"
+        )
     if not is_root():
-        raise Failure(f"no engine answers at {SOCKET}, or you may not use it", _MAY_NOT)
+        raise Failure(f"no engine answers at {SOCKET}, or you have no access to the socket", _MAY_NOT)
     programs = _install()
-    if _is_running("dockerd"):  # The package started it.
+    if _is_running("dockerd"):  # The package started the engine.
         return _wait(SOCKET)
     if Path("/run/systemd/system").exists() and programs is None:
         with step("engine: starting the service docker"):
             run("systemctl", "enable", "--now", "docker", fix="journalctl --unit docker")
             return _wait(SOCKET)
-    with step("engine: starting dockerd by hand, since no service manager runs here"):
+    with step("engine: starting dockerd directly, because no service manager is running"):
         return _start(home("engine"), programs)[1]
 
 
 def stop() -> None:
-    """Stop the engine that `ensure` started by hand; any other goes on."""
+    """Stop the engine that `ensure` started directly. Other engines keep running."""
     pid = HOME / "engine" / "dockerd.pid"
     if not pid.exists():
         return
@@ -82,16 +84,16 @@ def stop() -> None:
         with step("engine: stopping the dockerd that `make up` started"):
             os.kill(number, signal.SIGTERM)
             if not _comes_true(lambda: _command(number) != "dockerd"):
-                raise Failure(f"dockerd {number} does not stop", f"kill -KILL {number}")
+                raise Failure(f"dockerd does not stop (process {number})", f"kill -KILL {number}")
     pid.unlink(missing_ok=True)
-    # dockerd leaves its data folder mounted on itself, and then `make purge` could not remove it.
+    # dockerd leaves its data folder mounted, and `make purge` cannot remove a mounted folder.
     mounts = [line.split()[1].replace("\\040", " ") for line in Path("/proc/self/mounts").read_text().splitlines()]
     for mount in reversed([mount for mount in mounts if mount.startswith(f"{HOME}/engine/")]):
-        run("umount", mount, fix=f"stop what uses {mount}")
+        run("umount", mount, fix=f"stop the processes that use {mount}")
 
 
 def prepare(name: str) -> Path | None:
-    """Have the programs of the engine `debian` or `modules`; the folder that must stand first in PATH, if any."""
+    """Install or build the engine `debian` or `modules`. Return the folder that must come first in PATH, or None."""
     if name == "debian":
         apt(DEBIAN_PACKAGES, purpose="the engine")
         return None
@@ -116,13 +118,13 @@ def prepare(name: str) -> Path | None:
 
 
 def run_with(name: str, command: Sequence[str]) -> int:
-    """Run `command` beside a throwaway engine in namespaces of its own; its exit code.
+    """Run `command` with a throwaway engine in new namespaces. Return the exit code of the command.
 
-    The engine has its own network, its own /run and process numbers, so it meets no other engine, and all that it
-    started is gone with it. Without root's rights the command runs on the engine that answers.
+    The engine has its own network, /run and process numbers, so other engines do not conflict with it. When the engine
+    ends, all its processes end. Without root, the command uses the engine that already answers.
     """
     if not is_root():
-        say(f"engine {name}: only root can start one; using the one at {address()}")
+        say(f"engine {name}: only root can start an engine; using the engine at {address()}")
         with _alone():
             images.ensure(ensure())
             return subprocess.call(command, cwd=ROOT)
@@ -130,7 +132,7 @@ def run_with(name: str, command: Sequence[str]) -> int:
         prepare(name)
         for reference in images.references():
             images.archive(reference)
-    # A terminal's Ctrl-C reaches the command, too: it shall end in its own way, and the engine after it.
+    # Ctrl-C in the terminal reaches the command too. The command must end by itself, before the engine.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     namespaces = ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
@@ -140,12 +142,12 @@ def run_with(name: str, command: Sequence[str]) -> int:
 
 
 def run_inside(name: str, folder: Path, command: Sequence[str]) -> int:
-    """The part of `run_with` that runs in the new namespaces, with the engine's data in `folder`."""
+    """Run the part of `run_with` that needs the new namespaces. The engine's data is in `folder`."""
     signal.signal(signal.SIGINT, lambda *_: None)
-    run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run", fix="unmount what is mounted on /run")
-    Path("/run/sshd").mkdir(mode=0o755)  # the tmpfs hid it, and sshd does not start without
+    run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run", fix="unmount the file system on /run")
+    Path("/run/sshd").mkdir(mode=0o755)  # sshd needs this folder, and the tmpfs hides the original
     run("ip", "link", "set", "lo", "up", fix="apt-get install iproute2")
-    with step("engine: starting a throwaway one"):
+    with step("engine: starting a throwaway engine"):
         engine, client = _start(folder, ENGINE_PROGRAMS if name == "modules" else None)
     say(f"engine: {client.version()['Version']} answers")
     try:
@@ -153,7 +155,7 @@ def run_inside(name: str, folder: Path, command: Sequence[str]) -> int:
         variables = os.environ | {"DOCKER_HOST": SOCKET}
         variables.pop("DOCKER_CONTEXT", None)
         code = subprocess.call(command, cwd=ROOT, env=variables)
-        return code if code >= 0 else 128 - code  # as a shell says that a signal ended it
+        return code if code >= 0 else 128 - code  # the exit code that a shell gives for a signal
     finally:
         engine.terminate()
         engine.wait(START_SECONDS)
@@ -161,34 +163,34 @@ def run_inside(name: str, folder: Path, command: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
-    """Wait for commands beside this one: they would make the same files, and containers of the same names."""
+    """Take a lock. Parallel commands would write the same files and create containers with the same names."""
     with (home("engines") / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def _install() -> Path | None:
-    """Install an engine where there is none; the folder of its programs if they are not on PATH."""
+    """Install an engine if none is installed. Return the folder of the programs if they are not on PATH."""
     if path_of("dockerd"):
         return None
     if (ENGINE_PROGRAMS / "dockerd").exists():
         return ENGINE_PROGRAMS
-    say(f"engine: none answers at {SOCKET}; installing the distribution's package docker.io")
+    say(f"engine: no engine answers at {SOCKET}; installing the distribution's package docker.io")
     try:
         return prepare("debian")
     except Failure as failure:
-        say(f"engine: {failure}; building {ENGINE} from Go modules, about 4 minutes")
+        say(f"engine: {failure}; building {ENGINE} from Go modules (about 4 minutes)")
         return prepare("modules")
 
 
 def _start(folder: Path, programs: Path | None) -> tuple[subprocess.Popen[bytes], docker.DockerClient]:
-    """Start dockerd with its data, log and process number in `folder`, and wait until it answers."""
+    """Start dockerd with its data, log and process number in `folder`. Wait until the engine answers."""
     path = f"{programs or ''}:{os.environ['PATH']}:/usr/sbin:/sbin".lstrip(":")
     dockerd = shutil.which("dockerd", path=path) or "dockerd"
     options = ["--data-root", str(folder / "data"), "--pidfile", str(folder / "dockerd.pid"), "--host", SOCKET]
     log = folder / "log"
     with log.open("ab") as output:
-        # A session of its own: Ctrl-C in the terminal must not stop an engine that outlives the command.
+        # A new session: Ctrl-C in the terminal must not stop an engine that outlives the command.
         engine = subprocess.Popen(
             [dockerd, *options],
             stdin=subprocess.DEVNULL,
@@ -201,14 +203,16 @@ def _start(folder: Path, programs: Path | None) -> tuple[subprocess.Popen[bytes]
         return engine, _wait(SOCKET)
     engine.kill()
     last = log.read_text(errors="replace").strip().splitlines()[-5:]
-    raise Failure("\n".join(["dockerd does not come up; its last words:", *last]), f"read {log}")
+    raise Failure("\n".join(["dockerd does not start. The last lines of its log:", *last]), f"read {log}")
 
 
 def _wait(host: str) -> docker.DockerClient:
     _comes_true(lambda: connect(host) is not None)
     if client := connect(host):
         return client
-    raise Failure(f"an engine was started, but does not answer at {host} after {START_SECONDS} s", "read its log")
+    raise Failure(
+        f"the engine started, but does not answer at {host} after {START_SECONDS} s", "read the log of the engine"
+    )
 
 
 def _comes_true(condition: Callable[[], bool]) -> bool:
@@ -232,6 +236,6 @@ def _command(number: int) -> str:
 
 
 _MAY_NOT = (
-    "as root: `make up` installs and starts an engine; with one running: `sudo usermod --append --groups docker $USER`"
-    " and a new login"
+    "if no engine is running, run `make up` as root to install and start an engine; if an engine is running, run"
+    " `sudo usermod --append --groups docker $USER` and log in again"
 )

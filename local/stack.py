@@ -1,4 +1,4 @@
-"""The stack `local`: its state, passphrase and passwords, all on this machine, and what `make` does with it."""
+"""The stack `local` of `make up`, `down` and `purge`. State, passphrase and passwords are on this machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from local.steps import HOME, ROOT, home, run, say, step
 
 STACK = "local"
 PROJECT = "registry-stack"
-#: `pulumi stack init` writes into the folder of its project: here, so that the committed file stays as it is.
+#: `pulumi stack init` writes into the project folder. A separate folder keeps the committed file unchanged.
 OWN_PROJECT = HOME / "project"
 CONFIG = OWN_PROJECT / f"Pulumi.{STACK}.yaml"
 TEMPLATE = ROOT / f"Pulumi.{STACK}.yaml"
@@ -32,9 +32,9 @@ SECRET_KEYS = ("stack_secret", "passwords", "upstream_passwords")
 
 
 def environment() -> dict[str, str]:
-    """The process environment for `pulumi` on this machine's own backend."""
+    """The process environment for `pulumi` with the backend on this machine."""
     variables = toolchain.environment() | _backend()
-    variables.pop("PULUMI_CONFIG_PASSPHRASE", None)  # It would go before the file.
+    variables.pop("PULUMI_CONFIG_PASSPHRASE", None)  # This variable would override the file.
     return variables
 
 
@@ -46,12 +46,12 @@ def _backend() -> dict[str, str]:
 
 
 def up() -> None:
-    """Make everything that is missing, then let Pulumi bring up the stack."""
+    """Install or build everything that is missing, then run `pulumi up`."""
     toolchain.prepare_pulumi()
     images.ensure(engine.ensure(), "registry", "caddy")
     _create()
     _configure()
-    changed = _pulumi("up", "--yes", "--refresh")  # also what was stopped or removed by hand comes back
+    changed = _pulumi("up", "--yes", "--refresh")  # a refresh also restores containers that somebody stopped or removed
     _write_credentials()
     _write_ca_certificate()
     _write_environment()
@@ -61,16 +61,16 @@ def up() -> None:
 def down() -> None:
     """Remove containers and networks; data volumes, passwords and tools stay."""
     if not CONFIG.exists():
-        say("there is no local stack to take down")
+        say("there is no local stack")
         return
     _write_config()
     _pulumi("destroy", "--yes")
     engine.stop()
-    say("the data volumes stay: `make up` finds them again, `make purge` removes them")
+    say("the data volumes remain: `make up` uses the volumes again, `make purge` removes the volumes")
 
 
 def purge() -> None:
-    """Remove every trace on this machine: containers, networks, volumes with their data, our images, `.local`."""
+    """Remove containers, networks, volumes with their data, images that were built here, and `.local`."""
     if client := engine.connect(engine.address()):
         _remove_objects(client)
     engine.stop()
@@ -79,14 +79,16 @@ def purge() -> None:
             try:
                 shutil.rmtree(HOME)
             except OSError as error:
-                raise Failure(f".local cannot be removed: {error}", "stop what uses it, then try again") from None
+                raise Failure(
+                    f"cannot remove .local: {error}", "stop the processes that use .local, then try again"
+                ) from None
 
 
 # --- Configuration ----------------------------------------------------------------------------------------------------
 
 
 def _create() -> None:
-    """Make passphrase, state folder and an empty stack, unless they are there."""
+    """Create the passphrase, the state folder and an empty stack, if they are missing."""
     home("state")
     passphrase = HOME / "passphrase"
     if not passphrase.exists():
@@ -100,7 +102,7 @@ def _create() -> None:
 
 
 def _configure() -> None:
-    """Bring the machine's stack file up to date and generate the secrets that it lacks."""
+    """Update the stack file of this machine and generate missing secrets."""
     config = _write_config()
     missing = {
         f"passwords.{user}": secrets.token_urlsafe(32)
@@ -117,13 +119,13 @@ def _configure() -> None:
 
 
 def _write_config() -> dict[str, Any]:
-    """Follow the committed stack file, keep the users and secrets of this machine, name the engine in use."""
+    """Copy the committed stack file, keep the users and secrets of this machine, set the address of the engine."""
     own: dict[str, Any] = yaml.safe_load(CONFIG.read_text()) or {}
     kept = {key: value for key, value in own.get("config", {}).items() if key.rpartition(":")[2] in SECRET_KEYS}
     config: dict[str, Any] = yaml.safe_load(TEMPLATE.read_text())["config"]
     config |= {f"{PROJECT}:docker_host": engine.address()} | kept
     if users := own.get("config", {}).get(f"{PROJECT}:registry", {}).get("users"):
-        config[f"{PROJECT}:registry"]["users"] = users  # those of `python -m operations credentials`
+        config[f"{PROJECT}:registry"]["users"] = users  # from `python -m operations credentials`
     if own.get("config") != config:
         _write_private(CONFIG, yaml.safe_dump(own | {"config": config}, sort_keys=False))
     return config
@@ -135,7 +137,7 @@ def _set_secret(key: str, value: str) -> None:
 
 
 def _write_credentials() -> None:
-    """Write what scripts need to log in; it follows passwords that a person changed."""
+    """Write the logins for scripts, with the current passwords of the stack."""
     command = ("config", "--json", "--show-secrets")
     shown = json.loads(run("pulumi", *command, *_where(), fix=_FIX, environment=environment()))
     passwords = json.loads(shown[f"{PROJECT}:passwords"]["value"])
@@ -143,7 +145,7 @@ def _write_credentials() -> None:
 
 
 def _write_ca_certificate() -> None:
-    """Write the certificate of the proxy's own authority, which clients other than docker must trust."""
+    """Write the certificate of the proxy's own authority. Clients other than docker must trust this certificate."""
     command = ("stack", "output", "--json", "--stack", STACK)
     outputs = json.loads(run("pulumi", *command, fix=_FIX, environment=environment()))
     if "ca_certificate" in outputs:
@@ -154,11 +156,11 @@ def _write_ca_certificate() -> None:
 
 
 def _write_environment() -> None:
-    """Write shell lines with which `pulumi` and `python -m operations` work on this stack without options."""
+    """Write shell lines that select this stack for `pulumi` and `python -m operations`, without options."""
     selection = {"PULUMI_STACK": STACK, "PULUMI_OPTION_CONFIG_FILE": str(CONFIG)}
     variables = toolchain.settings() | _backend() | selection
     lines = [
-        "# Made by `make up`. For a shell in the repository's folder: . .local/env",
+        "# Written by `make up`. In a shell in the repository's folder, run: . .local/env",
         "unset PULUMI_CONFIG_PASSPHRASE",
         f'export PATH={shlex.quote(os.pathsep.join(toolchain.program_folders()))}:"$PATH"',
         *(f"export {name}={shlex.quote(value)}" for name, value in variables.items()),
@@ -167,7 +169,7 @@ def _write_environment() -> None:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else can read, not even for a moment."""
+    """Write a file. No other user can read the file at any time."""
     unfinished = path.with_suffix(".part")
     with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
@@ -176,21 +178,21 @@ def _write_private(path: Path, text: str) -> None:
 
 # --- Pulumi -----------------------------------------------------------------------------------------------------------
 
-_FIX = "if .local was damaged: `make purge` starts anew, without the images that were pushed"
+_FIX = "if .local is damaged, run `make purge`, which also removes the pushed images, then `make up`"
 
 
 def _where() -> tuple[str, ...]:
     return ("--stack", STACK, "--config-file", str(CONFIG))
 
 
-# A resource on which something other than a refresh is done, or an output that becomes another.
+# Matches a resource operation other than a refresh, or a changed output.
 _CHANGE = re.compile(r" [-+~]{1,2} +\S+ \S+ (?!refresh)\S|  [-+~] ")
 
 
 def _pulumi(*command: str) -> bool:
-    """Run Pulumi and show what it prints from the first change on; whether there is a change.
+    """Run Pulumi and show its output from the first change on. Return whether there was a change.
 
-    Without a change only warnings and the count of resources are shown, after a failure everything.
+    Without a change, show only warnings and the number of resources. After a failure, show everything.
     """
     words = ["pulumi", *command, "--suppress-progress", "--color=never", *_where()]
     changed, held = False, list[str]()
@@ -219,13 +221,14 @@ def _pulumi(*command: str) -> bool:
             say("\n".join(rest))
         if code:
             raise Failure(
-                f"`pulumi {command[0]}` ended with {code}; it said why above", "fix that and run `make` again"
+                f"`pulumi {command[0]}` failed with exit code {code}; see the errors above",
+                "fix the errors, then run `make` again",
             )
     return changed
 
 
 def _summary(lines: list[str]) -> list[str]:
-    """The warnings and the count of resources from what Pulumi printed about an update after its preview."""
+    """The warnings and the number of resources that Pulumi printed for an update, without those of its preview."""
     sections: dict[str, list[str]] = {}
     for line in lines:
         if line.endswith(f"({STACK}):") and not line.startswith(" "):  # "Previewing update (local):"
@@ -237,11 +240,11 @@ def _summary(lines: list[str]) -> list[str]:
     return sections.get("Diagnostics:", []) + sections.get("Resources:", [])
 
 
-# --- Words and traces -------------------------------------------------------------------------------------------------
+# --- Messages and removal ---------------------------------------------------------------------------------------------
 
 
 def _netloc(section: str) -> str:
-    """What stands before the repository in an image name of the registry or of the Docker Hub mirror."""
+    """The host and port of the registry or of the Docker Hub mirror, as they stand in image names."""
     config = yaml.safe_load(CONFIG.read_text())["config"]
     entry = config[f"{PROJECT}:registry"] if section == "registry" else config[f"{PROJECT}:mirrors"][section]
     return str(entry["url"]).removeprefix("https://")
@@ -250,7 +253,7 @@ def _netloc(section: str) -> str:
 def _where_it_is() -> str:
     return f"""
 The registry runs at https://{_netloc("registry")}, the Docker Hub mirror at https://{_netloc("docker.io")}.
-Passwords are in .local/credentials.json. Before pulumi or python -m operations, run: . .local/env"""
+Passwords are in .local/credentials.json. Before you use pulumi or python -m operations, run: . .local/env"""
 
 
 def _how_to_use() -> str:
@@ -259,25 +262,25 @@ def _how_to_use() -> str:
     trust = f"""
 docker trusts localhost. Other clients need .local/ca.crt, the certificate of the proxy's own authority:
 
-  skopeo list-tags --cert-dir .local docker://{registry}/team/app    # podman takes --cert-dir, too
+  skopeo list-tags --cert-dir .local docker://{registry}/team/app    # podman has --cert-dir too
   SSL_CERT_FILE=.local/ca.crt crane ls {registry}/team/app           # any client written in Go
 """
     return f"""
-The registry runs at https://{registry}, the Docker Hub mirror at https://{mirror}. Next, from this folder:
+The registry runs at https://{registry}, the Docker Hub mirror at https://{mirror}. Next, in this folder:
 
   python3 -c "{python}" | docker login {registry} --username ci --password-stdin
   docker tag registry:3.1.2 {registry}/team/app:1.0     # any image that you have
   docker push {registry}/team/app:1.0
   docker pull {registry}/team/app:1.0
-  docker pull {mirror}/alpine:latest                    # by the mirror, where Docker Hub can be reached
+  docker pull {mirror}/alpine:latest                    # through the mirror; needs access to Docker Hub
 {trust if CA_CERTIFICATE.exists() else ""}
-For pulumi and python -m operations on this stack, in each shell:
+To use pulumi and python -m operations on this stack, run in each shell:
 
   . .local/env
   python -m operations credentials list
 
-Users: ci pushes, production pulls, admin also deletes. Their passwords are in .local/credentials.json.
-`make down` stops everything and keeps the data, `make purge` removes it too."""
+Users: ci can push, production can pull, admin can also delete. Their passwords are in .local/credentials.json.
+`make down` stops everything and keeps the data. `make purge` also removes the data."""
 
 
 def _remove_objects(client: docker.DockerClient) -> None:

@@ -1,4 +1,4 @@
-"""Telling a person what happens: steps with a progress display, and failures that name step, cause and fix."""
+"""Progress messages and failures: each step shows its progress; each failure shows step, cause and fix."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def say(text: str) -> None:
-    """Print one line for a person; it may hold any character."""
+    """Print a line on standard error. The text may contain any character."""
     console.print(text, markup=False, emoji=False)
 
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Show `name` while something happens and how long it took; the innermost step names a failure."""
+    """Show `name` during a step, then the duration. A failure carries the name of the innermost step."""
     started = time.monotonic()
     if not console.is_terminal:
         say(f"{name} …")
@@ -39,14 +39,16 @@ def step(name: str) -> Iterator[None]:
         with console.status(name):
             yield
     except (Failure, DockerException) as error:
-        problem = error if isinstance(error, Failure) else Failure(f"the engine says: {error}", "read the engine's log")
+        problem = (
+            error if isinstance(error, Failure) else Failure(f"error of the engine: {error}", "read the engine's log")
+        )
         problem.step = problem.step or name
         raise problem from None
     say(f"{name}: done in {time.monotonic() - started:.0f} s")
 
 
 def home(name: str = "") -> Path:
-    """The folder `name` of what is made on this machine; only its owner can look inside."""
+    """Create the folder `name` in `.local`, which only its owner can enter."""
     HOME.mkdir(mode=0o700, exist_ok=True)
     folder = HOME / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,10 +62,10 @@ def run(
     environment: Mapping[str, str] | None = None,
     folder: Path = ROOT,
 ) -> str:
-    """Run a command quietly and return its output.
+    """Run a command and return its output, without printing the output.
 
     Raises:
-        Failure: if it fails or does not exist, with the last lines that it wrote.
+        Failure: if the command fails or does not exist, with the last lines of its output.
     """
     words = [str(word) for word in command]
     try:
@@ -77,35 +79,35 @@ def run(
             check=False,
         )
     except OSError as error:
-        raise Failure(f"`{words[0]}` cannot be started: {error.strerror}", fix) from None
+        raise Failure(f"cannot start `{words[0]}`: {error.strerror}", fix) from None
     if done.returncode:
         said = (done.stdout + done.stderr).strip().splitlines()[-LINES_OF_A_FAILURE:]
-        raise Failure("\n".join([f"`{shlex.join(words)}` ended with {done.returncode}:", *said]), fix)
+        raise Failure("\n".join([f"`{shlex.join(words)}` failed with exit code {done.returncode}:", *said]), fix)
     return done.stdout
 
 
 class Stamp:
-    """What `name` was made from; makes sure that nothing is made twice, and that a changed recipe is followed."""
+    """A hash of the recipe of `name`. Nothing is built twice, and a changed recipe causes a new build."""
 
     def __init__(self, name: str, *recipe: str) -> None:
         self._path = home("stamps") / name
         self._key = sha256("\0".join(recipe).encode()).hexdigest()
 
     def holds(self) -> bool:
-        """Whether the thing was made by this very recipe."""
+        """Whether the last build used this recipe."""
         return self._path.exists() and self._path.read_text() == self._key
 
     def set(self) -> None:
-        """Note that the thing has been made."""
+        """Record a build with this recipe."""
         self._path.write_text(self._key)
 
 
 def is_root() -> bool:
-    """Whether packages and engines can be installed."""
+    """Whether this process can install packages and engines."""
     return os.geteuid() == 0
 
 
 def path_of(program: str) -> Path | None:
-    """Where a program lies on PATH, with the folders of system programs that users often lack."""
+    """The path of a program on PATH or in the folders of system programs, which are often missing from PATH."""
     found = shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     return Path(found) if found else None

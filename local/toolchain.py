@@ -1,4 +1,4 @@
-"""The Pulumi CLI, its language host and its plugins: installed ones, else official ones, else built or stood in for."""
+"""The Pulumi CLI, its language host and plugins: installed, else downloaded, else built or replaced by stand-ins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from components.configuration.problems import Failure
 from local.sources import apt, go, go_build, module_version, reachable, wheel, wheel_version
 from local.steps import HOME, ROOT, Stamp, home, path_of, run, say, step
 
-OLDEST_PULUMI = (3, 208, 0)  # the first that takes --config-file from the environment, as .local/env gives it
+OLDEST_PULUMI = (3, 208, 0)  # first version that reads --config-file from the environment, for .local/env
 CLI = "github.com/pulumi/pulumi/pkg/v3"
 SDK = "github.com/pulumi/pulumi/sdk/v3"
 SITE = "https://get.pulumi.com"
@@ -27,27 +27,27 @@ TEST_PACKAGES = ("curl", "iproute2", "openssh-client", "openssh-server", "skopeo
 
 
 def environment() -> dict[str, str]:
-    """The process environment in which `pulumi` finds the tools chosen here; without a backend and a passphrase.
+    """The process environment in which `pulumi` finds the tools chosen here, without a backend and a passphrase.
 
-    The virtual environment is active in it, since a language host built here knows no other way to find it.
+    The virtual environment is active, because a language host built here finds the environment only in that way.
     """
     variables = dict(os.environ)
     variables.pop("PYTHONHOME", None)
-    # Without its byte code, the program is compiled at each run, which takes a fifth of an `up` that changes nothing.
+    # Without byte code files, Python compiles the program at each run: a fifth of the time of an unchanged `up`.
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
-    # What the caller's shell selects, for example by .local/env, is meant for commands without options.
+    # A stack that the caller's shell selects, for example by .local/env, is only for commands without options.
     for name in [name for name in variables if name == "PULUMI_STACK" or name.startswith("PULUMI_OPTION_")]:
         del variables[name]
     return variables | settings() | {"PATH": os.pathsep.join([*program_folders(), os.environ.get("PATH", "")])}
 
 
 def program_folders() -> tuple[str, str]:
-    """What comes first in PATH: the virtual environment, and the programs that were made here."""
+    """The folders that come first in PATH: the virtual environment, and the programs that were built here."""
     return f"{sys.prefix}/bin", str(HOME / "bin")
 
 
 def settings() -> dict[str, str]:
-    """The variables with which `pulumi` uses the virtual environment and the plugins chosen here."""
+    """The variables that make `pulumi` use the virtual environment and the plugins chosen here."""
     return {
         "VIRTUAL_ENV": sys.prefix,
         "PULUMI_HOME": str(_pulumi_home()),
@@ -57,13 +57,13 @@ def settings() -> dict[str, str]:
 
 
 def prepare_pulumi() -> None:
-    """Make `pulumi`, its Python language host and the two plugins ready."""
+    """Install or build `pulumi`, its Python language host and the two plugins."""
     _pulumi()
     _plugins()
 
 
 def prepare_tests() -> None:
-    """Make ready what only tests need: other clients, servers for ssh:// and ACME, the programs inside the images."""
+    """Install or build programs for tests only: clients, servers for ssh:// and ACME, the programs in the images."""
     apt([package for package in TEST_PACKAGES if not _present(package)], purpose="tests")
     if not path_of("docker"):
         apt(["docker.io"], purpose="the docker command")
@@ -76,7 +76,7 @@ def prepare_tests() -> None:
 
 
 def registry_binary() -> Path:
-    """The registry server itself, built from Go modules."""
+    """The registry server, built from Go modules."""
     name = "github.com/distribution/distribution/v3"
     variables = {f"{name}/version.version": f"v{module_version('registry', name)}", f"{name}/version.mainpkg": name}
     go_build([f"{name}/cmd/registry"], folder="registry", into=home("bin"), variables=variables)
@@ -124,16 +124,16 @@ def _pulumi() -> None:
         except Failure as failure:
             reason = str(failure)
     else:
-        reason = f"{reason} and {SITE} does not answer"
-    say(f"pulumi: {reason}; building {wanted} from Go modules, about 3 minutes")
+        reason = f"{reason}, and {SITE} does not answer"
+    say(f"pulumi: {reason}; building {wanted} from Go modules (about 3 minutes)")
     _build_pulumi(wanted, host)
     stamp.set()
 
 
 def _unusable(pulumi: Path | None) -> str:
-    """Why an installed CLI does not do; nothing if it does."""
+    """Why an installed CLI is not usable; empty for a usable CLI."""
     if pulumi is None or HOME in pulumi.parents:
-        return "it is not installed"
+        return "the CLI is not installed"
     match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", run(pulumi, "version", fix="install Pulumi again"))
     if not match or tuple(int(part) for part in match.groups()) < OLDEST_PULUMI:
         return f"{pulumi} is older than {'.'.join(map(str, OLDEST_PULUMI))}"
@@ -143,23 +143,23 @@ def _unusable(pulumi: Path | None) -> str:
 
 
 def _run_installer(wanted: str) -> None:
-    """Run the official installer, which puts the CLI and its language hosts into `.local/bin`."""
-    with step(f"pulumi: installing {wanted} by the official installer"):
+    """Run the official installer. The installer puts the CLI and its language hosts into `.local/bin`."""
+    with step(f"pulumi: installing {wanted} with the official installer"):
         try:
             script = httpx.get(SITE, timeout=10, follow_redirects=True).raise_for_status().text
         except httpx.HTTPError as error:
-            raise Failure(f"{SITE} does not hand out its installer ({error})", "try again later") from None
+            raise Failure(f"cannot download the installer from {SITE} ({error})", "try again later") from None
         options = ("--version", wanted, "--install-root", HOME, "--no-edit-path")
-        run("sh", "-s", "--", *options, stdin=script, fix="look at what the installer says")
+        run("sh", "-s", "--", *options, stdin=script, fix="read the output of the installer")
 
 
 def _build_pulumi(wanted: str, host: str) -> None:
-    """Build the CLI and, from the last module that has it, the language host."""
+    """Build the CLI, and the language host from the last module that contains it."""
     version_is, folder = f"{SDK}/go/common/version.Version", home("bin")
     go_build([f"{CLI}/cmd/pulumi"], folder="pulumi", into=folder, variables={version_is: f"v{wanted}"})
     name = "pulumi-language-python"
     go_build([f"{SDK}/python/cmd/{name}"], folder="language-python", into=folder, variables={version_is: f"v{host}"})
-    # The script that the host starts must be as new as the CLI: it lies in the CLI's own SDK module.
+    # The script that the host starts must be as new as the CLI. The CLI's own SDK module contains the script.
     go("mod", "download", SDK, folder="pulumi")
     sdk = Path(go("list", "-m", "-f", "{{.Dir}}", SDK, folder="pulumi").strip())
     shutil.copyfile(sdk / "python" / "cmd" / f"{name}-exec", folder / f"{name}-exec")
@@ -189,17 +189,17 @@ def _plugins() -> None:
             _pulumi_plugin(official, name, "--file", path)
         return
     absent = ", ".join(name for name in missing if name not in found)
-    reason = f"the official ones are not installed (missing: {absent}) and {SITE} does not answer"
+    reason = f"the official plugins are not installed (missing: {absent}), and {SITE} does not answer"
     if reachable(SITE):
         try:
-            with step("plugins: downloading the official ones"):
+            with step("plugins: downloading the official plugins"):
                 for name in missing:
                     _pulumi_plugin(official, name)
             return
         except Failure as failure:
             reason = str(failure)
     if insist:
-        raise Failure(reason, "put pulumi-resource-docker and pulumi-resource-command on PATH, or leave PLUGINS out")
+        raise Failure(reason, "put pulumi-resource-docker and pulumi-resource-command on PATH, or unset PLUGINS")
     say(f"plugins: {reason}; using the stand-ins of local/stand_ins")
     for name in PLUGINS:
         _pulumi_plugin(stand_ins, name, "--file", _stand_in(name))
@@ -207,13 +207,13 @@ def _plugins() -> None:
 
 
 def _official(name: str) -> Path | None:
-    """The official plugin that the user has, on PATH or in Pulumi's own folder."""
+    """The official plugin of the user, on PATH or in Pulumi's own folder."""
     installed = Path.home() / ".pulumi" / "plugins" / f"resource-{name}-v{_wanted(name)}" / f"pulumi-resource-{name}"
     return path_of(f"pulumi-resource-{name}") or (installed if installed.exists() else None)
 
 
 def _stand_in(name: str) -> Path:
-    """A folder with the executable that Pulumi looks for; it runs `local/stand_ins/NAME.py` of this checkout."""
+    """Create a folder with a plugin executable for Pulumi, which runs `local/stand_ins/NAME.py` of this checkout."""
     folder = home(f"stand-ins/{name}")
     program = folder / f"pulumi-resource-{name}"
     python = shlex.join([sys.executable, "-P", "-m", f"local.stand_ins.{name}"])
@@ -233,7 +233,7 @@ def _stand_in_stamp() -> Stamp:
 def _pulumi_plugin(folder: Path, name: str, *source: str | Path) -> None:
     variables = environment() | {"PULUMI_HOME": str(folder)}
     command = ("pulumi", "plugin", "install", "resource", name, _wanted(name), "--reinstall", *source)
-    run(*command, fix="run it by hand to see more", environment=variables)
+    run(*command, fix="run the command by hand to see its full output", environment=variables)
 
 
 def _in_home(folder: Path, name: str) -> bool:
@@ -242,11 +242,11 @@ def _in_home(folder: Path, name: str) -> bool:
 
 @cache
 def _wanted(name: str) -> str:
-    """The version of the plugin that the Python package asks for."""
+    """The version of the plugin that the Python package requires."""
     return version(f"pulumi-{name}")
 
 
 def _present(package: str) -> bool:
-    """Whether the program of a test package is there, whoever installed it."""
+    """Whether the program of a test package is installed, from any source."""
     programs = {"iproute2": "ip", "openssh-client": "ssh", "openssh-server": "sshd", "testssl.sh": "testssl"}
     return path_of(programs.get(package, package)) is not None

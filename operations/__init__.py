@@ -1,1 +1,1 @@
-"""Commands for what a declaration cannot do: `python -m operations …`."""
+"""Commands for tasks that a Pulumi program cannot declare: `python -m operations …`."""

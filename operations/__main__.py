@@ -1,4 +1,4 @@
-"""Commands for what a declaration cannot do, on the stack that Pulumi has selected."""
+"""Commands for tasks that a Pulumi program cannot declare, on the selected stack."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ app.add_typer(credentials.app, name="credentials")
 
 @app.callback()
 def _group() -> None:
-    """Without a callback, Typer would leave out the only group's name."""
+    """Keep the name of the only group on the command line: without a callback, Typer drops the name."""
 
 
 def main() -> None:
-    """Run a command; a failure prints its cause and fix, without the user information of URLs, and no traceback."""
+    """Run a command. A failure prints cause and fix without a traceback and without the user information of URLs."""
     try:
         app()
     except Failure as failure:

@@ -1,6 +1,6 @@
-"""The configuration of a stack, read and changed through the Pulumi CLI alone.
+"""Read and change the configuration of a stack, only through the Pulumi CLI.
 
-Secrets go to the CLI on standard input: arguments and environment can be seen by other processes of the machine.
+Secrets go to the CLI on standard input, because other processes can see arguments and environment variables.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Credentials:
-    """The part of a stack's configuration that is about logins; the rest may still be incomplete."""
+    """The logins of a stack's configuration. Other parts of the configuration may be incomplete."""
 
     url: Endpoint | None
     users: Mapping[str, UserSettings]
@@ -44,7 +44,7 @@ class Credentials:
 
 
 class DeployedUser(BaseModel):
-    """A user as of the last ``pulumi up``, from the stack's output ``users``."""
+    """A user that the last ``pulumi up`` deployed, from the stack's output ``users``."""
 
     model_config = FROZEN
     role: Role
@@ -53,9 +53,9 @@ class DeployedUser(BaseModel):
 
 @dataclass(frozen=True)
 class Change:
-    """A value of the configuration: ``parts`` of its path, what it was and what it shall be; None is nothing.
+    """A change of one configuration value: the parts of its path, the old value and the new value.
 
-    A value is a text, or the texts of an object by their keys. What lies under a secret key is encrypted.
+    A value is a text, an object of texts, or None if the key is absent. The CLI encrypts values under a secret key.
     """
 
     parts: tuple[str, ...]
@@ -64,26 +64,26 @@ class Change:
 
 
 class StackConfig:
-    """One stack: the selected one unless ``stack`` names another; ``config_file`` is the CLI's ``--config-file``."""
+    """One stack: ``stack``, or the selected stack. ``config_file`` is the CLI's option ``--config-file``."""
 
     def __init__(self, stack: str | None, config_file: Path | None) -> None:
         self._stack = ["--stack", stack] if stack else []
         self._file = ["--config-file", str(config_file)] if config_file else []
 
     def command(self, *words: str) -> str:
-        """A command on this stack, for a person to type."""
+        """A command for the operator, with the options that select this stack."""
         return shlex.join([*words, *self._stack, *self._file])
 
     def on_this_stack(self, fix: str) -> str:
-        """The commands of a fix, with the stack and the file that ``pulumi config`` needs to know."""
+        """A fix whose ``pulumi config`` commands have the options that select this stack and its file."""
         options = "".join(f" {shlex.quote(word)}" for word in (*self._stack, *self._file))
         return re.sub(r"pulumi config (get|rm|set)\b", lambda match: f"{match[0]}{options}", fix)
 
     def read(self) -> Credentials:
-        """Users, mirrors and their secrets, decrypted.
+        """Read users, mirrors and their decrypted secrets.
 
         Raises:
-            Failure: if the CLI cannot read the stack, or if what it reads is not valid.
+            Failure: if the CLI cannot read the stack, or if the configuration is not valid.
         """
         shown = json.loads(self._run("config", "--json", "--show-secrets", *self._file))
         values = {key: entry.get("objectValue", entry["value"]) for key, entry in shown.items()}
@@ -101,24 +101,24 @@ class StackConfig:
         )
 
     def deployed_users(self) -> dict[str, DeployedUser]:
-        """The users of the last ``pulumi up``, by name; empty before the first.
+        """Read the users that the last ``pulumi up`` deployed, by name. Empty before the first ``pulumi up``.
 
         Raises:
-            Failure: if another version of the program made the output.
+            Failure: if another version of the program wrote the output.
         """
         outputs = json.loads(self._run("stack", "output", "--json"))
         try:
             return TypeAdapter(dict[str, DeployedUser]).validate_python(outputs.get("users", {}))
         except ValidationError:
             raise Failure(
-                "the stack's output `users` was made by another version of the program", self.command("pulumi", "up")
+                "another version of the program wrote the stack's output `users`", self.command("pulumi", "up")
             ) from None
 
     def change(self, *changes: Change) -> None:
-        """Make all changes of the stack's configuration, or none.
+        """Apply all changes to the stack's configuration, or none.
 
         Raises:
-            Failure: if one fails; it says what the configuration is then.
+            Failure: if a change fails. The message describes the resulting configuration.
         """
         begun: list[Change] = []
         try:
@@ -133,15 +133,15 @@ class StackConfig:
                 by_hand = "; ".join(self.on_this_stack(_by_hand(change)) for change in left)
                 raise Failure(f"{cause}\n{state}", by_hand) from None
             fix = error.fix if isinstance(error, Failure) else "run the command again"
-            raise Failure(f"{cause}\nThe configuration is as it was before.", fix) from None
+            raise Failure(f"{cause}\nThe configuration is unchanged.", fix) from None
 
     def _take_back(self, changes: Sequence[Change]) -> list[Change]:
-        """Restore the old values, the last change first; the changes for which that failed."""
+        """Restore the old values, last change first. Return the changes that could not be undone."""
         left = []
         for change in reversed(changes):
             try:
                 if isinstance(change.old, Mapping):
-                    self._write(change.parts, None)  # a key that the old object lacked must not stay
+                    self._write(change.parts, None)  # remove keys that the old object did not have
                 self._write(change.parts, change.old)
             except Failure:
                 left.append(change)
@@ -171,14 +171,14 @@ class StackConfig:
             )
         except OSError as error:
             raise Failure(
-                f"`pulumi` cannot be started: {error.strerror}", "install the Pulumi CLI, or add it to PATH"
+                f"cannot start `pulumi`: {error.strerror}", "install the Pulumi CLI, or add it to PATH"
             ) from None
         if done.returncode:
-            # Standard output may hold secrets; the CLI explains itself on standard error.
-            said = done.stderr.strip().removeprefix("error: ") or f"it ended with {done.returncode}"
+            # Standard output may contain secrets. The CLI prints its errors on standard error.
+            said = done.stderr.strip().removeprefix("error: ") or f"exit code {done.returncode}"
             raise Failure(
                 f"`{shlex.join(command)}` failed: {said}",
-                "run this in the folder of Pulumi.yaml, with the stack's backend, passphrase and name"
+                "run the command in the folder of Pulumi.yaml, with the stack's backend, passphrase and name"
                 " (pulumi login, PULUMI_CONFIG_PASSPHRASE_FILE, --stack)",
             )
         return done.stdout
@@ -193,7 +193,7 @@ class StackConfig:
 
 
 def fault(error: ValidationError) -> str:
-    """What is allowed instead of the first refused value, never the value."""
+    """The rule that the first refused value breaks, never the value itself."""
     detail = error.errors(include_url=False, include_input=False)[0]
     return str(detail["ctx"]["error"]) if detail["type"] == "value_error" else str(detail["msg"])
 

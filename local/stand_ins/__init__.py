@@ -1,5 +1,5 @@
-"""Stand-ins for the official Pulumi plugins `docker` and `command`, for machines that cannot download those.
+"""Stand-ins for the official Pulumi plugins `docker` and `command`, for machines that cannot download the plugins.
 
-They cover what this project's program declares, give the same answers there as the official plugins, and refuse by
-name whatever they do not know. `python -m local.stand_ins.docker ADDRESS` serves one to the Pulumi engine.
+The stand-ins support what this project's program declares, with the same answers as the official plugins. They refuse
+unknown inputs by name. `python -m local.stand_ins.docker ADDRESS` serves a stand-in to the Pulumi engine.
 """

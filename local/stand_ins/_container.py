@@ -1,4 +1,4 @@
-"""Containers as the official plugin makes, reads, changes and removes them."""
+"""Create, read, update and delete containers as the official plugin does."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _host_config(inputs: State) -> State:
 
 
 def initialize(api: Any, container: str, inputs: State) -> None:
-    """Connect, fill and start a created container, in the order of the official plugin; wait if asked to."""
+    """Connect, fill and start a created container, in the order of the official plugin. Wait if the inputs say so."""
     if inputs.get("networksAdvanced"):
         _join_networks(api, container, inputs["networksAdvanced"])
     for upload in inputs.get("uploads") or ():
@@ -145,7 +145,7 @@ def _join_networks(api: Any, container: str, networks: list[State]) -> None:
 
 
 def _archive(upload: State) -> bytes:
-    """A tar archive of one file, owned by root; folders on its way are made by the engine."""
+    """A tar archive of one file, owned by root. The engine creates the folders of its path."""
     if not upload.get("content"):
         raise StandInError("error with upload content: one of 'content', 'content_base64', or 'source' must be set")
     content = upload["content"].encode()
@@ -178,7 +178,7 @@ def _wait_until_healthy(api: Any, container: str, *, seconds: float) -> None:
 
 
 def read(api: Any, container: str, state: State) -> State | None:
-    """What the engine shows now. Labels, environment, uploads, volumes and networks are not read back; mounts are."""
+    """Read the container with its mounts. Labels, environment, uploads, volumes and networks are not read."""
     try:
         found = api.inspect_container(container)
     except NotFound:
@@ -193,13 +193,13 @@ def read(api: Any, container: str, state: State) -> State | None:
         "cpuShares": host["CpuShares"],
         "domainname": config["Domainname"],
         "entrypoints": config["Entrypoint"] or [],
-        "envs": state.get("envs") or [],  # not read back, but empty where the program sets none
+        "envs": state.get("envs") or [],  # not read back; empty if the program sets none
         "hostname": config["Hostname"],
         "id": found["Id"],
         "image": found["Image"] if str(state.get("image")).startswith("sha256:") else config["Image"],
         "init": bool(host.get("Init")),
         "ipcMode": host["IpcMode"],
-        "labels": state.get("labels") or [],  # likewise
+        "labels": state.get("labels") or [],  # the same
         "logDriver": host["LogConfig"]["Type"],
         "logOpts": host["LogConfig"]["Config"] if state.get("logOpts") else None,
         "maxRetryCount": host["RestartPolicy"]["MaximumRetryCount"],
@@ -276,7 +276,7 @@ def _published_ports(ports: State) -> list[State]:
 
 
 def update(api: Any, container: str, olds: State, news: State) -> None:
-    """Only the restart policy and memory are changed on the engine; a stopped container that must run is started."""
+    """Change only the restart policy and memory on the engine. Start a stopped container that must run."""
     if not olds.get("mustRun") and news["mustRun"] and news["start"]:
         attempt("Unable to start container", api.start, container)
     if any(differs(key, olds.get(key), news.get(key)) for key in ("restart", "memory", "memorySwap")):
@@ -291,7 +291,7 @@ def update(api: Any, container: str, olds: State, news: State) -> None:
 
 
 def delete(api: Any, container: str, state: State) -> None:
-    """Stop it within the grace period, which is none at all if the program sets none, and remove it."""
+    """Stop the container within the grace period, then remove it. Without a setting, there is no grace period."""
     try:
         api.stop(container, timeout=_whole(state.get("destroyGraceSeconds") or 0))
         api.remove_container(container, v=bool(state.get("removeVolumes")), force=True)
@@ -306,12 +306,12 @@ def delete(api: Any, container: str, state: State) -> None:
 
 
 def _whole(number: Any) -> Any:
-    """Pulumi's numbers are floats; the engine wants whole ones."""
+    """Convert a float of Pulumi to the integer that the engine requires."""
     return int(number) if isinstance(number, float) else number
 
 
 def _bytes(mebibytes: float | None) -> int:
-    """-1, which is unlimited swap, stays."""
+    """Convert mebibytes to bytes. -1 (unlimited swap) stays -1."""
     whole = int(mebibytes or 0)
     return whole * MEBIBYTE if whole > 0 else whole
 
@@ -332,7 +332,7 @@ def _bind(volume: State) -> str:
 def _nanoseconds(duration: str) -> int:
     """A Go duration such as `1m30s` in nanoseconds."""
     if not re.fullmatch(r"0|(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+", duration):
-        raise StandInError(f"{duration!r} is no duration; write it like 30s or 1m30s")
+        raise StandInError(f"{duration!r} is not a duration; use a duration like 30s or 1m30s")
     return round(sum(float(n) * NANOSECONDS[unit] for n, unit in re.findall(r"([\d.]+)(ns|us|µs|ms|s|m|h)", duration)))
 
 

@@ -1,4 +1,4 @@
-"""One long-lived connection to a Docker engine, by socket, TCP, or the system's `ssh` program, and its errors."""
+"""A long-lived connection to a Docker engine over a socket, TCP or the system's `ssh` program, and its errors."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from local.stand_ins._plugin import StandInError, State
 LOCAL_ENGINE = "unix:///var/run/docker.sock"
 REQUEST_TIMEOUT = 120  # seconds without a byte from the engine; a stop adds its grace period
 SSH_CONNECT_TIMEOUT = 30  # seconds
-FIRST_API_VERSION = "1.41"  # for asking which one the engine speaks; that question is the same in all
+FIRST_API_VERSION = "1.41"  # for the request that asks for the engine's version, the same in all versions
 CONCURRENT_OPERATIONS = 8
-"""Over ssh each may need a connection; sshd by default refuses some when ten are logging in at once."""
+"""Over ssh, each operation may need a connection. By default, sshd refuses some of ten simultaneous logins."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Engine:
-    """The engine at ``host``. Nothing is connected before ``api`` is first used; threads may share it."""
+    """The engine at ``host``. The first use of ``api`` opens the connection. Threads may share the engine."""
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -44,7 +44,7 @@ class Engine:
 
     @property
     def api(self) -> Any:
-        """The client of the docker SDK; it speaks the API version that the engine answers with."""
+        """The client of the docker SDK, with the API version of the engine."""
         with self._lock:
             if self._api is None:
                 self._api = self._connect()
@@ -52,10 +52,11 @@ class Engine:
 
     def unreachable(self, cause: object) -> StandInError:
         said = f"; ssh says: {self._ssh.last_words()}" if self._ssh else ""
-        remedy = "`ssh -o BatchMode=yes` to it must run `docker version`" if self.is_remote_shell else "start it there"
+        by_ssh = "make sure that `ssh -o BatchMode=yes` can run `docker version` on the host"
+        remedy = by_ssh if self.is_remote_shell else "start the engine on that host"
         return StandInError(
             f"failed to connect to any docker daemon: {self.host} does not answer ({cause}{said}). "
-            f"Is this the right host of the docker provider? If so, {remedy}, then try again."
+            f"Check the host of the docker provider. If the host is right, {remedy}, then try again."
         )
 
     def close(self) -> None:
@@ -76,15 +77,15 @@ class Engine:
 
 
 class _SshAdapter(requests.adapters.HTTPAdapter):
-    """Sends the docker SDK's requests over a few `ssh HOST docker system dial-stdio` that stay open.
+    """Sends the docker SDK's requests over a few `ssh HOST docker system dial-stdio` processes that stay open.
 
-    The SDK can run `ssh` itself, but needs another SSH library for it, and starts a process for each request.
+    The SDK can run `ssh` itself, but then needs another SSH library and starts a process for each request.
     """
 
     def __init__(self, command: list[str]) -> None:
         super().__init__()
         self._command = command
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # what ssh says; open as long as this is
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # messages of ssh; open as long as the adapter
         self._pool = _SshPool("localhost", maxsize=CONCURRENT_OPERATIONS, block=True, dial=self._dial)
 
     def client(self, api_version: str) -> Any:
@@ -110,7 +111,7 @@ class _SshAdapter(requests.adapters.HTTPAdapter):
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(self._command, stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=self._log)
-        threading.Thread(target=process.wait, daemon=True).start()  # it ends when the connection is closed
+        threading.Thread(target=process.wait, daemon=True).start()  # ssh ends when the connection closes
         return ours
 
 
@@ -128,10 +129,10 @@ class _SshPool(urllib3.HTTPConnectionPool):
 
 
 def dial_command(url: str) -> list[str]:
-    """The command that joins its standard input and output to the engine at ``ssh://[user@]host[:port][/socket]``."""
+    """The command that connects standard input and output to the engine at ``ssh://[user@]host[:port][/socket]``."""
     parts = urlsplit(url)
     if parts.password is not None or not parts.hostname:
-        raise StandInError("the docker provider's host must look like ssh://user@host:port, and hold no password")
+        raise StandInError("the docker provider's host must look like ssh://user@host:port, without a password")
     command = ["ssh", "-T", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={SSH_CONNECT_TIMEOUT}"]
     command += ["-l", parts.username] if parts.username else []
     command += ["-p", str(parts.port)] if parts.port else []
@@ -140,14 +141,14 @@ def dial_command(url: str) -> list[str]:
 
 
 def explanation(error: Exception) -> str:
-    """What the engine said, in the words of the official plugin."""
+    """The error message of the engine, in the words of the official plugin."""
     if isinstance(error, APIError):
         return f"Error response from daemon: {error.explanation or error}"
     return str(error)
 
 
 def attempt(what: str, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call the engine; if it refuses, say ``what`` could not be done."""
+    """Call the engine. If the engine refuses, raise an error that starts with ``what``."""
     try:
         return action(*args, **kwargs)
     except (APIError, StandInError) as error:
@@ -155,7 +156,7 @@ def attempt(what: str, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs
 
 
 def find_image(api: Any, name: str, platform: str | None = None) -> State:
-    """The image of that name: the engine's own if it has one, else pulled."""
+    """The image of that name: from the engine, or pulled if the engine has no such image."""
     try:
         return dict(api.inspect_image(name))
     except NotFound:

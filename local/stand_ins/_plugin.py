@@ -1,4 +1,4 @@
-"""What both stand-ins share: tables of inputs, plain values, comparing."""
+"""Shared parts of both stand-ins: tables of inputs, plain values, checks, comparison."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from pulumi.provider.experimental.provider import (
 from pulumi.runtime import rpc
 
 UNKNOWN = rpc.UNKNOWN
-"""Stands, in a preview, for a value that only the real operation will tell."""
+"""Placeholder in a preview for a value that only the real operation produces."""
 
 ORDERED = frozenset({"command", "entrypoints", "tests", "interpreter", "triggers"})
-"""The lists whose order means something; all others are sets."""
+"""The lists whose order matters. All other lists are sets."""
 
 Properties = Mapping[str, PropertyValue]
 State = dict[str, Any]
@@ -35,11 +35,11 @@ State = dict[str, Any]
 
 
 class StandInError(Exception):
-    """A failure to show to the person at the terminal as it is, without a Python traceback."""
+    """A failure whose message is shown without a Python traceback."""
 
 
 class InitializationError(StandInError):
-    """The resource exists and must be remembered, but it did not come up."""
+    """A resource that exists and must be recorded in the state, but did not start."""
 
     def __init__(self, reason: str, resource_id: str, outputs: dict[str, PropertyValue]) -> None:
         super().__init__(reason)
@@ -52,9 +52,9 @@ class Input:
     """How one input behaves when it is checked and compared."""
 
     replaces: bool = True
-    kept: bool = False  # dropped from the program, its old value stays and nothing changes
+    kept: bool = False  # when the program drops the input, the old value stays and nothing changes
     required: bool = False
-    default: Any = None  # what Check fills in; for the elements of an object see `fields`
+    default: Any = None  # the value that Check fills in; `fields` has the defaults inside objects
     pattern: str | None = None
     fields: Mapping[str, Any] | None = None  # the known keys of an object (or a list of them), with their defaults
 
@@ -63,7 +63,7 @@ class Input:
 
 
 def plain(value: PropertyValue) -> Any:
-    """The value as JSON would have it: without marks of secrecy and without Pulumi's bookkeeping (`__…`)."""
+    """The value as in JSON, without secret marks and without Pulumi's bookkeeping (`__…`)."""
     if isinstance(value.value, Mapping):
         return {key: plain(inner) for key, inner in value.value.items() if not key.startswith("__")}
     if isinstance(value.value, tuple):
@@ -84,13 +84,13 @@ def pulumi_value(value: Any) -> PropertyValue:
 
 
 def outputs_like(outputs: Mapping[str, Any], *sources: Properties) -> dict[str, PropertyValue]:
-    """The outputs, each secret as a whole when anything in the property of that name is secret in a source."""
+    """The outputs. An output is secret as a whole if a source has a secret in the property of that name."""
     hidden = {key for source in sources for key, value in source.items() if value.contains_secret()}
     return {key: pulumi_value(value).with_secret(key in hidden) for key, value in outputs.items()}
 
 
 def without_secrets(text: str, values: Properties) -> str:
-    """The text with every line of every secret string in ``values`` blotted out."""
+    """The text with ``[secret]`` instead of every line of every secret string in ``values``."""
     lines = {line for value in values.values() for secret in _secret_strings(value) for line in secret.splitlines()}
     for line in sorted(filter(str.strip, lines), key=len, reverse=True):
         text = text.replace(line, "[secret]")
@@ -111,12 +111,12 @@ def _secret_strings(value: PropertyValue, *, inside: bool = False) -> Iterator[s
 
 
 def check(plugin: str, resource: str, inputs: Mapping[str, Input], request: CheckRequest) -> CheckResponse:
-    """Refuse what is unknown, missing or malformed; fill in defaults, recorded under `__defaults` as bridges do.
+    """Refuse unknown, missing and malformed inputs. Fill in defaults and list them in `__defaults`, as bridges do.
 
-    An input called `name` that is neither given nor required is derived from the resource's logical name.
+    If the input `name` is neither given nor required, its value comes from the logical name of the resource.
     """
     news = {key: value for key, value in request.new_inputs.items() if not key.startswith("__")}
-    # Pulumi would print the value of a property named here, secrets and all, so the reason alone names it.
+    # Pulumi prints the value of a property named here, even a secret. So only the reason names the property.
     failures = [CheckFailure("", unknown_input(plugin, f"{resource}.{path}")) for path in _unknown_paths(news, inputs)]
     failures += [CheckFailure("", _problem(request.name, key, rule, news)) for key, rule in inputs.items()
                  if _problem(request.name, key, rule, news)]  # fmt: skip
@@ -131,8 +131,8 @@ def check(plugin: str, resource: str, inputs: Mapping[str, Input], request: Chec
 
 def unknown_input(plugin: str, path: str) -> str:
     return (
-        f"the stand-in for the {plugin} plugin does not know {path}; leave it out of the program, or install the "
-        f"official plugin (pulumi plugin install resource {plugin}), which knows every input"
+        f"the stand-in for the {plugin} plugin does not know {path}; remove this part from the program, or install "
+        f"the official plugin, which knows every input: pulumi plugin install resource {plugin}"
     )
 
 
@@ -145,12 +145,12 @@ def _unknown_paths(news: Properties, inputs: Mapping[str, Input]) -> Iterator[st
         elements = {f"{key}[{i}]": e for i, e in enumerate(value.value)} if isinstance(value.value, tuple) else {}
         for path, element in (elements or {key: value}).items():
             if fields is not None and isinstance(element.value, Mapping):
-                # `__defaults` comes back from the state with what `ignore_changes` names.
+                # For inputs in `ignore_changes`, `__defaults` comes back from the state.
                 yield from (f"{path}.{name}" for name in element.value if name not in fields and name != "__defaults")
 
 
 def _problem(resource: str, key: str, rule: Input, news: Properties) -> str:
-    """What is wrong with one input, in the words of the official plugin; empty if nothing is."""
+    """The problem of one input, in the words of the official plugin. Empty if the input is valid."""
     if key not in news:
         missing = f'Missing required argument. The argument "{key}" is required, but no definition was found.'
         return f"{missing}. Examine values at '{resource}.{key}'." if rule.required else ""
@@ -179,9 +179,9 @@ def _completed(values: Properties, defaults: Properties) -> dict[str, PropertyVa
 
 
 def _automatic_name(request: CheckRequest) -> str:
-    """The name given before, if that was automatic too; else the one that `pulumi:autonaming` of the project proposes.
+    """The earlier automatic name, or the name that `pulumi:autonaming` of the project proposes.
 
-    Without a proposal, it is the logical name with seven hexadecimal digits.
+    Without a proposal, the name is the logical name with seven hexadecimal digits.
     """
     recorded = request.old_inputs.get("__defaults")
     if recorded is not None and "name" in plain(recorded):
@@ -196,7 +196,7 @@ def _automatic_name(request: CheckRequest) -> str:
 
 
 def diff(inputs: Mapping[str, Input], request: DiffRequest, *, delete_first: bool) -> DiffResponse:
-    """Compare the recorded outputs with the checked inputs, property by property and down to the changed leaf."""
+    """Compare the recorded outputs with the checked inputs, for each property and down to the changed leaf."""
     olds, news = plain_map(request.old_state), plain_map(request.new_inputs)
     found: dict[str, dict[str, PropertyDiffKind]] = {}
     for key, rule in inputs.items():
@@ -228,7 +228,7 @@ def _ignored(path: str, ignored: Iterable[str]) -> bool:
 
 
 def _canonical(key: str, value: Any) -> Any:
-    """The value so that equals mean equals: unset, null, zero and empty are one, sets are sorted."""
+    """The value in a comparable form: unset, null, zero and empty are equal, sets are sorted."""
     if isinstance(value, dict):
         inner = {name: _canonical(name, element) for name, element in value.items()}
         return {name: element for name, element in inner.items() if element} or None

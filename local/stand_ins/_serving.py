@@ -1,4 +1,4 @@
-"""Answering the Pulumi engine over gRPC, as a plugin does."""
+"""Answer the Pulumi engine over gRPC, as a plugin does."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pulumi.runtime.proto import provider_pb2, provider_pb2_grpc, status_pb2
 
 from local.stand_ins._plugin import PROPOSED_NAME, InitializationError, StandInError
 
-MAXIMAL_MESSAGE = 400 * 1024 * 1024  # bytes; what Pulumi's own plugins accept
+MAXIMAL_MESSAGE = 400 * 1024 * 1024  # bytes; the limit of Pulumi's own plugins
 
 
 def serve(provider: Provider, version: str) -> None:
-    """Run the plugin: tell the engine our port on standard output, then answer until it ends us.
+    """Run the plugin: print the port on standard output, then answer the engine until the engine ends the process.
 
-    `pulumi.provider.experimental.server.main` does the same, but it turns each failure into a traceback and cannot say
-    that a resource was made and then failed.
+    `pulumi.provider.experimental.server.main` does the same, but turns each failure into a traceback and cannot report
+    a resource that was created and then failed.
     """
 
     async def run() -> None:
@@ -35,19 +35,19 @@ def serve(provider: Provider, version: str) -> None:
         provider_pb2_grpc.add_ResourceProviderServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        # Pulumi ends a plugin that has answered everything: there is nothing to clean up, and grpc would take its time.
+        # Pulumi ends a plugin after the last answer. Nothing needs cleanup, and a clean end of grpc takes longer.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: os._exit(0))
         print(port, flush=True)
         await server.wait_for_termination()
 
     if len(sys.argv) < 2:
-        sys.exit(f"{sys.argv[0]} is a Pulumi plugin: `pulumi` starts it and passes the engine's address")
+        sys.exit(f"{sys.argv[0]} is a Pulumi plugin: `pulumi` starts the plugin and passes the engine's address")
     asyncio.run(run())
 
 
 class _Servicer(ProviderServicer):
-    """Takes the names that the engine proposes, which the SDK's own servicer leaves out."""
+    """Reads the names that the engine proposes. The SDK's own servicer ignores these names."""
 
     async def Configure(self, request: Any, context: Any) -> Any:  # noqa: N802 - the name of the RPC
         response = await super().Configure(request, context)
@@ -60,7 +60,7 @@ class _Servicer(ProviderServicer):
 
 
 class _PlainFailures(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Answers a StandInError with its own words; bugs keep their traceback."""
+    """Answers a StandInError with its message. Other exceptions keep their traceback."""
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
         handler = await continuation(details)
@@ -71,7 +71,7 @@ class _PlainFailures(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc 
             try:
                 return await handler.unary_unary(request, context)
             except Exception as error:
-                # The SDK wraps what the provider raised in an exception with the traceback as its message.
+                # The SDK wraps the provider's exception in an exception with the traceback as its message.
                 cause = error if isinstance(error, StandInError) else error.__context__
                 if not isinstance(cause, StandInError):
                     raise

@@ -25,7 +25,7 @@ INPUTS = {
 
 
 class CommandStandIn(protocol.Provider):
-    """Runs a shell command when a resource is created, updated or deleted; never in a preview."""
+    """Runs a shell command when a resource is created, updated or deleted, but never in a preview."""
 
     async def check(self, request: protocol.CheckRequest) -> protocol.CheckResponse:
         if request.type.rpartition("$")[2] != "command:local:Command":
@@ -65,7 +65,7 @@ class CommandStandIn(protocol.Provider):
 
 
 def _outputs(outputs: dict[str, Any], inputs: plugin.Properties) -> dict[str, Any]:
-    """What a command prints is secret as soon as any of its inputs is."""
+    """The outputs of a command. Its printed text is secret if any input is secret."""
     values = plugin.outputs_like(outputs, inputs)
     hidden = any(value.contains_secret() for value in inputs.values())
     return {key: value.with_secret(value.is_secret or (hidden and key not in inputs)) for key, value in values.items()}
@@ -74,7 +74,7 @@ def _outputs(outputs: dict[str, Any], inputs: plugin.Properties) -> dict[str, An
 async def _run(
     command: str | None, inputs: dict[str, Any], values: plugin.Properties, *, previous: dict[str, Any]
 ) -> dict[str, str]:
-    """Run the command and return what it printed; without one, what the previous one printed."""
+    """Run the command and return its output. Without a command, return the previous output."""
     if not command:
         return {key: previous.get(key, "") for key in ("stdout", "stderr")}
     environment = {**os.environ, **inputs.get("environment", {})}

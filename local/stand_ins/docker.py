@@ -1,8 +1,8 @@
 """The stand-in for the official `docker` plugin 5.2.0: Network, Volume, RemoteImage and Container.
 
-Its answers are those recorded in tests/data/docker-plugin.json. `outputs.json` beside this file holds the outputs as
-they are while no input and no engine decides them. Of the official plugin's bookkeeping, `__meta` is kept, so that it
-can take a state over, and `__pulumi_raw_state_delta` is left out.
+tests/data/docker-plugin.json records the answers of the official plugin, which the stand-in repeats. `outputs.json`
+beside this file has the outputs that neither an input nor the engine decides. Of the official plugin's bookkeeping, the
+state contains `__meta`, so that the official plugin can take over the state, and omits `__pulumi_raw_state_delta`.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from local.stand_ins._serving import serve
 
 VERSION = "5.2.0"
 OUTPUTS = json.loads(Path(__file__).with_name("outputs.json").read_text())
-IN_USE_TIMEOUT = 30  # seconds to wait until nothing uses a network or volume that is to be removed
+IN_USE_TIMEOUT = 30  # seconds to wait for a network or volume in use before its removal fails
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resource:
-    """One resource type: its inputs, and how the engine makes, shows and removes it.
+    """A resource type: its inputs, and the functions that create, read, update and delete the resource.
 
-    ``initialize`` may fail after ``create`` made something to be remembered; ``read`` returns None for what is gone.
+    ``initialize`` may fail after ``create``; the state must then record the resource. ``read`` returns None for a
+    resource that is gone.
     """
 
     name: str
@@ -49,20 +50,20 @@ class Resource:
     delete: Callable[[Any, str, State], None]
     initialize: Callable[[Any, str, State], None] = lambda api, resource_id, inputs: None
     update: Callable[[Any, str, State, State], None] = lambda api, resource_id, olds, news: None
-    replaced_delete_first: bool | None = None  # None: when the program chose its name
+    replaced_delete_first: bool | None = None  # None: if the program chose the name
 
     @property
     def bookkeeping(self) -> State:
-        """What plain values leave out and the official plugin wants to find in a state."""
+        """Values that the official plugin expects in a state, but that plain values leave out."""
         return {"__meta": OUTPUTS[self.name]["__meta"]}
 
     def decided(self, inputs: State) -> State:
-        """The outputs as far as the inputs decide them."""
+        """The outputs that the inputs decide."""
         unset = {key: value for key, value in OUTPUTS[self.name].items() if value != "computed"}
         return {**unset, **{key: self._completed(key, value) for key, value in inputs.items()}}
 
     def undecided(self, value: str | None) -> State:
-        """``value`` for each output that the engine decides unless the program does."""
+        """``value`` for each output that the engine decides if the program does not."""
         return {key: value for key, default in OUTPUTS[self.name].items() if default == "computed"}
 
     def _completed(self, key: str, value: Any) -> Any:
@@ -71,7 +72,7 @@ class Resource:
 
 
 class DockerStandIn(protocol.Provider):
-    """Answers the Pulumi engine; the blocking work is done by a few threads that share one connection."""
+    """Answers the Pulumi engine. A few threads do the blocking work and share one connection."""
 
     def __init__(self) -> None:
         self._engine = Engine(LOCAL_ENGINE)
@@ -83,7 +84,7 @@ class DockerStandIn(protocol.Provider):
         return protocol.CheckResponse(inputs=request.new_inputs, failures=failures)
 
     async def configure(self, request: protocol.ConfigureRequest) -> protocol.ConfigureResponse:
-        """Ask a local or TCP engine for its version. Over ssh nothing happens yet, so that previews need no host."""
+        """Ask a local or TCP engine for its version. Over ssh, do nothing yet, so that previews need no host."""
         host = plain_map(request.args).get("host") or os.environ.get("DOCKER_HOST") or LOCAL_ENGINE
         self._engine = Engine(host)
         if not self._engine.is_remote_shell and host != UNKNOWN:
@@ -121,14 +122,14 @@ class DockerStandIn(protocol.Provider):
             kind.initialize(api, resource_id, inputs)
             found = kind.read(api, resource_id, planned)
         except (APIError, StandInError, requests.exceptions.RequestException) as error:
-            # What was asked for is recorded, not what came of it: the next `up` is to see no difference.
+            # Record the inputs, not the result, so that the next `up` shows no difference.
             with contextlib.suppress(APIError, requests.exceptions.RequestException):
                 planned |= kind.read(api, resource_id, planned) or {}
             reason = _plugin.without_secrets(f"creating {request.urn}: {_one_error(error)}", request.properties)
             values = _plugin.outputs_like({**planned, **kind.decided(inputs)}, request.properties)
             raise InitializationError(reason, resource_id, values) from error
         if found is None:
-            raise StandInError(f"{kind.name} {resource_id} was made, but the engine does not know it any more")
+            raise StandInError(f"{kind.name} {resource_id} was created, but the engine no longer has this resource")
         return protocol.CreateResponse(found["id"], _plugin.outputs_like(found, request.properties))
 
     async def read(self, request: protocol.ReadRequest) -> protocol.ReadResponse:
@@ -174,12 +175,12 @@ def _resource(qualified_type: str) -> Resource:
 
 
 def _one_error(error: Exception) -> str:
-    """The form in which the official plugin reports."""
+    """The error in the form of the official plugin."""
     return f"1 error occurred:\n\t* {explanation(error)}\n\n"
 
 
 def _remove_unused(remove: Callable[..., Any], name: str, **options: Any) -> None:
-    """Remove it; if it is gone all is well, and if it is still in use try again for a while."""
+    """Remove a resource that may already be gone. While the resource is in use, retry for a while."""
     deadline = time.monotonic() + IN_USE_TIMEOUT
     while True:
         try:

@@ -1,1 +1,1 @@
-"""Credentials: who may log in, new users, new passwords, retirement."""
+"""Users of a stack: list, add, rotate and retire users, hand over logins."""

@@ -1,6 +1,6 @@
-"""The credentials of a stack: who may log in, new users, new passwords, retirement.
+"""Manage the users of a stack: list, add, rotate and retire users, hand over logins.
 
-These commands change the configuration of the stack; `pulumi up` makes the change true.
+These commands change the configuration of the stack. Run `pulumi up` to deploy the change.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from components.configuration.settings import ROLES_OF, Role, UserSettings
 from operations.console import say, screen
 from operations.credentials.docker_config import write_login
 from operations.credentials.rotation import family, first_name, is_successor, next_name, rotations
-from operations.credentials.state import EXPIRED, IN_FORCE, is_expired, password_kind, state
+from operations.credentials.state import DEPLOYED, EXPIRED, is_expired, password_kind, state
 from operations.stack import Change, Credentials, StackConfig, fault
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of the user.", show_default=False)]
-Stack = Annotated[str | None, typer.Option("--stack", "-s", help="The stack; if not given, the selected one.")]
+Stack = Annotated[str | None, typer.Option("--stack", "-s", help="Name of the stack. Default: the selected stack.")]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config-file", help="The stack's configuration file, if it is not beside Pulumi.yaml.")
+    Path | None,
+    typer.Option("--config-file", help="The stack's configuration file, if the file is not beside Pulumi.yaml."),
 ]
 
-#: How long an expired login is renewed by the command that a refusal prints.
+#: Days by which the printed fix extends an expired login.
 _RENEWAL_DAYS = 90
 _TOOL = ("python", "-m", "operations", "credentials")
 
 
 @app.command("list")
 def list_(stack: Stack = None, config_file: ConfigFile = None) -> None:
-    """Show all users and upstream logins, and which rotations wait to be finished; never a password."""
+    """Show all users, upstream logins and unfinished rotations. Passwords are never shown."""
     config = StackConfig(stack, config_file)
     found, deployed = config.read(), config.deployed_users()
     table = Table("User", "Role", "Accepted by", "Expires", "Password", "State", box=None, pad_edge=False)
@@ -56,22 +57,23 @@ def list_(stack: Stack = None, config_file: ConfigFile = None) -> None:
     gone = sorted(deployed.keys() - found.users.keys())
     for name in gone:
         table.add_row(name, deployed[name].role, "", "", "", "retired")
-    screen.print(f"Logins at {found.url or 'the registry, whose registry.url is not set'}\n", markup=False)
+    screen.print(f"Logins at {found.url or 'the registry (registry.url is not set)'}\n", markup=False)
     screen.print(table)
-    if gone or any(state(name, found, deployed, _today()) not in (IN_FORCE, EXPIRED) for name in found.users):
+    if gone or any(state(name, found, deployed, _today()) not in (DEPLOYED, EXPIRED) for name in found.users):
         update = config.command("pulumi", "up")
-        screen.print(f"\nWhat is new, changed or retired waits for: {update}", markup=False, soft_wrap=True)
+        screen.print(
+            f"\nSome changes are not deployed yet. To deploy the changes, run: {update}", markup=False, soft_wrap=True
+        )
     upstream = {name: mirror for name, mirror in found.mirrors.items() if mirror.username is not None}
     if upstream:
-        table = Table("Mirror", "Login at its upstream", "Password", box=None, pad_edge=False)
+        table = Table("Mirror", "Upstream login", "Password", box=None, pad_edge=False)
         for name, mirror in upstream.items():
             table.add_row(name, mirror.username, "set" if name in found.upstream_passwords else "missing")
         screen.print()
         screen.print(table)
     for older, newest in rotations(found.users):
         screen.print(
-            f"\nA rotation waits to be finished: {newest} takes the place of {', '.join(older)}."
-            f" When the clients use {newest}:",
+            f"\nUnfinished rotation: {newest} replaces {', '.join(older)}. When all clients use {newest}, run:",
             *(config.command(*_TOOL, "retire", name) for name in older),
             sep="\n  ",
             markup=False,
@@ -82,19 +84,22 @@ def list_(stack: Stack = None, config_file: ConfigFile = None) -> None:
 @app.command()
 def add(
     name: Name,
-    role: Annotated[Role, typer.Option(help="push holds pull, admin holds both and deletes.", show_default=False)],
+    role: Annotated[
+        Role, typer.Option(help="push includes pull; admin includes both and can delete.", show_default=False)
+    ],
     expires: Annotated[
-        str | None, typer.Option(metavar="DATE", help="Last day of the login, like 2027-01-31.", show_default=False)
+        str | None,
+        typer.Option(metavar="DATE", help="Last day of the login in UTC, for example 2027-01-31.", show_default=False),
     ] = None,
     stack: Stack = None,
     config_file: ConfigFile = None,
 ) -> None:
-    """Add a user with a generated password, which is printed on standard output, once."""
+    """Add a user. The command generates a password and prints it once, on standard output."""
     config = StackConfig(stack, config_file)
     _check_name(name)
     if is_successor(name):
         raise Failure(
-            f"{name} ends in a dot and a number, which is how the successor of a user is called in a rotation",
+            f"the name {name} ends in a dot and a number: a rotation uses such a name for the successor of a user",
             "choose a name with another ending, or add a successor: "
             + config.command(*_TOOL, "rotate", first_name(name)),
         )
@@ -103,13 +108,13 @@ def add(
     if name in found.users or (members := family(name, found.users)):
         taken = name if name in found.users else members[-1]
         raise Failure(
-            f"there is a user {taken} already, with the role {found.users[taken].role}",
+            f"the user {taken} already exists with the role {found.users[taken].role}",
             f"choose another name, or give {taken} a new password: {config.command(*_TOOL, 'rotate', taken)}",
         )
     password = _create(config, found, name, user)
     say(
-        f"added {name} with the role {role}. Run this to make the login valid: {config.command('pulumi', 'up')}\n"
-        f"The password is printed only once; to hand it over later: {config.command(*_TOOL, 'show-login', name)}"
+        f"added {name} with the role {role}. To make the login valid, run: {config.command('pulumi', 'up')}\n"
+        f"{_printed_once(config, name)}"
     )
     typer.echo(password)
 
@@ -120,16 +125,17 @@ def rotate(
     in_place: Annotated[
         bool,
         typer.Option(
-            "--in-place", help="Replace the password of the same name: its clients are refused until they have it."
+            "--in-place",
+            help="Keep the name and replace the password. The registry refuses clients with the old password.",
         ),
     ] = False,
     stack: Stack = None,
     config_file: ConfigFile = None,
 ) -> None:
-    """Give a user a successor: NAME.2 with the same right and expiry, valid beside NAME until NAME is retired.
+    """Add a successor to a user: NAME.2 with the same role and expiry. NAME stays valid until you retire it.
 
-    The next rotation adds NAME.3 beside NAME.2, and so on; NAME alone means whichever of them there is. The new
-    password is printed on standard output, once.
+    The next rotation adds NAME.3 beside NAME.2, and so on. After you retire NAME, the name NAME selects the newest
+    successor. The command prints the new password once, on standard output.
     """
     config = StackConfig(stack, config_file)
     found = config.read()
@@ -137,7 +143,7 @@ def rotate(
     user = found.users[name]
     if is_expired(user, _today()):
         raise Failure(
-            f"{name} expired on {user.expires}, and so would its new password",
+            f"{name} expired on {user.expires}: a new password would be expired too",
             config.on_this_stack(
                 set_command(
                     path("registry", "users", name, "expires"), str(_today() + datetime.timedelta(days=_RENEWAL_DAYS))
@@ -148,9 +154,9 @@ def rotate(
         password = secrets.token_hex(32)
         config.change(Change(("passwords", name), found.passwords.get(name), SecretStr(password)))
         say(
-            f"{name} has a new password. Run this to make it valid: {config.command('pulumi', 'up')}\n"
-            f"The registry then refuses the clients of {name} until they have the new password. The password is printed"
-            f" only once; to hand it over later: {config.command(*_TOOL, 'show-login', name)}"
+            f"replaced the password of {name}. To make the new password valid, run: {config.command('pulumi', 'up')}\n"
+            f"The registry then refuses the clients of {name} until they have the new password.\n"
+            f"{_printed_once(config, name)}"
         )
         typer.echo(password)
         return
@@ -158,17 +164,17 @@ def rotate(
     if len(family(first, found.users)) > 1:
         older, newest = next(pair for pair in rotations(found.users) if pair[1] == family(first, found.users)[-1])
         raise Failure(
-            f"a rotation of {first} is not finished: {newest} is valid beside {', '.join(older)}",
-            "finish it first: " + " && ".join(config.command(*_TOOL, "retire", each) for each in older),
+            f"the rotation of {first} is not finished: {newest} exists beside {', '.join(older)}",
+            "finish the rotation first: " + " && ".join(config.command(*_TOOL, "retire", each) for each in older),
         )
     successor = next_name(name)
     _check_name(successor)
     password = _create(config, found, successor, user)
     say(
         f"added {successor} with the role {user.role}, like {name}."
-        f" Run this to make both valid: {config.command('pulumi', 'up')}\n"
-        f"Hand {successor} over to the clients of {name}: {config.command(*_TOOL, 'show-login', successor)}\n"
-        f"When the clients use {successor}: {config.command(*_TOOL, 'retire', name)}\n"
+        f" To make both logins valid, run: {config.command('pulumi', 'up')}\n"
+        f"To give the new login to the clients of {name}, run: {config.command(*_TOOL, 'show-login', successor)}\n"
+        f"When all clients use {successor}, run: {config.command(*_TOOL, 'retire', name)}\n"
         "The password is printed only once:"
     )
     typer.echo(password)
@@ -178,12 +184,12 @@ def rotate(
 def retire(
     name: Name,
     force: Annotated[
-        bool, typer.Option("--force", help="Also the last admin, and one whose successor is not in force yet.")
+        bool, typer.Option("--force", help="Also remove the last admin, or a user whose successor is not deployed yet.")
     ] = False,
     stack: Stack = None,
     config_file: ConfigFile = None,
 ) -> None:
-    """Remove a user and its password; in a rotation, the old one, or the new one to call the rotation off."""
+    """Remove a user and its password. In a rotation, retire the old user, or the new user to cancel the rotation."""
     config = StackConfig(stack, config_file)
     found = config.read()
     if name not in found.users:
@@ -191,7 +197,7 @@ def retire(
     user, others = found.users[name], {each: user for each, user in found.users.items() if each != name}
     if not others:
         raise Failure(
-            f"{name} is the only user, and without one nobody can push or pull: `pulumi up` would refuse it",
+            f"{name} is the only user. `pulumi up` refuses a registry without users, because nobody could push or pull",
             f"add another user first: {config.command(*_TOOL, 'add', _example_name(name), '--role', user.role)}",
         )
     if not force:
@@ -201,41 +207,42 @@ def retire(
         Change(("passwords", name), found.passwords.get(name), None),
     )
     remaining = family(name, others)
-    end = f" {' and '.join(remaining)} stays." if remaining else ""
-    say(f"removed {name}.{end} Run this to revoke the login: {config.command('pulumi', 'up')}")
+    end = f" Remaining: {', '.join(remaining)}." if remaining else ""
+    say(f"removed {name}.{end} To revoke the login of {name}, run: {config.command('pulumi', 'up')}")
 
 
 @app.command()
 def show_login(
     name: Name,
     output: Annotated[
-        Path | None, typer.Option(help="Write a Docker config.json with mode 0600; in an existing one, set the entry.")
+        Path | None,
+        typer.Option(help="Write a Docker config.json with mode 0600. An existing file keeps its other entries."),
     ] = None,
-    stdout: Annotated[bool, typer.Option("--stdout", help="Print the password alone, for a pipe.")] = False,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Print only the password, for a pipe.")] = False,
     stack: Stack = None,
     config_file: ConfigFile = None,
 ) -> None:
-    """Hand a login over: as a Docker config.json, or as the password for `docker login --password-stdin`.
+    """Hand over a login as a Docker config.json, or as the password for `docker login --password-stdin`.
 
-    Without an option, show the command that logs in, without the password in it.
+    Without an option, print a command that logs in. The printed command does not contain the password.
     """
     config = StackConfig(stack, config_file)
     found = config.read()
     name = _current(name, found.users)
     password = found.passwords.get(name)
     if password is None or is_hash(password):
-        reason = "as a bcrypt hash, from which it cannot be found" if password else "nowhere"
+        reason = "stored as a bcrypt hash, and nobody can read a password from a hash" if password else "not set"
         raise Failure(
-            f"the password of {name} is stored {reason}",
-            f"ask the person who chose it, or give the user a new one: {config.command(*_TOOL, 'rotate', name)}",
+            f"the password of {name} is {reason}",
+            f"ask the person who chose the password, or rotate the user: {config.command(*_TOOL, 'rotate', name)}",
         )
     if found.url is None:
         set_url = config.on_this_stack(set_command("registry.url", "https://registry.example.com"))
         raise Failure("registry.url is not set, so nobody can log in yet", set_url)
     if output and stdout:
-        raise Failure("--output and --stdout exclude each other", "choose one of them")
-    if (now := state(name, found, config.deployed_users(), _today())) != IN_FORCE:
-        say(f"Note: {name} is not in force as configured ({now}).")
+        raise Failure("--output and --stdout cannot be used together", "use only one of the two options")
+    if (now := state(name, found, config.deployed_users(), _today())) != DEPLOYED:
+        say(f"Note: the login of {name} is not deployed as configured ({now}).")
     show = config.command(*_TOOL, "show-login", name, "--stdout")
     pipe = f"{show} | docker login {found.url.netloc} --username {name} --password-stdin"
     if output:
@@ -243,7 +250,7 @@ def show_login(
             write_login(output, found.url.netloc, name, password)
         except Failure as failure:
             raise Failure(str(failure), f"{failure.fix}; or log in without a file: {pipe}") from None
-        say(f"{output} logs in as {name} at {found.url.netloc}; only you can read it.")
+        say(f"wrote the login of {name} at {found.url.netloc} to {output}. Only you can read the file.")
     elif stdout:
         typer.echo(password.get_secret_value())
     else:
@@ -251,7 +258,7 @@ def show_login(
 
 
 def _current(name: str, users: Mapping[str, UserSettings]) -> str:
-    """The user of this name; for the name of a first one that was retired, its newest successor."""
+    """Return the user with this name, or the newest successor if the user was retired."""
     if name in users:
         return name
     return members[-1] if (members := family(name, users)) else _unknown(name, users)
@@ -260,7 +267,8 @@ def _current(name: str, users: Mapping[str, UserSettings]) -> str:
 def _unknown(name: str, users: Mapping[str, UserSettings]) -> NoReturn:
     kin = family(name, users)
     raise Failure(
-        f"there is no user {name}", f"{'did you mean' if kin else 'choose one of'} {', '.join(kin or users) or 'none'}"
+        f"there is no user {name}",
+        f"{'did you mean' if kin else 'existing users:'} {', '.join(kin or users) or 'none'}",
     )
 
 
@@ -268,21 +276,21 @@ def _check_name(name: str) -> None:
     try:
         TypeAdapter(UserName).validate_python(name)
     except ValidationError as error:
-        raise Failure(f"{name!r} cannot be the name of a user", f"choose {fault(error)}") from None
+        raise Failure(f"{name!r} is not a valid user name", f"choose {fault(error)}") from None
 
 
 def _user(role: Role, expires: str | None) -> UserSettings:
     try:
         user = UserSettings.model_validate({"role": role, "expires": expires} if expires else {"role": role})
     except ValidationError as error:
-        raise Failure(f"--expires {expires} cannot be used", f"give {fault(error)}") from None
+        raise Failure(f"--expires {expires} is not valid", f"use {fault(error)}") from None
     if is_expired(user, _today()):
-        raise Failure(f"--expires {expires} is past: nobody could log in", "give today's date or a later one")
+        raise Failure(f"--expires {expires} is in the past: nobody could log in", "use today's date or a later date")
     return user
 
 
 def _create(config: StackConfig, found: Credentials, name: str, user: UserSettings) -> str:
-    """Put a new user into the configuration; its password of 256 random bits."""
+    """Add a user to the configuration with a password of 256 random bits. Return the password."""
     password = secrets.token_hex(32)
     config.change(
         Change(("passwords", name), found.passwords.get(name), SecretStr(password)),
@@ -294,31 +302,37 @@ def _create(config: StackConfig, found: Credentials, name: str, user: UserSettin
 def _check_nobody_is_locked_out(
     config: StackConfig, found: Credentials, name: str, others: Mapping[str, UserSettings]
 ) -> None:
-    """What can be wanted, but more often is a mistake: --force allows it.
+    """Refuse a removal that is usually a mistake. The option ``--force`` skips this check.
 
     Raises:
-        Failure: for the last admin, and for a user in force whose successor is not.
+        Failure: for the last admin, and for a deployed user whose successor is not deployed.
     """
     admins = [each for each, user in others.items() if user.role == "admin" and not is_expired(user, _today())]
     if found.users[name].role == "admin" and not is_expired(found.users[name], _today()) and not admins:
         raise Failure(
-            f"{name} is the last admin, and without one no person can delete an image",
+            f"{name} is the last admin. Without an admin, nobody can delete an image",
             f"add another admin first: {config.command(*_TOOL, 'add', _example_name(name), '--role', 'admin')};"
             f" or override: {config.command(*_TOOL, 'retire', name, '--force')}",
         )
     kin = family(name, others)
     deployed = config.deployed_users() if kin else {}
-    if name in deployed and kin and all(state(each, found, deployed, _today()) != IN_FORCE for each in kin):
+    if name in deployed and kin and all(state(each, found, deployed, _today()) != DEPLOYED for each in kin):
         raise Failure(
-            f"{' and '.join(kin)}, the successor of {name}, is not in force yet: clients would have no valid login",
-            f"{config.command('pulumi', 'up')}, hand the login over: {config.command(*_TOOL, 'show-login', kin[-1])};"
-            f" then {config.command(*_TOOL, 'retire', name)}; if nobody uses {name}: "
+            f"the successor of {name} is not deployed yet ({', '.join(kin)}): clients would have no valid login",
+            f"run {config.command('pulumi', 'up')};"
+            f" hand over the login: {config.command(*_TOOL, 'show-login', kin[-1])};"
+            f" then run {config.command(*_TOOL, 'retire', name)}; if no client uses {name}: "
             + config.command(*_TOOL, "retire", name, "--force"),
         )
 
 
+def _printed_once(config: StackConfig, name: str) -> str:
+    show = config.command(*_TOOL, "show-login", name)
+    return f"The password is printed only once. To hand over the login later, run: {show}"
+
+
 def _example_name(name: str) -> str:
-    """The name of another user for a command that adds one; a dot would make it a successor."""
+    """Return an example name for a second user. A dot in the name would make the user a successor."""
     return f"{first_name(name)}-two"
 
 
@@ -328,5 +342,5 @@ def _plain(user: UserSettings) -> dict[str, str]:
 
 
 def _today() -> datetime.date:
-    """The day by which `pulumi up` judges an expiry."""
+    """Return the current day in UTC, the day that `pulumi up` compares with an expiry."""
     return datetime.datetime.now(datetime.UTC).date()

@@ -1,7 +1,7 @@
-"""Which users follow each other in a rotation.
+"""Find the users of a rotation by their names.
 
-A rotation adds `NAME.2` beside `NAME`, the next one `NAME.3` beside `NAME.2`. The names alone tell which users belong
-together, so nothing has to be stored elsewhere.
+A rotation adds `NAME.2` beside `NAME`. The next rotation adds `NAME.3` beside `NAME.2`. The names alone show which
+users belong together, so rotations need no stored state.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def next_name(name: str) -> str:
 
 
 def family(name: str, users: Iterable[str]) -> list[str]:
-    """The users with the same first name as `name`, the newest last."""
+    """The users with the same first name as `name`, oldest first."""
     return sorted((each for each in users if first_name(each) == first_name(name)), key=_number)
 
 
 def rotations(users: Iterable[str]) -> list[tuple[list[str], str]]:
-    """The unfinished rotations: the older names of each, and the newest name."""
+    """The unfinished rotations, as pairs of the older names and the newest name."""
     families: dict[str, list[str]] = {}
     for name in users:
         families.setdefault(first_name(name), []).append(name)

@@ -1,4 +1,4 @@
-"""How a user of the configuration compares with the user that the last `pulumi up` deployed."""
+"""Compare a user of the configuration with the user that the last `pulumi up` deployed."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from components.configuration.passwords import fingerprint, is_hash
 from components.configuration.settings import UserSettings
 from operations.stack import Credentials, DeployedUser
 
-IN_FORCE, EXPIRED = "in force", "expired"
+DEPLOYED, EXPIRED = "deployed", "expired"
 
 
 def password_kind(password: SecretStr | None) -> str:
-    """What kind of password a user has; never the password."""
+    """The kind of a password, never the password itself."""
     if password is None:
         return "missing"
     return "bcrypt hash" if is_hash(password) else "set"
@@ -27,7 +27,7 @@ def is_expired(user: UserSettings, today: datetime.date) -> bool:
 
 
 def state(name: str, found: Credentials, deployed: Mapping[str, DeployedUser], today: datetime.date) -> str:
-    """Whether a user is in force as configured."""
+    """Whether a user is deployed as configured; otherwise the difference."""
     user, password = found.users[name], found.passwords.get(name)
     if is_expired(user, today):
         return "expired, still valid" if name in deployed else EXPIRED
@@ -36,4 +36,4 @@ def state(name: str, found: Credentials, deployed: Mapping[str, DeployedUser], t
     now = {"role": user.role, "password": fingerprint(name, password, found.stack_secret)}
     then = {"role": deployed[name].role, "password": deployed[name].fingerprint}
     changes = [key for key, value in now.items() if value != then[key]]
-    return f"{' and '.join(changes)} changed" if changes else IN_FORCE
+    return f"{' and '.join(changes)} changed" if changes else DEPLOYED

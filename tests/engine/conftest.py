@@ -1,4 +1,4 @@
-"""Fixtures: stacks on a real engine. A failing test prints the logs of the containers it used."""
+"""Fixtures: stacks on a real engine. A failed test prints the logs of its containers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def client() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="session")
 def docker_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerHost]:
-    """The Docker host that stacks are deployed to."""
+    """The Docker host for the stacks."""
     proxy = PROXIES[request.config.getoption("--proxy")]
     if not request.config.getoption("--over-ssh"):
         yield DockerHost(engine_address(), proxy)
@@ -37,7 +37,7 @@ def docker_host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPat
 def stack(
     client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """One stack for the tests of a module, which leave it as they found it."""
+    """One stack for all tests of a module. Each test restores the stack."""
     with running_stack(client, docker_host, tmp_path_factory.mktemp("stack")) as running:
         yield running
 
@@ -50,7 +50,7 @@ def skopeo(stack: Stack, tmp_path: Path) -> Callable[[str | None], clients.Skope
 
 @pytest.fixture
 def docker_cli(tmp_path: Path, binary: Callable[[str], str]) -> clients.DockerCli:
-    """The docker command without any login, with its compose plugin."""
+    """The docker command without a login, with the compose plugin."""
     folder = tmp_path / "docker-config"
     (folder / "cli-plugins").mkdir(parents=True)
     (folder / "cli-plugins" / "docker-compose").symlink_to(binary("docker-compose"))

@@ -79,8 +79,8 @@ def test_a_login_that_was_handed_over_works(stack: Stack, tmp_path: Path, skopeo
         f"docker://{stack.registry}/team/handed:1",
     )
     assert pulled.returncode == 0, pulled.stderr
-    states = [line.split()[-2:] for line in credentials(stack, "list").splitlines()[3:]]
-    assert states == [["in", "force"]] * 4
+    states = [line.split()[-1] for line in credentials(stack, "list").splitlines()[3:]]
+    assert states == ["deployed"] * 4
     credentials(stack, "retire", "robot")
     stack.up()
 

@@ -1,5 +1,5 @@
-"""What several tiers of tests and the benchmarks share: stacks, clients, images, certificates, configurations.
+"""Code that tests and benchmarks share: stacks, clients, images, certificates, configurations.
 
-No test and no fixture is here, and nothing here imports from a tier or from a ``conftest.py``. The benchmarks import
-from this package alone.
+This package contains no tests and no fixtures. It imports nothing from a test tier or a ``conftest.py``. The benchmarks
+import only from this package.
 """

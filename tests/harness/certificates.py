@@ -17,13 +17,13 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate with the key that belongs to it."""
+    """A certificate and its key."""
 
     certificate: x509.Certificate
     key: CertificateIssuerPrivateKeyTypes
 
     def pair(self, *issuers: Issued) -> dict[str, str]:
-        """The chain and the key as the configuration key ``certificates`` holds them."""
+        """The chain and the key in the form of the configuration key ``certificates``."""
         chain = (self, *issuers)
         return {
             "certificate": "".join(
@@ -44,7 +44,7 @@ def issue(
     key: CertificateIssuerPrivateKeyTypes | None = None,
     issuer: Issued | None = None,
 ) -> Issued:
-    """A certificate for ``hosts``, signed by ``issuer`` or by itself."""
+    """A certificate for ``hosts``, signed by ``issuer`` or self-signed."""
     own = ec.generate_private_key(ec.SECP256R1()) if key is None else key
     organizations = [organization] if organization else []
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name), *organizations])
@@ -60,36 +60,36 @@ def issue(
     )
     if hosts:
         builder = builder.add_extension(x509.SubjectAlternativeName([_name(host) for host in hosts]), critical=False)
-        # As public authorities do, or testssl.sh complains; nobody fetches it.
+        # Public authorities add this point, and testssl.sh complains without it. No client fetches the list.
         revoked = x509.UniformResourceIdentifier("http://crl.example.com/revoked.crl")
         point = x509.DistributionPoint([revoked], relative_name=None, reasons=None, crl_issuer=None)
         builder = builder.add_extension(x509.CRLDistributionPoints([point]), critical=False)
     signer = issuer.key if issuer else own
-    # The Edwards curves hash by themselves.
+    # The Edwards curves contain their own hash.
     digest = None if isinstance(signer, ed448.Ed448PrivateKey | ed25519.Ed25519PrivateKey) else hashes.SHA256()
     return Issued(builder.sign(signer, digest), own)
 
 
 @functools.cache
 def authority() -> Issued:
-    """Whom clients of the tests trust."""
+    """The authority that the clients of the tests trust."""
     return issue(start=_an_hour_ago(), days=90, name="registry-stack test authority")
 
 
 @functools.cache
 def certificate_pair(*hosts: str) -> dict[str, str]:
-    """A certificate for ``hosts`` that is in force and signed by ``authority``, and its key."""
+    """A currently valid certificate for ``hosts``, signed by ``authority``, and its key."""
     return issue(*hosts, start=_an_hour_ago(), days=90, issuer=authority()).pair()
 
 
 def odd_pair(*hosts: str) -> dict[str, str]:
-    """A pair that Python reads, and neither Go nor OpenSSL: a BMPString has no room for an emoji."""
+    """A pair that Python reads, but Go and OpenSSL refuse: a BMPString cannot encode an emoji."""
     organization = x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Rocket team \U0001f680", _ASN1Type.BMPString)
     return issue(*hosts, start=_an_hour_ago(), days=90, organization=organization).pair()
 
 
 def joined_pair(*hosts: str) -> dict[str, str]:
-    """The pair of ``certificate_pair`` with its issuer, joined as ``printf %s "$(cat a)" "$(cat b)"`` joins files."""
+    """The pair of ``certificate_pair`` with its issuer, joined like ``printf %s "$(cat a)" "$(cat b)"``."""
     chain = certificate_pair(*hosts)["certificate"].rstrip() + authority().pair()["certificate"]
     return certificate_pair(*hosts) | {"certificate": chain}
 

@@ -1,4 +1,4 @@
-"""The clients that people use, with credentials of their own and their words on failure."""
+"""The clients that people use, each with its own credentials. Failures include the client's messages."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from components.configuration.settings import ImageSettings
 from tests.harness.images import random_layer, write_layout
 from tests.harness.stack import Stack, engine_address
 
-#: What the stacks run, and what stands for any image.
+#: The images that the stacks run, also used as example images.
 IMAGES = ImageSettings()
-#: The same images under names of their own, by their keys, for updates.
+#: The same images under other names, by their keys, for updates.
 OTHER_IMAGES = {name: f"localhost-test/{image}" for name, image in IMAGES}
 MEGABYTE = 1 << 20
-#: An upload that nobody began: the writer is asked for it, and answers 404 to whom it knows.
+#: An upload that does not exist. The writer answers 404 to a user that the writer knows.
 NO_UPLOAD = f"/v2/busy/push/blobs/uploads/{'0' * 8}-0000-0000-0000-{'0' * 12}"
 
 
 def run(*command: str, stdin: str = "", variables: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a client to its end, whatever it answers."""
+    """Run a client and return its result, also after a failure."""
     return subprocess.run(
         command,
         input=stdin,
@@ -44,20 +44,20 @@ def run(*command: str, stdin: str = "", variables: dict[str, str] | None = None)
 
 
 def execute(container: Container, *command: str) -> str:
-    """What a command in a container prints; through the docker command, since the SDK loses output on a busy engine."""
+    """The output of a command in a container, by the docker command: the SDK loses output on a busy engine."""
     answer = run("docker", "exec", str(container.id), *command, variables={"DOCKER_HOST": engine_address()})
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
 
 class DockerCli:
-    """The docker command with a configuration folder of its own."""
+    """The docker command with its own configuration folder."""
 
     def __init__(self, folder: Path) -> None:
         self._variables = {
             "DOCKER_CONFIG": str(folder),
             "DOCKER_HOST": engine_address(),
-            # The builder that every docker command has, also without the buildx plugin.
+            # Every docker command has this builder, also without the buildx plugin.
             "DOCKER_BUILDKIT": "0",
         }
 
@@ -71,9 +71,9 @@ class DockerCli:
 
 
 class Skopeo:
-    """skopeo as one user of the stack, or as nobody, trusting the stack's own authority.
+    """skopeo as one user of the stack or without a login. It trusts the stack's own authority.
 
-    ``registry`` is another name of the stack's.
+    ``registry`` is another host name of the stack.
     """
 
     def __init__(self, stack: Stack, folder: Path, user: str | None, registry: str = "") -> None:
@@ -100,7 +100,7 @@ class Skopeo:
         return run("skopeo", "copy", f"--authfile={self._auth}", *sides, *options, source, target)
 
     def delete(self, name: str) -> subprocess.CompletedProcess[str]:
-        """``skopeo delete``: the manifest, with every tag that names it."""
+        """``skopeo delete``: the manifest, with every tag of the manifest."""
         return self._one("delete", name)
 
     def inspect(self, name: str) -> subprocess.CompletedProcess[str]:
@@ -118,18 +118,18 @@ class Skopeo:
 
 
 def engine() -> docker.DockerClient:
-    """The tests' engine through its API."""
+    """A client of the tests' engine."""
     return docker.DockerClient(base_url=engine_address(), version="auto", timeout=60)
 
 
 def containers(client: docker.DockerClient, prefix: str) -> dict[str, Container]:
-    """Containers of a stack by role, carriers included."""
+    """The containers of a stack by role, including carriers."""
     found = client.containers.list(all=True, filters={"label": f"registry-stack.prefix={prefix}"})
     return {container.labels["registry-stack.role"]: container for container in found}
 
 
 def wait_for_port(port: int, trust: ssl.SSLContext | None = None) -> None:
-    """Until something answers HTTP, or HTTPS with a trusted certificate, on a loopback port; at most 60 seconds."""
+    """Wait until a loopback port answers HTTP, or HTTPS with a trusted certificate. Fail after 60 seconds."""
     deadline = time.monotonic() + 60
     while True:
         try:
@@ -143,7 +143,7 @@ def wait_for_port(port: int, trust: ssl.SSLContext | None = None) -> None:
 
 @contextmanager
 def upstream(client: docker.DockerClient, network: str, alias: str, port: int) -> Iterator[Container]:
-    """A registry without a login, for mirrors on ``network`` under ``alias``, and on a loopback port for pushes."""
+    """A registry without a login. Mirrors on ``network`` use ``alias``; pushes use a loopback port."""
     run("docker", "rm", "--force", "rs-test-upstream", variables={"DOCKER_HOST": engine_address()})
     config = 'version: 0.1\nstorage: {filesystem: {rootdirectory: /tmp/data}}\nhttp: {addr: ":5000"}\n'
     container = client.containers.run(
@@ -163,29 +163,29 @@ def upstream(client: docker.DockerClient, network: str, alias: str, port: int) -
 
 
 def wait_until_healthy(client: docker.DockerClient, name: str) -> None:
-    """Until a container's health check passes; at most 60 seconds."""
+    """Wait until a container is healthy. Fail after 60 seconds."""
     deadline = time.monotonic() + 60
     while client.containers.get(name).attrs["State"]["Health"]["Status"] != "healthy":
-        assert time.monotonic() < deadline, f"{name} does not become healthy"
+        assert time.monotonic() < deadline, f"{name} is not healthy after 60 seconds"
         time.sleep(0.5)
 
 
-#: Client operations that may fail in one `up` that replaces processes of the registry, or that reloads the proxy, with
-#: each engine of the proxy. nginx gives up on a layer that it sends to a container which is gone while it looks up the
-#: name anew. Caddy ends its servers by Go's `http.Server.Shutdown`, which drops a request that comes at this moment.
+#: Client operations that may fail in one `up` that replaces registry processes or reloads the proxy, per proxy server.
+#: nginx aborts a layer if the target container is gone while nginx resolves the name again. Caddy stops its servers
+#: with Go's `http.Server.Shutdown`, which drops a request that arrives at that moment.
 LOST_BY_REPLACEMENT = {"caddy": 0, "nginx": 2}
 LOST_BY_RELOAD = {"caddy": 2, "nginx": 0}
 
 
 @contextmanager
 def clients_at_work(pusher: Skopeo, puller: Skopeo, folder: Path) -> Iterator[dict[str, list[str]]]:
-    """Pushes and pulls in a loop for as long as the block runs; yields what failed, and counts under ``done``."""
+    """Push and pull in a loop while the block runs. Yield the failures, and the finished operations under ``done``."""
     results: dict[str, list[str]] = {"done": [], "failed": []}
     stop = threading.Event()
 
     def loop(work: Callable[[int], str]) -> None:
         number = 0
-        # With a pause, since clients that take all of a small machine slow the `up` that they are to live through.
+        # The pause leaves CPU for the `up`: clients without a pause use a small machine completely.
         while not stop.wait(1) and number < 2000:
             number += 1
             error = work(number)

@@ -1,4 +1,4 @@
-"""Complete configurations for tests, and how they become settings."""
+"""Complete configurations for tests, and their conversion to settings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ SECRET_KEYS = frozenset(Secrets.model_fields)
 
 
 def example_password(user: str) -> str:
-    """A password that passes the checks and that nobody takes for a real one."""
+    """A password that passes the checks and is clearly an example."""
     return f"example-only-{user}-zq7kx2vw9rj4hbm3"
 
 
 def configuration(**changes: Any) -> dict[str, Any]:
-    """A complete, valid configuration as plain values; ``changes`` replace keys, None removes one."""
+    """A complete, valid configuration as plain values. ``changes`` replaces keys; None removes a key."""
     values = {
         "docker_host": "ssh://deploy@registry.example.com",
         "registry": {
@@ -37,13 +37,13 @@ def configuration(**changes: Any) -> dict[str, Any]:
 
 
 def set_all_secrets(values: Mapping[str, str]) -> list[str]:
-    """Arguments of ``pulumi`` that set several secrets by path in one call; others on the machine may see them."""
+    """Arguments of ``pulumi`` that set several secrets in one call. Other processes can see the arguments."""
     options = [word for path, value in values.items() for word in ("--secret", f"registry-stack:{path}={value}")]
     return ["config", "set-all", "--path", *options]
 
 
 def as_pulumi_hands_over(values: Mapping[str, Any]) -> dict[str, str]:
-    """Objects as JSON, text as it is."""
+    """The values in the form that Pulumi passes to the program: objects as JSON, text unchanged."""
     return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
 
 
@@ -52,6 +52,6 @@ def loaded(
     environment: Mapping[str, str] | None = None,
     now: datetime.datetime | None = None,
 ) -> tuple[Settings, Secrets]:
-    """Settings and secrets of a configuration whose secrets are all encrypted."""
+    """The settings and secrets of a configuration. All secrets count as encrypted."""
     moment = now or datetime.datetime.now(datetime.UTC)
     return load(as_pulumi_hands_over(values), SECRET_KEYS, {}, environment or {}, moment)

@@ -1,4 +1,4 @@
-"""Makes images from nothing: OCI layouts with random layers, for tests and benchmarks."""
+"""Create images without a builder: OCI layouts with random layers, for tests and benchmarks."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def random_layer(size: int) -> bytes:
 
 
 def write_layout(folder: Path, layers: Sequence[bytes], platforms: Sequence[str] = ("amd64",)) -> None:
-    """Write an OCI layout with one image for each platform, as an index if there are several.
+    """Write an OCI layout with one image for each platform. Several platforms get an index.
 
-    Layers are stored as gzip without compression: random bytes do not shrink, and making them costs no time.
+    Layers are gzip files without compression, because random bytes do not shrink. This saves time.
     """
     (folder / "blobs" / "sha256").mkdir(parents=True)
     (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')

@@ -1,4 +1,4 @@
-"""Configurations of a proxy that the operator already has, around a snippet that the stack writes for it."""
+"""Configurations of an operator's own proxy that include the snippet of the stack."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.harness.certificates import certificate_pair
 
 
 def own_caddy(snippet: str, folder: Path) -> str:
-    """The Caddy of an operator: the snippet, the time limits of docs/proxies.md, and certificates from files."""
+    """An operator's Caddy: the snippet, the time limits of docs/proxies.md, and certificates from files."""
     pair = certificate_pair("localhost")
     (folder / "chain.pem").write_text(pair["certificate"])
     (folder / "key.pem").write_text(pair["private_key"])
@@ -20,7 +20,7 @@ def own_caddy(snippet: str, folder: Path) -> str:
 
 
 def own_nginx(snippet: str, folder: Path) -> str:
-    """The nginx of an operator: a snippet in an ``http`` block, certbot's certificates, and connections enough."""
+    """An operator's nginx: the snippet in an ``http`` block, certbot's certificates, and enough connections."""
     certificates = re.findall(r"/etc/letsencrypt/live/(.*)/fullchain.pem", snippet)
     for host in certificates:
         pair = certificate_pair(host)

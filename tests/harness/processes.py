@@ -1,4 +1,4 @@
-"""Starts real programs on loopback ports for one test."""
+"""Start real programs on loopback ports for one test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listens on."""
+    """An unused port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -23,7 +23,7 @@ def free_port() -> int:
 def running(
     command: Sequence[str], port: int, log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that accepts connections on ``port``; it is stopped at the end. Its output goes to ``log``."""
+    """Run a process that accepts connections on ``port``, and stop it at the end. The output goes to ``log``."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
@@ -40,7 +40,9 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise AssertionError(f"{process.args!r} ended with {process.returncode}: {log.read_text()[-2000:]}")
+            raise AssertionError(
+                f"{process.args!r} failed with exit code {process.returncode}: {log.read_text()[-2000:]}"
+            )
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
             return
         time.sleep(0.05)

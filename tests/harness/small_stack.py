@@ -1,4 +1,4 @@
-"""A stack with everything in it once, and how it comes and goes on the engine of the tests."""
+"""A small stack with one of each part. Start the stack on the engine of the tests, and remove it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.harness.stack import Stack
 
 PREFIX = "rs-test"
 REGISTRY_PORT, MIRROR_PORT, PUBLIC_PORT = 25443, 25444, 25445
-#: Where tests push to the registry behind a mirror.
+#: Loopback port on which tests push to the registry behind a mirror.
 UPSTREAM_PORT = 25500
 UPSTREAM = "upstream.test"
 PROXIES = {
@@ -25,7 +25,7 @@ PROXIES = {
 
 
 def small_stack(**changes: Any) -> dict[str, Any]:
-    """A registry with one user of each role and one mirror, on loopback, with certificates of its own authority."""
+    """A registry with one user per role and one mirror, on loopback, with certificates of an internal authority."""
     return {
         "name_prefix": PREFIX,
         "registry": {
@@ -41,7 +41,7 @@ def small_stack(**changes: Any) -> dict[str, Any]:
 
 
 def remove_everything(api: docker.DockerClient, prefix: str = PREFIX) -> None:
-    """Remove what a stack, or an earlier run that was killed, left on the engine, data included."""
+    """Remove all objects of a stack or of a killed run from the engine, including data."""
     for container in api.containers.list(all=True, filters={"name": f"{prefix}-"}):
         container.remove(force=True, v=True)
     for container in clients.containers(api, prefix).values():
@@ -54,9 +54,9 @@ def remove_everything(api: docker.DockerClient, prefix: str = PREFIX) -> None:
 
 @dataclass(frozen=True)
 class DockerHost:
-    """How stacks reach the engine: its socket or, with ``--over-ssh``, an sshd; ``path`` comes first in PATH.
+    """How stacks reach the engine: by its socket or, with ``--over-ssh``, by an sshd. ``path`` comes first in PATH.
 
-    ``proxy`` is what they are configured with; by ``--proxy`` it is the one engine or the other.
+    ``proxy`` is the proxy configuration of the stacks. The option ``--proxy`` selects Caddy or nginx.
     """
 
     address: str
@@ -65,13 +65,13 @@ class DockerHost:
 
     @property
     def proxy_with_files(self) -> dict[str, Any]:
-        """The same proxy with certificates that are given as files, like those of public authorities."""
+        """The same proxy with certificates from files, like certificates of public authorities."""
         return {**self.proxy, "certificates": {"files": {}}}
 
 
 @contextlib.contextmanager
 def running_stack(api: docker.DockerClient, host: DockerHost, folder: Path, **changes: Any) -> Iterator[Stack]:
-    """A stack that is up; at the end its logs are printed (pytest shows them for a failed test) and it is removed."""
+    """Start a stack. At the end, print its logs (pytest shows the logs of a failed test) and remove the stack."""
     remove_everything(api)
     stack = Stack(folder, host.address, small_stack(**{"proxy": host.proxy} | changes), path=host.path)
     try:
@@ -80,7 +80,7 @@ def running_stack(api: docker.DockerClient, host: DockerHost, folder: Path, **ch
     finally:
         for role, container in clients.containers(api, PREFIX).items():
             if container.status != "created":
-                # Apart, since errors would drown in lines about requests.
+                # Separate limits, so that request lines do not displace error lines.
                 requests, errors = (container.logs(tail=30, stdout=out, stderr=not out) for out in (True, False))
                 print(f"--- {role} ({container.status})\n{requests.decode()}{errors.decode()}")
         remove_everything(api)

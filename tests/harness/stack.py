@@ -1,4 +1,4 @@
-"""A throwaway copy of the project as a stack of its own, driven by the real Pulumi CLI."""
+"""A throwaway copy of the project with its own stack, controlled by the real Pulumi CLI."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STACK = "test"
 
 
 class Stack:
-    """One stack on a file backend under ``folder``; ``users`` holds the generated password of each user."""
+    """One stack on a file backend in ``folder``. ``users`` contains the generated password of each user."""
 
     def __init__(self, folder: Path, docker_host: str, values: Mapping[str, Any], path: str = "") -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class Stack:
 
     @property
     def has_files(self) -> bool:
-        """Whether its certificates are given as files."""
+        """Whether the stack gets its certificates from files."""
         return "files" in self.values["proxy"].get("certificates", {})
 
     @property
@@ -59,7 +59,7 @@ class Stack:
     def pulumi(
         self, *arguments: str, check: bool = True, stdin: str = "", variables: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """Run the CLI in the copy; a failure shows what it printed."""
+        """Run the CLI in the copy. A failure shows the output."""
         answer = subprocess.run(
             ["pulumi", *arguments, "--non-interactive"],
             cwd=self.folder,
@@ -75,7 +75,7 @@ class Stack:
         return answer
 
     def write(self, **changes: Any) -> None:
-        """Write the plain keys of the stack file; secrets in it stay."""
+        """Write the plain keys of the stack file and keep its secrets."""
         self.values |= changes
         written = yaml.safe_load(self.file.read_text()) if self.file.exists() else {}
         config = written.setdefault("config", {})
@@ -88,15 +88,15 @@ class Stack:
         self.pulumi("config", "set", "--stack", STACK, "--secret", "--path", f"registry-stack:{path}", stdin=value)
 
     def set_secrets(self, values: Mapping[str, str]) -> None:
-        """Several at once, which takes as long as one."""
+        """Set several secrets at once, in the time of one."""
         self.pulumi(*set_all_secrets(values), "--stack", STACK)
 
     def set_certificate(self, host: str, *others: str) -> None:
-        """Give ``host`` a certificate as files, which covers ``others``, too."""
+        """Set a certificate from files for ``host``. The certificate also covers ``others``."""
         self.set_pair(host, certificate_pair(host, *others))
 
     def set_pair(self, name: str, pair: Mapping[str, str]) -> None:
-        """Give a certificate and its key as they stand in files."""
+        """Set a certificate and its key from the texts of files."""
         self.set_secrets(as_paths(name, pair))
 
     def set_plain(self, path: str, value: str) -> None:
@@ -117,7 +117,7 @@ class Stack:
         return self.pulumi("preview", "--stack", STACK, "--color=never", *arguments, check=check, **keywords)
 
     def planned(self) -> dict[str, str]:
-        """What a preview would do to each resource, by logical name; unchanged ones are left out."""
+        """The planned operation for each changed resource, by logical name, from a preview."""
         steps = json.loads(self.preview("--json").stdout)["steps"]
         operations: dict[str, str] = {}
         for step in steps:
@@ -137,17 +137,17 @@ class Stack:
 
     @property
     def proxy(self) -> str:
-        """The server that the proxy runs."""
+        """The proxy server: ``caddy`` or ``nginx``."""
         return str(self.values["proxy"]["server"])
 
     @property
     def registry(self) -> str:
-        """What stands before a repository in an image name."""
+        """The host and port of the registry, as they stand in image names."""
         return str(self.values["registry"]["url"]).removeprefix("https://")
 
     @cached_property
     def certificate_file(self) -> Path:
-        """What clients must trust, as a file: the root of the internal authority, or that of the tests."""
+        """File with the root that clients must trust: of the internal authority, or of the tests' authority."""
         path = self.folder / "ca" / "ca.crt"
         path.parent.mkdir(exist_ok=True)
         path.write_text(self.outputs().get("ca_certificate", authority().pair()["certificate"]) + "\n")
@@ -155,15 +155,15 @@ class Stack:
 
     @property
     def trust(self) -> ssl.SSLContext:
-        """The same trust, for HTTP clients."""
+        """A TLS context that trusts ``certificate_file``, for HTTP clients."""
         return ssl.create_default_context(cafile=self.certificate_file)
 
 
 def as_paths(name: str, pair: Mapping[str, str]) -> dict[str, str]:
-    """A certificate and its key by their paths in the configuration."""
+    """A certificate and its key, by their configuration paths."""
     return {f'certificates["{name}"].{part}': text for part, text in pair.items()}
 
 
 def engine_address() -> str:
-    """The engine that the tests use."""
+    """The address of the engine that the tests use."""
     return os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")

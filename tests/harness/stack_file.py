@@ -1,6 +1,6 @@
-"""A stack file in memory: what `pulumi config set`, `get` and `rm` make of it, and what the program makes of that.
+"""A stack file in memory: the effect of `pulumi config set`, `get` and `rm`, and the program's problems with the file.
 
-Each command of the CLI takes half a second; ``tests/binaries/test_fixes.py`` compares this model with it.
+Each command of the CLI takes half a second. ``tests/binaries/test_fixes.py`` compares this model with the CLI.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def files() -> dict[str, str]:
 
 
 class StackFile:
-    """The keys of one stack; secret ones are encrypted, unless ``plain`` names them."""
+    """The keys of one stack. Secret keys are encrypted, except the key ``plain``."""
 
     def __init__(self, values: Mapping[str, Any], plain: str = "", **environment: str) -> None:
         copied = json.loads(json.dumps(values))
@@ -51,7 +51,7 @@ class StackFile:
         self.environment = environment
 
     def problems(self) -> list[Problem]:
-        """What the program refuses."""
+        """The problems that the program reports."""
         try:
             load(
                 values={key: _handed_over(value) for key, value in self.config.items()},
@@ -68,7 +68,7 @@ class StackFile:
         """Run a line as a shell would.
 
         Raises:
-            ValueError: where the CLI refuses it.
+            ValueError: if the CLI would refuse the line.
         """
         for step in steps(line):
             text = ""
@@ -77,7 +77,7 @@ class StackFile:
                 text = self._stage(words, files()[file] if file else text)
 
     def accepts(self, line: str) -> bool:
-        """Whether a line runs without a failure; what it did before the failure remains."""
+        """Whether a line runs without a failure. Changes before the failure remain."""
         try:
             self.run(line)
         except ValueError:
@@ -106,7 +106,7 @@ class StackFile:
 
 
 def steps(line: str) -> list[list[list[str]]]:
-    """The words of each program in a line: steps that follow each other, each a pipe of programs."""
+    """The words of each program in a line: a list of steps, each a pipe of programs."""
     words = shlex.shlex(line, posix=True, punctuation_chars="|&<")
     words.whitespace_split = True
     return [_split(step, "|") for step in _split(list(words), "&&")]
@@ -127,7 +127,7 @@ def path_of(key: str) -> Parts:
 
 
 def put(config: dict[str, Any], parts: Parts, text: str) -> None:
-    """`pulumi config set --path`: makes what is missing, adds at the end of a list, replaces a text only at the top."""
+    """`pulumi config set --path`: create missing parts, append to a list, replace a text only at the top."""
     first, *rest = parts
     if not rest:
         config[str(first)] = text
@@ -155,7 +155,7 @@ def put(config: dict[str, Any], parts: Parts, text: str) -> None:
 
 
 def remove(config: dict[str, Any], parts: Parts) -> None:
-    """`pulumi config rm --path`: what is not there needs no removal."""
+    """`pulumi config rm --path`: ignore a missing key."""
     holder: Any = config
     for part in parts[:-1]:
         holder = _member(holder, part)

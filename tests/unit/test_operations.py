@@ -1,4 +1,4 @@
-"""What the credential commands decide: successors by name, states and kinds of passwords, Docker's login files."""
+"""The credential commands without the CLI: rotations, user states, Docker config files, errors."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ def found(**users: Any) -> Credentials:
     )
 
 
-def test_rotations_are_known_by_the_names_alone() -> None:
+def test_rotations_are_found_by_user_names() -> None:
     assert rotations(["boss", "ci", "ci.2", "robot.3", "robot.10", "robot.9", "v1.1", "v1"]) == [
         (["ci"], "ci.2"),
         (["robot.3", "robot.9"], "robot.10"),
     ]
 
 
-def test_the_state_of_a_user_compares_the_configuration_with_what_is_deployed() -> None:
+def test_user_state_compares_configuration_with_deployed_users() -> None:
     users = found(ci={"role": "push"})
     mark = fingerprint("ci", PASSWORD, STACK_SECRET)
 
     assert state("ci", users, {}, TODAY) == "new"
-    assert state("ci", users, deployed("push", mark), TODAY) == "in force"
+    assert state("ci", users, deployed("push", mark), TODAY) == "deployed"
     assert state("ci", users, deployed("pull", mark), TODAY) == "role changed"
     assert state("ci", users, deployed("pull", "00000000"), TODAY) == "role and password changed"
 
 
-def test_an_expired_user_is_valid_until_the_next_up() -> None:
+def test_expired_user_stays_valid_until_the_next_up() -> None:
     users = found(ci={"role": "push", "expires": "2020-01-31"})
 
     assert users.users["ci"].expires == datetime.date(2020, 1, 31)
@@ -73,20 +73,20 @@ def test_an_expired_user_is_valid_until_the_next_up() -> None:
     assert state("ci", users, {}, TODAY) == "expired"
 
 
-def test_users_that_another_version_deployed_are_no_reason_for_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_users_output_of_another_version_gives_an_error_with_a_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = refusal(monkeypatch, Cli(configuration(), {"ci": "push, password 00000000"}), "list")
 
     assert "another version" in str(refused)
     assert refused.fix == "pulumi up"
 
 
-def test_the_kind_of_a_password_tells_nothing_of_it() -> None:
+def test_password_kind_does_not_show_the_password() -> None:
     assert password_kind(None) == "missing"
     assert password_kind(PASSWORD) == "set"
     assert password_kind(SecretStr("$2y$05$" + "a" * 53)) == "bcrypt hash"
 
 
-def test_a_login_is_written_for_its_owner_alone(tmp_path: Path) -> None:
+def test_login_file_is_readable_only_by_its_owner(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
 
     write_login(file, "registry.example.com", "ci", PASSWORD)
@@ -97,15 +97,15 @@ def test_a_login_is_written_for_its_owner_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a pipe", "a folder"])
-def test_what_is_no_file_is_left_alone(make: Callable[[Path], None], tmp_path: Path) -> None:
+def test_output_path_that_is_not_a_regular_file_is_refused(make: Callable[[Path], None], tmp_path: Path) -> None:
     target = tmp_path / "config.json"
     make(target)
 
-    with pytest.raises(Failure, match="is no file"):
+    with pytest.raises(Failure, match="is not a regular file"):
         write_login(target, "registry.example.com", "ci", PASSWORD)
 
 
-def test_in_a_docker_configuration_only_the_entry_is_set(tmp_path: Path) -> None:
+def test_existing_docker_config_keeps_its_other_entries_and_its_link(tmp_path: Path) -> None:
     real, file = tmp_path / "real.json", tmp_path / "config.json"
     real.write_text(json.dumps({"auths": {"other": {"auth": "x"}, "registry:5443": {"auth": "old"}}, "proxies": {}}))
     real.chmod(0o644)
@@ -122,11 +122,11 @@ def test_in_a_docker_configuration_only_the_entry_is_set(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("text", ["text", "[]", '{"auths": []}', '{"name": "something else"}'])
-def test_a_file_that_is_no_docker_configuration_is_left_alone(text: str, tmp_path: Path) -> None:
+def test_file_that_is_not_a_docker_config_is_not_changed(text: str, tmp_path: Path) -> None:
     file = tmp_path / "notes"
     file.write_text(text)
 
-    with pytest.raises(Failure, match="left alone"):
+    with pytest.raises(Failure, match="nothing was written"):
         write_login(file, "registry.example.com", "ci", PASSWORD)
 
     assert file.read_text() == text
@@ -136,7 +136,7 @@ def test_a_file_that_is_no_docker_configuration_is_left_alone(text: str, tmp_pat
 @pytest.mark.parametrize(
     "helper", [{"credsStore": "pass"}, {"auths": {}, "credHelpers": {"registry.example.com": "pass"}}]
 )
-def test_a_login_that_docker_would_not_read_is_not_written(helper: dict[str, Any], tmp_path: Path) -> None:
+def test_login_is_not_written_to_a_file_with_a_credential_helper(helper: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps(helper))
 
@@ -146,13 +146,13 @@ def test_a_login_that_docker_would_not_read_is_not_written(helper: dict[str, Any
     assert json.loads(file.read_text()) == helper
 
 
-def test_a_folder_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="cannot be written: No such file"):
+def test_missing_output_folder_gives_an_error_message(tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=r"cannot write .*: No such file"):
         write_login(tmp_path / "no" / "config.json", "registry.example.com", "ci", PASSWORD)
 
 
 class Cli:
-    """Stands in for the Pulumi CLI: a configuration, what is deployed, and the words of which all calls fail."""
+    """A fake Pulumi CLI with a configuration and deployed users. Calls whose arguments contain ``fails`` fail."""
 
     def __init__(self, values: dict[str, Any], deployed: Mapping[str, object], fails: str = "never") -> None:
         self.values, self.deployed, self.fails = values, deployed, fails
@@ -199,7 +199,7 @@ BROKEN = configuration(registry=configuration()["registry"] | {"users": {"ci": {
         (BROKEN, ("list",)),
     ],
 )
-def test_each_fix_names_the_stack_and_the_file_that_were_given(
+def test_every_command_in_a_fix_has_the_given_stack_and_config_file(
     values: dict[str, Any], arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     where = ("--stack", "prod", "--config-file", "/etc/two words.yaml")
@@ -212,10 +212,10 @@ def test_each_fix_names_the_stack_and_the_file_that_were_given(
         assert "--stack prod --config-file '/etc/two words.yaml'" in command
 
 
-def test_a_change_that_fails_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_change_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = refusal(monkeypatch, Cli(ROTATED, {}, fails="config set"), "add", "new", "--role", "push")
 
-    assert "The configuration is as it was before" in str(refused)
+    assert "The configuration is unchanged" in str(refused)
     assert refused.fix == "make room"
 
 
@@ -235,7 +235,7 @@ def test_a_change_that_fails_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_what_cannot_be_undone_is_told_with_commands_for_the_stack(
+def test_failed_undo_prints_commands_that_restore_the_old_values(
     change: Change, fix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(StackConfig, "_run", Cli({}, {}, fails="config").run)
@@ -247,7 +247,9 @@ def test_what_cannot_be_undone_is_told_with_commands_for_the_stack(
     assert PASSWORD.get_secret_value() not in str(caught.value) + caught.value.fix
 
 
-def test_a_failure_shows_no_login_of_a_url(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_does_not_show_the_login_in_a_url(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fail(*_: object, **__: object) -> str:
         raise Failure("`pulumi config` failed: https://robot:token@ghcr.io", "ask https://robot:token@ghcr.io")
 
@@ -263,7 +265,7 @@ def test_a_failure_shows_no_login_of_a_url(monkeypatch: pytest.MonkeyPatch, caps
     assert "token" not in printed
 
 
-def test_a_broken_name_in_the_configuration_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_does_not_show_an_invalid_mirror_name(monkeypatch: pytest.MonkeyPatch) -> None:
     mirrors = {"https://robot:token@ghcr.io": {"url": "https://ghcr.example.com"}}
 
     refused = refusal(monkeypatch, Cli(configuration(mirrors=mirrors), {}), "list")

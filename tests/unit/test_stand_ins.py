@@ -282,7 +282,7 @@ def test_an_unreachable_engine_is_named_with_the_remedy() -> None:
     with pytest.raises(StandInError) as failure:
         asyncio.run(DockerStandIn().configure(request))
     assert str(failure.value).startswith("failed to connect to any docker daemon: tcp://127.0.0.1:1")
-    assert "start it there" in str(failure.value)
+    assert "start the engine on that host" in str(failure.value)
 
 
 def test_a_host_over_ssh_is_not_contacted_by_configuring() -> None:
@@ -332,7 +332,7 @@ def test_canonical_durations_survive_the_engine(text: str) -> None:
 
 
 def test_a_malformed_duration_is_refused() -> None:
-    with pytest.raises(StandInError, match="'soon' is no duration"):
+    with pytest.raises(StandInError, match="'soon' is not a duration"):
         _container._nanoseconds("soon")
 
 
