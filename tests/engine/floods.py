@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import socket
 import ssl
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -160,6 +162,17 @@ def others_at_work(stack: Stack, folder: Path) -> Iterator[dict[str, list[float]
 
 
 @contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One flood at a time on this machine: all engines share the kernel's memory for TCP.
+
+    A flood takes up to 2.1 GB of it, of 2.3 GB (``tcp_mem``). At the limit, the kernel resets connections of others.
+    """
+    with Path(tempfile.gettempdir(), "registry-stack-floods.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@contextlib.contextmanager
 def nothing_dies(client: docker.DockerClient) -> Iterator[None]:
     """No process is killed or restarts, and what each uses stays below its limit."""
     served = {
@@ -185,7 +198,12 @@ def nothing_dies(client: docker.DockerClient) -> Iterator[None]:
 
 def survived(stack: Stack, client: docker.DockerClient, folder: Path, floods: dict[str, Flood]) -> None:
     """Others are at work for as long as the floods last; print what each saw."""
-    with nothing_dies(client), others_at_work(stack, folder / "others") as took, contextlib.ExitStack() as running:
+    with (
+        alone(),
+        nothing_dies(client),
+        others_at_work(stack, folder / "others") as took,
+        contextlib.ExitStack() as running,
+    ):
         for flood in floods.values():
             running.enter_context(flood)
         time.sleep(LONG)

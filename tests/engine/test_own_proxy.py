@@ -40,10 +40,11 @@ ALLOWED = ["127.0.0.0/30"]
 def stack(
     client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    plain = small_stack()
+    # A quarter of the default: behind an own proxy and Docker's, each layer takes twice the kernel's memory for TCP.
+    plain, memory = small_stack(), {"memory_mb": 256}
     changes = {
-        "registry": plain["registry"] | {"anonymous_url": f"https://localhost:{PUBLIC_PORT}"},
-        "mirrors": {UPSTREAM: plain["mirrors"][UPSTREAM] | {"allow": ALLOWED}},
+        "registry": plain["registry"] | memory | {"anonymous_url": f"https://localhost:{PUBLIC_PORT}"},
+        "mirrors": {UPSTREAM: plain["mirrors"][UPSTREAM] | memory | {"allow": ALLOWED}},
         "proxy": {"server": "none", "address": ADDRESS},
         "acknowledge": ["anonymous_pull", "routed_loopback"],
     }
