@@ -23,8 +23,8 @@ from components._delivery import (
 from components._docker_command import docker_command
 from components._service import Attachment, Service, network, published, service
 from components.certificate_issuer import CertificateIssuer, CertificateIssuerArgs
-from components.configuration.certificates import certificates_in_use, end
-from components.configuration.naming import HEALTH_PORT, StackName, ports
+from components.configuration.certificates import end
+from components.configuration.naming import HEALTH_PORT, StackName, certificates_in_use, ports
 from components.configuration.settings import Secrets, Settings
 from components.render.proxy import (
     CERTIFICATES_DIRECTORY,

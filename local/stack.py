@@ -51,10 +51,10 @@ def up() -> None:
     images.ensure(engine.ensure(), "registry", "caddy")
     _create()
     _configure()
+    _write_environment()  # first, for a person who must repair what follows
     changed = _pulumi("up", "--yes", "--refresh")  # a refresh also restores containers that somebody stopped or removed
     _write_credentials()
     _write_ca_certificate()
-    _write_environment()
     say(_how_to_use() if changed else _where_it_is())
 
 
@@ -210,13 +210,19 @@ def _pulumi(*command: str) -> bool:
         ) as process,
     ):
         assert process.stdout is not None
-        for line in process.stdout:
-            held.append(line.rstrip())
-            changed = changed or _CHANGE.match(line) is not None
-            if changed:
-                say("\n".join(held))
-                held.clear()
-        code = process.wait()
+        interrupted = False
+        while True:
+            try:
+                for line in process.stdout:
+                    held.append(line.rstrip())
+                    changed = changed or _CHANGE.match(line) is not None
+                    if changed or interrupted:
+                        say("\n".join(held))
+                        held.clear()
+                code = process.wait()
+                break
+            except KeyboardInterrupt:  # Pulumi got it, too. It needs its output until it has saved its state.
+                interrupted = True
         if rest := held if code else _summary(held):
             say("\n".join(rest))
         if code:
@@ -237,7 +243,8 @@ def _summary(lines: list[str]) -> list[str]:
             sections[line] = []
         elif line and sections:
             sections[list(sections)[-1]].append(line)
-    return sections.get("Diagnostics:", []) + sections.get("Resources:", [])
+    warnings = [line for line in lines if line.startswith("warning:")]
+    return warnings + sections.get("Diagnostics:", []) + sections.get("Resources:", [])
 
 
 # --- Messages and removal ---------------------------------------------------------------------------------------------

@@ -17,8 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from components.configuration.naming import hosts
-from components.configuration.settings import CertificatePair, Secrets, Settings
+from components.configuration.settings import CertificatePair
 
 #: Days before the expiry of a certificate from which every preview warns.
 NOTICE_DAYS = 21
@@ -147,15 +146,3 @@ def _name(certificate: x509.Certificate) -> str:
 
 def _public_bytes(holder: x509.Certificate | PrivateKeyTypes) -> bytes:
     return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-def certificate_name(host: str, available: tuple[str, ...]) -> str | None:
-    """Return the name of the certificate for ``host``: the host, the wildcard of its domain, or None."""
-    wildcard = "*." + host.partition(".")[2]
-    return host if host in available else wildcard if wildcard in available else None
-
-
-def certificates_in_use(settings: Settings, secrets: Secrets) -> dict[str, CertificatePair]:
-    """Return the file certificates of the hosts by name; other certificates are unchecked and must not be read."""
-    names = {certificate_name(host, tuple(secrets.certificates)) for host in hosts(settings)}
-    return {name: pair for name, pair in sorted(secrets.certificates.items()) if name in names}

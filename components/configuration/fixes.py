@@ -130,6 +130,10 @@ def refused(parts: Parts, detail: Mapping[str, Any], whole: object) -> Problem:
     if detail["type"] == "missing":
         return missing(*parts)
     remove = remove_command(*parts)
+    if parts == ("proxy", "engine") and detail["input"] in get_args(ProxySettings.model_fields["server"].annotation):
+        # The key of before 0.1.0. Removed alone, it would leave the default: another server.
+        renamed = f"{set_command('proxy.server', detail['input'])} && {remove}"
+        return Problem(path(*parts), "a key that is now called proxy.server", "proxy.server", renamed)
     if detail["type"] == "extra_forbidden":
         return Problem(path(*parts), "an unknown key", "the keys in the table of docs/configuration.md", remove)
     first, *others = [remove] if is_name else _fixes(parts, detail, whole)

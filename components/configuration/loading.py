@@ -11,8 +11,8 @@ from pydantic import SecretStr, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from components.configuration import certificates
-from components.configuration.certificates import certificates_in_use
 from components.configuration.fixes import intended_dangers, missing, refused, set_secret_command
+from components.configuration.naming import certificates_in_use
 from components.configuration.problems import ConfigError, Problem, certificate_command, path, remove_command, shown
 from components.configuration.rules import RULES
 from components.configuration.rules.certificates import certificate_problems

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from components.configuration.fields import Endpoint
 from components.configuration.problems import path
 from components.configuration.settings import (
+    CertificatePair,
     MirrorSettings,
     Process,
     RegistrySettings,
+    Secrets,
     Settings,
     StorageSettings,
     processes,
@@ -97,3 +99,15 @@ def service_ports(settings: Settings) -> dict[str, int]:
     """Return the port of each registry process and each mirror, by network name."""
     own: dict[str, int] = {process: PORTS[process] for process in processes(settings.registry)}
     return own | {mirror_alias(name): mirror_port(name) for name in settings.mirrors}
+
+
+def certificate_name(host: str, available: tuple[str, ...]) -> str | None:
+    """Return the name of the certificate for ``host``: the host, the wildcard of its domain, or None."""
+    wildcard = "*." + host.partition(".")[2]
+    return host if host in available else wildcard if wildcard in available else None
+
+
+def certificates_in_use(settings: Settings, secrets: Secrets) -> dict[str, CertificatePair]:
+    """Return the file certificates of the hosts by name; other certificates are unchecked and must not be read."""
+    names = {certificate_name(host, tuple(secrets.certificates)) for host in hosts(settings)}
+    return {name: pair for name, pair in sorted(secrets.certificates.items()) if name in names}

@@ -242,7 +242,7 @@ DANGERS = {
     "open_mirror": "anyone who can reach the proxy can pull through the mirror, use up its quota and fill its disk",
     "open_upstream_login": "anyone who can reach the proxy can read every repository that the upstream login can read",
     "anonymous_pull": "anyone who can reach the proxy can then list and pull every image without a login",
-    "routed_loopback": "an older one lets in, past your proxy, whoever routes to a container's address",
+    "routed_loopback": "an older engine lets a host that routes to a container's address bypass your proxy",
 }
 Danger = Literal["open_mirror", "open_upstream_login", "anonymous_pull", "routed_loopback"]
 

@@ -7,9 +7,18 @@ from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from components.configuration.certificates import canonical, canonical_root, certificate_name, certificates_in_use
+from components.configuration.certificates import canonical, canonical_root
 from components.configuration.fields import Endpoint
-from components.configuration.naming import HEALTH_PORT, endpoints, mirror_alias, ports, quick_alias, service_ports
+from components.configuration.naming import (
+    HEALTH_PORT,
+    certificate_name,
+    certificates_in_use,
+    endpoints,
+    mirror_alias,
+    ports,
+    quick_alias,
+    service_ports,
+)
 from components.configuration.settings import Secrets, Settings
 from components.render.registry import REALM, most_layers
 

@@ -53,10 +53,10 @@ class Engine:
     def unreachable(self, cause: object) -> StandInError:
         said = f"; ssh says: {self._ssh.last_words()}" if self._ssh else ""
         by_ssh = "make sure that `ssh -o BatchMode=yes` can run `docker version` on the host"
-        remedy = by_ssh if self.is_remote_shell else "start the engine on that host"
+        fix = by_ssh if self.is_remote_shell else "start the engine on that host"
         return StandInError(
             f"failed to connect to any docker daemon: {self.host} does not answer ({cause}{said}). "
-            f"Check the host of the docker provider. If the host is right, {remedy}, then try again."
+            f"Check the host of the docker provider. If the host is right, {fix}, then try again."
         )
 
     def close(self) -> None:

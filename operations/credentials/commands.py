@@ -206,7 +206,7 @@ def retire(
         Change(("registry", "users", name), _plain(user), None),
         Change(("passwords", name), found.passwords.get(name), None),
     )
-    remaining = family(name, others)
+    remaining = family(first_name(name), others)
     end = f" Remaining: {', '.join(remaining)}." if remaining else ""
     say(f"removed {name}.{end} To revoke the login of {name}, run: {config.command('pulumi', 'up')}")
 
@@ -265,7 +265,7 @@ def _current(name: str, users: Mapping[str, UserSettings]) -> str:
 
 
 def _unknown(name: str, users: Mapping[str, UserSettings]) -> NoReturn:
-    kin = family(name, users)
+    kin = family(first_name(name), users)
     raise Failure(
         f"there is no user {name}",
         f"{'did you mean' if kin else 'existing users:'} {', '.join(kin or users) or 'none'}",
@@ -314,7 +314,7 @@ def _check_nobody_is_locked_out(
             f"add another admin first: {config.command(*_TOOL, 'add', _example_name(name), '--role', 'admin')};"
             f" or override: {config.command(*_TOOL, 'retire', name, '--force')}",
         )
-    kin = family(name, others)
+    kin = family(first_name(name), others)
     deployed = config.deployed_users() if kin else {}
     if name in deployed and kin and all(state(each, found, deployed, _today()) != DEPLOYED for each in kin):
         raise Failure(

@@ -28,9 +28,9 @@ def next_name(name: str) -> str:
     return f"{first_name(name)}.{_number(name) + 1}"
 
 
-def family(name: str, users: Iterable[str]) -> list[str]:
-    """The users with the same first name as `name`, oldest first."""
-    return sorted((each for each in users if first_name(each) == first_name(name)), key=_number)
+def family(first: str, users: Iterable[str]) -> list[str]:
+    """The users with the first name `first`, the newest last."""
+    return sorted((name for name in users if first_name(name) == first), key=_number)
 
 
 def rotations(users: Iterable[str]) -> list[tuple[list[str], str]]:

@@ -6,7 +6,6 @@ address of a host that does not exist and without stack traces), and the stack f
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -33,7 +32,7 @@ def test_a_stack_of_before_the_renamed_key_is_unchanged_but_for_its_outputs(tmp_
     def pulumi(*arguments: str) -> str:
         done = subprocess.run(
             ["pulumi", *arguments, "--non-interactive"],
-            cwd=tmp_path, env=os.environ | variables, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            cwd=tmp_path, env=variables, stdin=subprocess.DEVNULL, capture_output=True, text=True,
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr

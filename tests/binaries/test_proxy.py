@@ -184,7 +184,7 @@ class Proxy:
 
 @contextlib.contextmanager
 def running_proxy(binary: Binary, server: str, text: str, folder: Path) -> Iterator[Proxy]:
-    """An server that serves a configuration of ports 5443 and up on free ports."""
+    """A server that serves a configuration of ports 5443 and up on free ports."""
     ports = {old: free_port() for old in ("2015", "9180", "5443", "5444", "5445")}
     text = re.sub(rf"\b({'|'.join(ports)})\b", lambda found: str(ports[found[0]]), text)
     config = folder / FILE[server]

@@ -7,7 +7,6 @@ import fcntl
 import itertools
 import socket
 import ssl
-import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import docker
 
+from local.steps import HOME
 from tests.engine.attacks import basic, http1
 from tests.engine.transfers import MEGABYTE, sampled
 from tests.harness import clients
@@ -167,7 +167,7 @@ def alone() -> Iterator[None]:
 
     A flood takes up to 2.1 GB of it, of 2.3 GB (``tcp_mem``). At the limit, the kernel resets connections of others.
     """
-    with Path(tempfile.gettempdir(), "registry-stack-floods.lock").open("w") as lock:
+    with (HOME / "floods.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

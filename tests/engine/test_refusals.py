@@ -1,4 +1,4 @@
-"""Bad input ends at the preview, before anything is touched, with the key and the remedy."""
+"""Bad input ends at the preview, before anything is touched, with the key and the fix."""
 
 from __future__ import annotations
 

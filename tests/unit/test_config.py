@@ -1,4 +1,4 @@
-"""The configuration is refused as a whole, with every problem and its remedy, and never with a secret."""
+"""The configuration is refused as a whole, with every problem and its fix, and never with a secret."""
 
 from __future__ import annotations
 
@@ -576,3 +576,10 @@ def test_settings_and_secrets_never_print_a_secret() -> None:
     chosen, secrets = loaded(configuration())
 
     assert example_password("boss") not in repr(secrets) + str(secrets) + repr(chosen)
+
+
+def test_the_former_key_of_the_server_is_renamed_and_not_just_removed() -> None:
+    found = problems(configuration(proxy={"engine": "nginx", "certificates": {"files": {}}}))
+
+    assert list(found) == ["proxy.engine"]
+    assert "'registry-stack:proxy.server' nginx && pulumi config rm" in found["proxy.engine"]

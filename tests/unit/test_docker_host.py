@@ -62,7 +62,7 @@ def test_an_engine_of_the_same_disk_image_is_another_one_since_it_has_other_cont
     assert "another engine" in refusal(OLD, "ssh://clone")
 
 
-def test_another_server_is_refused_with_both_ways_out() -> None:
+def test_another_engine_is_refused_with_both_ways_out() -> None:
     text = refusal(OLD, "ssh://other")
 
     assert f"ssh://other is another engine than {OLD}" in text

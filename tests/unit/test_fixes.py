@@ -81,6 +81,7 @@ BROKEN: list[dict[str, Any]] = [values for values, _, _ in BAD_VALUES] + [
     configuration(proxy={"certificates": "acme"}),
     configuration(proxy={"certificates": {"files": "yes"}}, certificates={"registry.example.com": "PEM"}),
     configuration(proxy={"certificates": {"files": {}}}, certificates={"registry.example.com": {"private_key": 5}}),
+    configuration(proxy={"engine": "caddy", "certificates": {"internal": {}}}),
     configuration(proxy={"server": "none", "metrics_port": 9180, "certificates": {"internal": {}}}),
     configuration(proxy={"certificates": {"acme": {"email": "nobody", "directory": "a", "root": "x", "eab": 5}}}),
     configuration(proxy={"certificates": {"acme": {"email": "ops@example.com", "root": "x", "staging": True}}}),

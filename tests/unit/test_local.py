@@ -229,6 +229,20 @@ def test_failed_up_without_changes_shows_the_full_pulumi_output(
     assert PREVIEW + FAILED in capsys.readouterr().err
 
 
+def test_interrupted_up_waits_for_pulumi_and_shows_its_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pulumi_says("", tmp_path, monkeypatch)
+    # As Ctrl-C does, the program interrupts both; Pulumi then saves its state.
+    interrupt = f"trap '' INT; echo begun; kill -INT {os.getpid()}; sleep 0.3; echo saved; exit 1"
+    (tmp_path / "pulumi").write_text(f"#!/bin/sh\n{interrupt}\n")
+
+    with pytest.raises(Failure, match="failed with exit code 1"):
+        stack._pulumi("up", "--yes")
+
+    assert "begun\nsaved" in capsys.readouterr().err
+
+
 def test_unchanged_make_up_prints_at_most_ten_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

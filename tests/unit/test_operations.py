@@ -21,7 +21,7 @@ from components.configuration.problems import Failure
 from components.configuration.settings import Role, UserSettings
 from operations.__main__ import app, main
 from operations.credentials.docker_config import write_login
-from operations.credentials.rotation import rotations
+from operations.credentials.rotation import family, rotations
 from operations.credentials.state import password_kind, state
 from operations.stack import Change, Credentials, DeployedUser, StackConfig
 from tests.harness.configuration import configuration, example_password
@@ -78,6 +78,21 @@ def test_users_output_of_another_version_gives_an_error_with_a_fix(monkeypatch: 
 
     assert "another version" in str(refused)
     assert refused.fix == "pulumi up"
+
+
+@pytest.mark.parametrize("arguments", [("show-login", "ci.2"), ("rotate", "ci.2", "--in-place"), ("retire", "ci.2")])
+def test_a_successor_that_does_not_exist_does_not_select_the_user(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    refused = refusal(monkeypatch, Cli(ALONE, {}), *arguments)
+
+    assert "there is no user ci.2" in str(refused)
+    assert refused.fix == "did you mean ci"
+
+
+def test_the_name_of_a_retired_user_selects_the_newest_successor() -> None:
+    assert family("ci", ["ci.10", "boss", "ci.9"]) == ["ci.9", "ci.10"]
+    assert family("ci.9", ["ci.10", "boss", "ci.9"]) == []
 
 
 def test_password_kind_does_not_show_the_password() -> None:

@@ -18,6 +18,7 @@ import yaml
 
 from components.configuration.problems import ConfigError
 from components.configuration.settings import Secrets, Settings
+from operations.stack import DeployedUser
 from tests.harness.certificates import certificate_pair
 from tests.harness.configuration import ROOT, configuration, example_password, loaded
 from tests.unit.recorder import Recording, run_program
@@ -290,7 +291,7 @@ def test_a_preview_shows_each_user_on_a_line_that_changes_with_role_and_password
     passwords = configuration()["passwords"] | {"boss": example_password("changed")}
     after = users(passwords=passwords)
 
-    assert before["woodpecker"]["role"] == "push"
+    assert DeployedUser.model_validate(before["woodpecker"]).role == "push"
     assert {user for user in before if before[user] != after[user]} == {"boss"}
 
 
@@ -525,6 +526,6 @@ def test_the_project_file_declares_every_key_with_type_and_description() -> None
         assert entry["description"].startswith("Secret.") is (key in Secrets.model_fields), key
     for key, field in Settings.model_fields.items():
         if key not in ("protect_data", "name_prefix"):
-            assert not own[key]["default"], f"{key}: real defaults live in components/settings.py"
+            assert not own[key]["default"], f"{key}: the default is in components/configuration/settings.py"
         else:
             assert own[key]["default"] == field.default

@@ -277,7 +277,7 @@ def test_check_keeps_a_secret_leaf_secret_and_create_makes_the_whole_output_secr
     assert [key for key, value in outputs.items() if value.contains_secret()] == ["uploads"]
 
 
-def test_an_unreachable_engine_is_named_with_the_remedy() -> None:
+def test_an_unreachable_engine_is_named_with_the_fix() -> None:
     request = protocol.ConfigureRequest({}, values({"host": "tcp://127.0.0.1:1"}), True, True)
     with pytest.raises(StandInError) as failure:
         asyncio.run(DockerStandIn().configure(request))

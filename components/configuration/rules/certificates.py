@@ -6,8 +6,8 @@ import datetime
 import re
 from collections.abc import Iterator
 
-from components.configuration.certificates import certificate_name, fault_of, fault_of_root
-from components.configuration.naming import hosts
+from components.configuration.certificates import fault_of, fault_of_root
+from components.configuration.naming import certificate_name, hosts
 from components.configuration.problems import (
     Problem,
     certificate_command,
