@@ -244,11 +244,11 @@ def proxy(binary: Binary, server: str, folder: Path) -> Iterator[Proxy]:
     with contextlib.ExitStack() as stack:
         for process in PROCESSES:
             handler = type(process, (_Upstream,), {"process": process})
-            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            stack.callback(server.server_close)
-            stack.callback(server.shutdown)
-            text = re.sub(rf"\b{process}(-quick)?:\d+( resolve)?", f"127.0.0.1:{server.server_port}", text)
+            upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            threading.Thread(target=upstream.serve_forever, daemon=True).start()
+            stack.callback(upstream.server_close)
+            stack.callback(upstream.shutdown)
+            text = re.sub(rf"\b{process}(-quick)?:\d+( resolve)?", f"127.0.0.1:{upstream.server_port}", text)
         yield stack.enter_context(running_proxy(binary, server, text, folder))
 
 
