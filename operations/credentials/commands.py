@@ -161,8 +161,8 @@ def rotate(
         typer.echo(password)
         return
     first = first_name(name)
-    if len(family(first, found.users)) > 1:
-        older, newest = next(pair for pair in rotations(found.users) if pair[1] == family(first, found.users)[-1])
+    *older, newest = family(first, found.users)
+    if older:
         raise Failure(
             f"the rotation of {first} is not finished: {newest} exists beside {', '.join(older)}",
             "finish the rotation first: " + " && ".join(config.command(*_TOOL, "retire", each) for each in older),

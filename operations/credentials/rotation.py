@@ -7,7 +7,7 @@ users belong together, so rotations need no stored state.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 _SUCCESSOR = re.compile(r"(?P<first>.+)\.(?P<number>[2-9]|[1-9]\d+)")
 
@@ -33,13 +33,10 @@ def family(first: str, users: Iterable[str]) -> list[str]:
     return sorted((name for name in users if first_name(name) == first), key=_number)
 
 
-def rotations(users: Iterable[str]) -> list[tuple[list[str], str]]:
+def rotations(users: Collection[str]) -> list[tuple[list[str], str]]:
     """The unfinished rotations, as pairs of the older names and the newest name."""
-    families: dict[str, list[str]] = {}
-    for name in users:
-        families.setdefault(first_name(name), []).append(name)
-    members = [sorted(names, key=_number) for names in families.values() if len(names) > 1]
-    return [(names[:-1], names[-1]) for names in members]
+    families = [family(first, users) for first in dict.fromkeys(map(first_name, users))]
+    return [(older, newest) for *older, newest in families if older]
 
 
 def _number(name: str) -> int:
