@@ -1,0 +1,1 @@
+"""Keep one comment per stack and pull request: `python -m operations comment`."""
