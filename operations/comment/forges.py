@@ -14,7 +14,8 @@ from components.configuration.problems import Failure
 
 Name = Literal["github", "gitea", "gitlab"]
 
-_REPOSITORY = re.compile(r"[\w-][\w.-]*(?:/[\w-][\w.-]*)+|\d+", re.ASCII)
+_SEGMENT = r"(?!\.\.?(?:/|\Z))[\w.-]+"
+_REPOSITORY = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})+|\d+", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +59,9 @@ FORGES: Mapping[Name, Forge] = {
         " fine-grained token, or the scope `repo` of a classic token",
     ),
     # https://docs.gitea.com/api/: issueGetComments, issueCreateComment, issueEditComment, issueDeleteComment.
-    # Forgejo has the same paths.
+    # Forgejo has the same paths. Both list all comments at once.
     "gitea": Forge(
         title="Gitea or Forgejo",
-        query={"limit": "50"},
         authorization=("Authorization", "token {}"),
         headers={"Accept": "application/json"},
         longest=1_000_000,

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 TOKEN = "example-only-token"
 ACCOUNT = "registry-bot"
@@ -160,18 +160,23 @@ class Handler(BaseHTTPRequestHandler):
         return str(content["body"])
 
     def page(self, query: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
+        """All comments at once on Gitea, and pages with a link to the next page elsewhere."""
         forge = self.server
-        number = int(query.get("page", "1"))
-        limit = int(query["limit" if forge.kind == "gitea" else "per_page"])
-        if not 1 <= limit <= 100:
-            forge.refused.append(f"a page of {limit}")
         listed = list(forge.comments.values())
+        allowed = {
+            "github": {"page", "per_page"},
+            "gitea": set[str](),
+            "gitlab": {"page", "per_page", "order_by", "sort"},
+        }
+        if not query.keys() <= allowed[forge.kind] or not 1 <= int(query.get("per_page", "30")) <= 100:
+            forge.refused.append(f"GET with {query}")
+        if forge.kind == "gitea":
+            return 200, listed, {}
         if forge.kind == "gitlab" and query.get("sort") != "asc":
             listed.reverse()
+        number = int(query.get("page", "1"))
         # The address is the one that the forge believes to have, behind its proxy.
-        following = "&".join(
-            [*(f"{key}={value}" for key, value in query.items() if key != "page"), f"page={number + 1}"]
-        )
+        following = urlencode(query | {"page": number + 1})
         more = number * PAGE < len(listed)
         headers = {"Link": f'<https://forge.example{urlsplit(self.path).path}?{following}>; rel="next"'} if more else {}
         return 200, listed[(number - 1) * PAGE : number * PAGE], headers

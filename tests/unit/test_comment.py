@@ -24,8 +24,8 @@ from tests.harness.forge import TOKEN, Answer, Forge, forge
 KINDS: tuple[Name, ...] = ("github", "gitea", "gitlab")
 OTHER = "mallory"
 NO_CI = dict.fromkeys(
-    "CI CI_FORGE_TYPE COMMENT_TOKEN FORGEJO_ACTIONS GITEA_ACTIONS GITHUB_ACTIONS GITLAB_CI"
-    " GITHUB_EVENT_PATH HTTP_PROXY HTTPS_PROXY ALL_PROXY SSL_CERT_DIR SSL_CERT_FILE".split()
+    "CI CI_FORGE_TYPE COMMENT_TOKEN FORGEJO_ACTIONS GITEA_ACTIONS GITHUB_ACTIONS GITHUB_EVENT_PATH GITLAB_CI"
+    " HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy SSL_CERT_DIR SSL_CERT_FILE".split()
 )
 each_forge = pytest.mark.parametrize("server", KINDS, indirect=True)
 

@@ -120,7 +120,7 @@ def test_event_file_gives_the_number_and_tells_a_fork() -> None:
         ({}, {}),
         (GITHUB | {"GITHUB_REF": "refs/heads/main"}, {}),
         (GITHUB | {"GITHUB_REF": "refs/heads/main"}, {"issue": {"number": 8}}),
-        ({**GITHUB, "GITHUB_REPOSITORY": "../name"}, {}),
+        ({**GITHUB, "GITHUB_REPOSITORY": ""}, {}),
         ({**GITLAB, "CI_MERGE_REQUEST_IID": ""}, {}),
         (WOODPECKER | {"CI_FORGE_TYPE": "bitbucket", "CI_FORGE_URL": "https://bitbucket.org"}, {}),
     ],
@@ -144,6 +144,19 @@ def test_each_option_replaces_a_variable() -> None:
     assert moved.thread() == "https://gitlab.example.com/api/v4/projects/a%2Fb%2Fc/merge_requests/7/notes"
     with pytest.raises(Failure, match="address"):
         chosen(found, forge="gitlab", url=None, repository=None, number=None)
+
+
+@pytest.mark.parametrize("name", ["owner/.github", "a/b", "a/b-c/d.e_f", "42"])
+def test_repository_can_have_dots_and_groups(name: str) -> None:
+    assert detected({**GITHUB, "GITHUB_REPOSITORY": name}).repository == name
+
+
+@pytest.mark.parametrize(
+    "name", ["name", "..", "../name", "owner/..", "owner/./name", "owner/", "owner/na me", "a/b?c"]
+)
+def test_name_that_is_no_repository_is_refused(name: str) -> None:
+    with pytest.raises(Failure, match="repository is invalid"):
+        detected({**GITHUB, "GITHUB_REPOSITORY": name})
 
 
 @pytest.mark.parametrize(
