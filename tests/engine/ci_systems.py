@@ -54,6 +54,7 @@ class Repository:
         """Commit all files to a new branch `main`."""
         self.git("init", "--quiet", "--initial-branch=main")
         self.git("remote", "add", "origin", "https://github.com/owner/name.git")
+        (self.folder / ".git/info/exclude").write_text(".venv\n.gitlab-ci-local*\npreview.md\n")
         self.commit()
 
     def commit(self) -> str:

@@ -11,11 +11,12 @@ import io
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from local.pipelines import python_packages
-from local.steps import HOME
+from local.steps import HOME, home
 from local.toolchain import _pulumi_home
 from tests.harness import clients
 from tests.harness.configuration import ROOT
@@ -30,15 +31,18 @@ OWN = {ROOT, HOME.resolve().parent, Path(sys.prefix).resolve().parent}
 
 
 @contextlib.contextmanager
-def job_images(folder: Path, names: Iterable[str], state: Path) -> Iterator[None]:
+def job_images(names: Iterable[str], state: Path) -> Iterator[None]:
     """Provide images under the names of real ones. Jobs find the state of Pulumi in `MOUNT/state`."""
-    (folder / "pulumi").mkdir()
-    (folder / "pulumi" / "plugins").symlink_to(_pulumi_home().resolve() / "plugins")
-    mounts = {folder / str(path).lstrip("/"): path for path in (*map(Path, PROGRAMS), *OWN)} | {folder / "state": state}
     with contextlib.ExitStack() as undo:
-        for target, source in mounts.items():
+        folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="jobs-", dir=home("engines"))))
+        (folder / "pulumi").mkdir()
+        (folder / "pulumi" / "plugins").symlink_to(_pulumi_home().resolve() / "plugins")
+        mounts = dict.fromkeys((*map(Path, PROGRAMS), *OWN), "bind,ro") | {state: "bind"}
+        for source, options in mounts.items():
+            target = folder / ("state" if source == state else str(source).lstrip("/"))
             target.mkdir(parents=True)
-            subprocess.run(["mount", "--bind", source, target], check=True)
+            # Read-only, so that nothing that removes the folder after a crash can remove the programs.
+            subprocess.run(["mount", "-o", options, source, target], check=True)
             undo.callback(subprocess.run, ["umount", target], check=True)
         options = [f"--opt={option}" for option in ("type=none", "o=rbind", f"device={folder}")]
         docker("volume", "create", *options, VOLUME)

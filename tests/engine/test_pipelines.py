@@ -82,12 +82,12 @@ def stack(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def images(stack: Stack, client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def images(stack: Stack, client: docker.DockerClient) -> Iterator[None]:
     """The images that the pipelines name, and the base image of the application."""
     texts = [file.read_text() for file in EXAMPLES.glob("*/*.yml")]
     names = {name for text in texts for name in re.findall(r"\b(?:pulumi/pulumi|docker):[\d.]+(?:-cli)?", text)}
     client.images.get(clients.IMAGES.nginx).tag("busybox", "1.37")
-    with job_images(tmp_path_factory.mktemp("jobs"), names, stack.folder / "state"):
+    with job_images(names, stack.folder / "state"):
         yield
 
 
