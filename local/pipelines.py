@@ -12,20 +12,17 @@ from local.sources import apt, go_build, wheel
 from local.steps import ROOT, Stamp, home, path_of, run, step
 
 NPM = Path(__file__).parent / "npm"
-#: `docker build` needs Docker's plugin buildx, and gitlab-ci-local needs rsync.
-_PROGRAMS = {
-    "act": "github.com/nektos/act",
-    "actionlint": "github.com/rhysd/actionlint/cmd/actionlint",
-    "buildx": "github.com/docker/buildx/cmd/buildx",
-}
+#: gitlab-ci-local needs rsync.
 _PACKAGES = ("rsync", "socat")
 
 
 def prepare() -> None:
     """Install or build the programs that run pipelines, and download the packages that a pipeline installs."""
     apt([package for package in _PACKAGES if not path_of(package)], purpose="pipelines")
-    for name, package in _PROGRAMS.items():
-        go_build([package], folder=name, into=home("bin"), name="docker-buildx" if name == "buildx" else name)
+    go_build(["github.com/nektos/act"], folder="act", into=home("bin"))
+    go_build(["github.com/rhysd/actionlint/cmd/actionlint"], folder="actionlint", into=home("bin"))
+    # `docker build` needs this plugin. Compose contains most of it, so that both build faster as one module.
+    go_build(["github.com/docker/buildx/cmd/buildx"], folder="compose", into=home("bin"), name="docker-buildx")
     _gitlab_ci_local()
     python_packages()
 

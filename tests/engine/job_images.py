@@ -25,9 +25,12 @@ from tests.harness.stack import engine_address
 VOLUME, MOUNT = "act-toolcache", "/opt/hostedtoolcache"
 #: Stands for the images of `runs-on: ubuntu-latest`.
 RUNNER = "registry-stack-test/runner:1"
-#: The folders that jobs need. The checkout, its programs and its virtual environment can be apart from each other.
-PROGRAMS = ("/usr", "/etc/ssl", "/etc/alternatives")
-OWN = {ROOT, HOME.resolve().parent, Path(sys.prefix).resolve().parent}
+#: The folders with what jobs need. The checkout, its programs and its virtual environment can be apart from each other.
+_NEEDED = {
+    *map(Path, ("/usr", "/etc/ssl", "/etc/alternatives", sys.base_prefix)),
+    *(ROOT, HOME.resolve().parent, Path(sys.prefix).resolve().parent),
+}
+FOLDERS = sorted(path for path in _NEEDED if not _NEEDED & set(path.parents))
 
 
 @contextlib.contextmanager
@@ -37,7 +40,7 @@ def job_images(names: Iterable[str], state: Path) -> Iterator[None]:
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="jobs-", dir=home("engines"))))
         (folder / "pulumi").mkdir()
         (folder / "pulumi" / "plugins").symlink_to(_pulumi_home().resolve() / "plugins")
-        mounts = dict.fromkeys((*map(Path, PROGRAMS), *OWN), "bind,ro") | {state: "bind"}
+        mounts = dict.fromkeys(FOLDERS, "bind,ro") | {state: "bind"}
         for source, options in mounts.items():
             target = folder / ("state" if source == state else str(source).lstrip("/"))
             target.mkdir(parents=True)
@@ -62,7 +65,7 @@ def docker(*arguments: str) -> str:
 
 def _import(name: str) -> None:
     variables = {
-        "PATH": f"{HOME}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "PATH": f"{HOME}/bin:{sys.base_prefix}/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "PULUMI_HOME": f"{MOUNT}/pulumi",
         "PULUMI_IGNORE_AMBIENT_PLUGINS": "true",
         "PULUMI_SKIP_UPDATE_CHECK": "true",
@@ -81,7 +84,7 @@ def _import(name: str) -> None:
 
 
 def _root() -> bytes:
-    links = {path: f"{MOUNT}{path}" for path in (*PROGRAMS, *map(str, OWN))}
+    links = {str(path): f"{MOUNT}{path}" for path in FOLDERS}
     links |= {f"/{name}": f"usr/{name}" for name in ("bin", "sbin", "lib", "lib64")}
     for plugin in ("docker-buildx", "docker-compose"):
         links[f"/root/.docker/cli-plugins/{plugin}"] = f"{HOME}/bin/{plugin}"
