@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import yaml
 
-from tests.engine.job_images import MOUNT, RUNNER, VOLUME
+from tests.engine.job_images import BASE, MOUNT, RUNNER, VOLUME
 from tests.harness import woodpecker
 from tests.harness.configuration import ROOT
 from tests.harness.stack import engine_address
@@ -138,10 +138,11 @@ def _gitlab(repository: Repository, _: str, event: Event, reference: str) -> sub
             "--umask",
             "--network=host",
             "--pull-policy=if-not-present",
-            f"--helper-image={RUNNER}",
+            f"--helper-image={BASE}",
             f"--volume={VOLUME}:{MOUNT}",
             f"--volume={SOCKET}:{SOCKET}",
             *(f"--variable={name}={value}" for name, value in variables.items()),
+            f"--ignore-predefined-vars={','.join(variables)}",
             *(["--unset-variable=CI_COMMIT_BRANCH"] if event in ("pull_request", "tag") else []),
             folder=repository.folder,
         )

@@ -23,6 +23,8 @@ from tests.harness.configuration import ROOT
 from tests.harness.stack import engine_address
 
 VOLUME, MOUNT = "act-toolcache", "/opt/hostedtoolcache"
+#: The base image of the example application, in place of busybox itself.
+BASE = "busybox:1.37"
 #: Stands for the images of `runs-on: ubuntu-latest`.
 RUNNER = "registry-stack-test/runner:1"
 #: The folders with what jobs need. The checkout, its programs and its virtual environment can be apart from each other.
@@ -50,10 +52,18 @@ def job_images(names: Iterable[str], state: Path) -> Iterator[None]:
         options = [f"--opt={option}" for option in ("type=none", "o=rbind", f"device={folder}")]
         docker("volume", "create", *options, VOLUME)
         undo.callback(docker, "volume", "rm", VOLUME)
+        undo.callback(_remove_jobs)
+        docker("tag", clients.IMAGES.nginx, BASE)
         for name in {RUNNER, *names}:
             _import(name)
             undo.callback(docker, "image", "rm", "--force", name)
         yield
+
+
+def _remove_jobs() -> None:
+    """Remove the jobs that a failed test left."""
+    for job in docker("ps", "--all", "--quiet", f"--filter=volume={VOLUME}").split():
+        docker("rm", "--force", "--volumes", job)
 
 
 def docker(*arguments: str) -> str:

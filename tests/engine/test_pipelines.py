@@ -82,11 +82,10 @@ def stack(
 
 
 @pytest.fixture(scope="module", autouse=True)
-def images(stack: Stack, client: docker.DockerClient) -> Iterator[None]:
-    """The images that the pipelines name, and the base image of the application."""
+def images(stack: Stack) -> Iterator[None]:
+    """The images that the pipelines name."""
     texts = [file.read_text() for file in EXAMPLES.glob("*/*.yml")]
     names = {name for text in texts for name in re.findall(r"\b(?:pulumi/pulumi|docker):[\d.]+(?:-cli)?", text)}
-    client.images.get(clients.IMAGES.nginx).tag("busybox", "1.37")
     with job_images(names, stack.folder / "state"):
         yield
 
