@@ -126,7 +126,8 @@ def install(kind: str, folder: Path, names: Mapping[str, str]) -> None:
 
 def succeeded(done: subprocess.CompletedProcess[str], secrets: Mapping[str, str]) -> str:
     output = done.stdout + done.stderr
-    assert done.returncode == 0, output
+    print(output)
+    assert done.returncode == 0
     assert not any(secret in output for secret in secrets.values() if len(secret) > 20), "a secret is in the log"
     return output
 
@@ -252,9 +253,8 @@ def running(production: Server) -> Running:
         def text(path: str) -> str:
             return container.exec_run(["cat", path]).output.decode()
 
-        return Running(
-            container.labels, text("index.html"), text("built"), container.attrs["State"]["Health"]["Status"]
-        )
+        labels = {name: value for name, value in container.labels.items() if name.startswith(label(""))}
+        return Running(labels, text("index.html"), text("built"), container.attrs["State"]["Health"]["Status"])
 
 
 def label(name: str) -> str:
@@ -309,4 +309,4 @@ def forget(client: docker.DockerClient, name: str) -> None:
     for image in client.images.list():
         if any(f"/{name}:" in tag for tag in image.tags):
             client.images.remove(image.id, force=True)
-    client.api.prune_builds()
+    client.api.prune_builds(all=True)
