@@ -15,6 +15,7 @@ from components.configuration.loading import notices
 from components.configuration.naming import StackName, host_folders, mirror_alias
 from components.configuration.passwords import fingerprint
 from components.configuration.problems import ConfigError
+from components.configuration.record import record
 from components.configuration.settings import without_expired
 from components.data_stores import DataStores, DataStoresArgs
 from components.private_registry import PrivateRegistry, PrivateRegistryArgs
@@ -152,4 +153,5 @@ pulumi.export(
 if settings.registry.anonymous_url:
     pulumi.export("anonymous_url", str(settings.registry.anonymous_url))
 pulumi.export("docker_host", settings.docker_host)
+pulumi.export("configuration", record(configured, secrets))
 pulumi.export("services", {role: container.name for role, container in services.items()})

@@ -6,6 +6,7 @@ Secrets go to the CLI on standard input, because other processes can see argumen
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -114,6 +115,19 @@ class StackConfig:
                 "another version of the program wrote the stack's output `users`", self.command("pulumi", "up")
             ) from None
 
+    def preview(self, *, refresh: bool) -> list[str]:
+        """Run `pulumi preview --json` and return its events, one JSON text each, also those of a refused configuration.
+
+        Raises:
+            Failure: if the CLI printed no event, for example without a passphrase.
+        """
+        command = ["pulumi", "preview", "--json", *(["--refresh"] if refresh else []), *self._file, *self._stack]
+        done = _start(command, variables={"PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"})
+        events = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        if not events or (done.returncode and not any('"severity":"error"' in event for event in events)):
+            raise _failure(command, done)
+        return events
+
     def change(self, *changes: Change) -> None:
         """Apply all changes to the stack's configuration, or none.
 
@@ -161,26 +175,9 @@ class StackConfig:
 
     def _run(self, *arguments: str, stdin: str = "") -> str:
         command = ["pulumi", *arguments, *self._stack]
-        try:
-            done = subprocess.run(
-                [*command, "--non-interactive", "--color=never"],
-                input=stdin,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-        except OSError as error:
-            raise Failure(
-                f"cannot start `pulumi`: {error.strerror}", "install the Pulumi CLI, or add it to PATH"
-            ) from None
+        done = _start(command, stdin)
         if done.returncode:
-            # Standard output may contain secrets. The CLI prints its errors on standard error.
-            said = done.stderr.strip().removeprefix("error: ") or f"exit code {done.returncode}"
-            raise Failure(
-                f"`{shlex.join(command)}` failed: {said}",
-                "run the command in the folder of Pulumi.yaml, with the stack's backend, passphrase and name"
-                " (pulumi login, PULUMI_CONFIG_PASSPHRASE_FILE, --stack)",
-            )
+            raise _failure(command, done)
         return done.stdout
 
     def _valid(self, key: str, kind: Any, value: object) -> Any:
@@ -196,6 +193,32 @@ def fault(error: ValidationError) -> str:
     """The rule that the first refused value breaks, never the value itself."""
     detail = error.errors(include_url=False, include_input=False)[0]
     return str(detail["ctx"]["error"]) if detail["type"] == "value_error" else str(detail["msg"])
+
+
+def _start(
+    command: Sequence[str], stdin: str = "", variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            [*command, "--non-interactive", "--color=never"],
+            input=stdin,
+            env={**os.environ, **(variables or {})},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as error:
+        raise Failure(f"cannot start `pulumi`: {error.strerror}", "install the Pulumi CLI, or add it to PATH") from None
+
+
+def _failure(command: Sequence[str], done: subprocess.CompletedProcess[str]) -> Failure:
+    # Standard output may contain secrets. The CLI prints its errors on standard error.
+    said = done.stderr.strip().removeprefix("error: ") or f"exit code {done.returncode}"
+    return Failure(
+        f"`{shlex.join(command)}` failed: {said}",
+        "run the command in the folder of Pulumi.yaml, with the stack's backend, passphrase and name"
+        " (pulumi login, PULUMI_CONFIG_PASSPHRASE_FILE, --stack)",
+    )
 
 
 def _by_hand(change: Change) -> str:

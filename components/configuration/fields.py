@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr
 
 #: User of the stack's own operations; its password derives from ``stack_secret``.
 OPERATIONS_USER = "operations"
@@ -309,7 +309,7 @@ def _hexadecimal(value: SecretStr) -> SecretStr:
     return value
 
 
-Url = Annotated[Endpoint, BeforeValidator(_endpoint)]
+Url = Annotated[Endpoint, BeforeValidator(_endpoint), PlainSerializer(str)]
 Duration = Annotated[str, _text(_duration)]
 Network = Annotated[str, _text(_network)]
 DockerName = Annotated[str, _text(_object_name)]

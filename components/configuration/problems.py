@@ -77,6 +77,17 @@ class Failure(Exception):
         self.step = ""
 
 
+def problems_in(text: str) -> list[Problem]:
+    """Return the problems in the text of a ``ConfigError``; an empty list for any other text."""
+    blocks = re.findall(
+        r"^  (\S.*)\n    found:   (.*)\n    allowed: (.*)\n    fix:     (.*)((?:\n    or:      .*)*)", text, re.M
+    )
+    return [
+        Problem(key, found, allowed, fix, tuple(re.findall(r"^    or:      (.*)$", others, re.MULTILINE)))
+        for key, found, allowed, fix, others in blocks
+    ]
+
+
 def is_key_material(text: str) -> bool:
     """Whether a text seems to contain a key, a token or a hash, in whole or in part."""
     return bool(

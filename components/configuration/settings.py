@@ -11,7 +11,7 @@ import datetime
 import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, PlainSerializer, SecretStr, model_validator
 
 from components.configuration.fields import (
     ANY_ADDRESS,
@@ -258,7 +258,7 @@ class Settings(BaseModel):
     images: ImageSettings = ImageSettings()
     name_prefix: DockerName = "registry-stack"
     protect_data: bool = True
-    acknowledge: frozenset[Danger] = frozenset()
+    acknowledge: Annotated[frozenset[Danger], PlainSerializer(sorted)] = frozenset()
 
 
 class CertificatePair(BaseModel):

@@ -1,0 +1,1 @@
+"""One comment for each stack on a pull request."""

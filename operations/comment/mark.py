@@ -1,0 +1,3 @@
+def mark(stack: str, *, changes: bool) -> str:
+    """Return the mark."""
+    return f"<!-- registry-stack preview: stack={stack} changes={'yes' if changes else 'no'} -->"

@@ -1,0 +1,133 @@
+"""What clients notice of an `up`, derived from the steps of its preview.
+
+``EFFECTS`` is the only list of these effects: docs/updates.md shows the same list beside its measurements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from operations.preview.events import Step
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An effect of an `up`: its name in the table of docs/updates.md, one sentence of detail, and a short sentence."""
+
+    name: str
+    detail: str
+    headline: str
+
+
+#: The effects, the most disturbing first.
+EFFECTS = {
+    "networks": Effect(
+        "all containers and networks replaced",
+        "All services stop and start again: every request fails for some seconds.",
+        "Replaces all services: every request fails for some seconds.",
+    ),
+    "proxy": Effect(
+        "proxy replaced",
+        "The proxy finishes running transfers, for 30 seconds at most. Meanwhile, and for about a second more, it"
+        " refuses new connections.",
+        "Replaces the proxy: new connections are refused for about a second.",
+    ),
+    "registry stops": Effect(
+        "reader, writer, admin stop and start",
+        "Each process of the registry stops before its successor starts, because your own proxy needs a fixed port."
+        " Requests fail for some seconds unless your proxy retries.",
+        "Restarts the registry: requests fail for some seconds.",
+    ),
+    "uploads": Effect(
+        "upload key replaced",
+        "Uploads fail and start again while old and new processes serve side by side for some seconds. Pulls and logins"
+        " continue.",
+        "Uploads fail for some seconds.",
+    ),
+    "mirror": Effect(
+        "mirror stops and starts",
+        "Requests to the mirror wait for its successor, for some seconds.",
+        "Restarts a mirror: its requests wait for some seconds.",
+    ),
+    "registry": Effect(
+        "reader, writer, admin replaced, new before old",
+        "No request fails. An upload that takes longer than `registry.drain_timeout` starts its layer again.",
+        "Replaces the registry, new before old: no request fails.",
+    ),
+    "stops": Effect(
+        "process stops",
+        "Clients of the removed address get an error from now on.",
+        "A service stops.",
+    ),
+    "reload": Effect(
+        "proxy reloaded",
+        "The proxy closes idle connections. With Caddy, up to two of 400 requests on such connections fail; docker and"
+        " other Go clients retry.",
+        "Reloads the proxy: a few requests may need a retry.",
+    ),
+    "starts": Effect(
+        "process starts",
+        "The new address answers when `up` has finished.",
+        "A new service starts.",
+    ),
+    "limits": Effect(
+        "changed in place",
+        "The running container gets new limits. Nothing restarts.",
+        "Nothing restarts.",
+    ),
+    "logins": Effect(
+        "new password files",
+        "The registry reads the new files with the next request, without a restart. From then on, it refuses a removed"
+        " user and an old password.",
+        "Nothing restarts.",
+    ),
+}
+
+#: Effect of a changed container, by its component and the operation.
+_OF_CONTAINERS = {
+    ("PrivateRegistry", "create"): "starts",
+    ("PrivateRegistry", "delete"): "stops",
+    ("PrivateRegistry", "replace"): "registry",
+    ("PullThroughMirror", "create"): "starts",
+    ("PullThroughMirror", "delete"): "stops",
+    ("PullThroughMirror", "replace"): "mirror",
+    ("TlsProxy", "replace"): "proxy",
+}
+
+
+def effects(steps: Sequence[Step], before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    """Return the keys of ``EFFECTS`` that the steps have, the most disturbing first.
+
+    ``before`` and ``after`` are the fingerprints of the secrets. The list is empty if clients notice nothing.
+    """
+    found: set[str] = set()
+    is_proxy_kept = not any(step.name == "proxy-container" and step.operation != "update" for step in steps)
+    for step in steps:
+        kind = step.type.rpartition(":")[2]
+        if kind == "Network" and step.operation == "replace":
+            found.add("networks")
+        elif kind == "Command":
+            if step.name == "proxy-reload" and step.operation == "update" and is_proxy_kept:
+                found.add("reload")
+            elif step.name == "registry-secrets-swap":
+                found.add("logins")
+        elif kind == "Container" and not step.name.endswith("-carrier"):
+            found |= _container_effects(step)
+    if before and before.get("stack_secret") != after.get("stack_secret"):
+        found.add("uploads")
+    if "networks" in found:
+        return ["networks"]
+    return [key for key in EFFECTS if key in found]
+
+
+def _container_effects(step: Step) -> set[str]:
+    if step.component == "PrivateRegistry" and step.operation == "replace" and _has_fixed_name(step):
+        return {"registry stops"}
+    key = _OF_CONTAINERS.get((step.component, step.operation)) or ("limits" if step.operation == "update" else None)
+    return {key} if key else set()
+
+
+def _has_fixed_name(step: Step) -> bool:
+    """Whether the successor has the same name, so that the old container stops before the successor starts."""
+    return step.after.get("name") is not None and step.before.get("name") == step.after.get("name")

@@ -1,0 +1,31 @@
+"""Sentences that are safe in Markdown and readable on a terminal: values stand in code spans."""
+
+from __future__ import annotations
+
+import re
+
+#: Characters of a value that a sentence shows. Longer values are cut.
+_LONGEST = 160
+
+
+def code(value: object) -> str:
+    """Return a value as a code span: on one line, cut, and with a fence that the value cannot close.
+
+    In a code span, forges read no mark-up, no HTML and no mention of a person.
+    """
+    text = "".join(character if character.isprintable() else " " for character in str(value)).strip()
+    if len(text) > _LONGEST:
+        text = f"{text[:_LONGEST]}…"
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    space = " " if text.startswith("`") or text.endswith("`") else ""
+    return f"{fence}{space}{text or ' '}{space}{fence}"
+
+
+def joined(phrases: list[str]) -> str:
+    """Join phrases to ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(phrases[:-1]), *phrases[-1:]]))
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 user``, ``2 users``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,370 @@
+"""The preview in words: headline, sections, attention, effects on clients, Markdown that no value can break."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import re
+import urllib.parse
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from components.configuration.problems import ConfigError, Problem, problems_in
+from operations.preview.changes import Change, Section
+from operations.preview.commands import as_json
+from operations.preview.effects import EFFECTS
+from operations.preview.events import read_events
+from operations.preview.files import FileChange
+from operations.preview.markdown import LONGEST, markdown
+from operations.preview.report import Report, report
+from operations.preview.text import code
+from tests.harness.certificates import certificate_pair
+from tests.harness.configuration import ROOT, configuration, example_password, loaded
+from tests.unit.previews import events, preview, refusal
+from tests.unit.recorder import Recording, run_program
+
+BASE = configuration()
+USERS = BASE["registry"]["users"]
+MARK = "<!-- mark -->"
+
+
+@cache
+def base() -> Recording:
+    return run_program(BASE)
+
+
+def changed(**changes: Any) -> Report:
+    """The report on the usual stack with other values of some keys."""
+    return report(read_events(events(base(), run_program(configuration(**changes), preview=True))))
+
+
+def with_registry(**changes: Any) -> dict[str, Any]:
+    return {"registry": {**BASE["registry"], **changes}}
+
+
+def rows(found: Report, title: str) -> list[tuple[str, str, str]]:
+    changes = next(section.changes for section in found.sections if section.title == title)
+    return [(f"{change.subject} {change.part}".strip(), change.before, change.after) for change in changes]
+
+
+def test_first_deployment_counts_users_and_mirrors() -> None:
+    found = preview(None, BASE)
+
+    assert found.headline == "First deployment: creates the registry and the proxy with 3 users and 1 mirror."
+    assert rows(found, "Rights")[0] == ("`boss`", "–", "`admin`")
+    assert "Settings" not in [section.title for section in found.sections]
+    assert found.clients == ()
+
+
+def test_unchanged_configuration_has_nothing_to_say() -> None:
+    found = changed()
+
+    assert found == Report("test", has_changes=False, headline="Nothing changes.", resources={}, unchanged=33)
+
+
+def test_new_user_restarts_nothing() -> None:
+    found = changed(
+        **with_registry(users={**USERS, "deploy": {"role": "pull", "expires": "2099-01-31"}}),
+        passwords={**BASE["passwords"], "deploy": example_password("deploy")},
+    )
+
+    assert found.headline == "Adds the user `deploy` (pull). Nothing restarts."
+    assert rows(found, "Rights") == [("`deploy`", "–", "`pull` until 2099-01-31")]
+
+
+def test_role_expiry_removal_and_password_are_told_user_by_user() -> None:
+    users = {
+        "boss": {"role": "admin"},
+        "production": {"role": "push"},
+        "woodpecker": {"role": "push", "expires": "2099-01-31"},
+    }
+    roles = changed(**with_registry(users=users))
+    removed = changed(**with_registry(users={"boss": {"role": "admin"}}), passwords={"boss": example_password("boss")})
+    password = changed(passwords={**BASE["passwords"], "boss": example_password("other")})
+    expired = changed(**with_registry(users={**USERS, "woodpecker": {"role": "push", "expires": "2020-01-31"}}))
+
+    assert rows(roles, "Rights") == [
+        ("`production`", "`pull`", "`push`"),
+        ("`woodpecker`", "`push`", "`push` until 2099-01-31"),
+    ]
+    assert rows(removed, "Rights")[0] == ("`production`", "`pull`", "removed: can no longer log in")
+    assert removed.headline.startswith("Removes the user `production` and removes the user `woodpecker`.")
+    assert rows(password, "Rights") == [("`boss` password", "set", "new value")]
+    assert rows(expired, "Rights") == [("`woodpecker`", "`push`", "expired on 2020-01-31: can no longer log in")]
+    assert any("user woodpecker expired on 2020-01-31" in text for text in expired.attention) or not expired.attention
+
+
+def test_allow_list_is_told_entry_by_entry() -> None:
+    found = changed(
+        mirrors={"docker.io": {"url": "https://mirror.example.com", "allow": ["10.0.0.0/9", "192.168.0.0/16"]}}
+    )
+
+    assert rows(found, "Mirrors") == [
+        ("`docker.io` `allow`", "`10.0.0.0/8`", "removed"),
+        ("`docker.io` `allow`", "–", "`10.0.0.0/9`"),
+        ("`docker.io` `allow`", "–", "`192.168.0.0/16`"),
+    ]
+    assert found.headline.startswith("Changes `allow` of the mirror `docker.io`.")
+    assert "remote_ip 10.0.0.0/9" in "\n".join(found.files[0].lines)
+
+
+def test_mirror_that_opens_to_everyone_needs_attention() -> None:
+    found = changed(mirrors={"docker.io": {"url": "https://mirror.example.com"}}, acknowledge=["open_mirror"])
+
+    assert any("open_mirror" in text and "fill its disk" in text for text in found.attention)
+
+
+def test_upstream_password_is_compared_by_its_fingerprint() -> None:
+    mirrors = {"ghcr.io": {"url": "https://ghcr.example.com", "allow": ["10.0.0.0/8"], "username": "robot"}}
+    before = configuration(mirrors=mirrors, upstream_passwords={"ghcr.io": "example-only-token"})
+
+    found = preview(before, before | {"upstream_passwords": {"ghcr.io": "example-only-token-2"}})
+
+    assert rows(found, "Mirrors") == [("`ghcr.io` upstream password", "set", "new value")]
+
+
+def test_certificate_renewal_tells_both_ends() -> None:
+    files = {"proxy": {"certificates": {"files": {}}}, "mirrors": None}
+    pairs = [
+        {"registry.example.com": certificate_pair("registry.example.com", other)} for other in ("a.test", "b.test")
+    ]
+
+    found = preview(configuration(**files, certificates=pairs[0]), configuration(**files, certificates=pairs[1]))
+
+    (row,) = rows(found, "Hosts and certificates")
+    assert row[0] == "certificate `registry.example.com`"
+    assert re.fullmatch(r"ends \d{4}-\d\d-\d\d", row[1])
+    assert found.headline.startswith("Renews the certificate `registry.example.com`.")
+
+
+def test_new_stack_secret_does_not_look_like_new_passwords() -> None:
+    found = changed(stack_secret="6" * 64)
+
+    assert [section.title for section in found.sections] == ["Settings"]
+    assert "Uploads fail" in found.headline
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (with_registry(storage={"volume": "other"}), "from the volume `registry-stack-registry-data` to `other`"),
+        (with_registry(storage={"host_path": "/srv/registry"}), "will be read from the folder `/srv/registry`"),
+        ({"mirrors": {}}, "stops using the volume `registry-stack-mirror-docker-io-cache`"),
+        ({"docker_host": "ssh://deploy@other.example.com"}, "The Docker host changes"),
+        ({"protect_data": False}, "`pulumi destroy` is no longer refused"),
+    ],
+)
+def test_danger_for_data_needs_attention(changes: dict[str, Any], words: str) -> None:
+    assert any(words in text for text in changed(**changes).attention)
+
+
+def test_stack_of_an_older_version_is_compared_without_settings() -> None:
+    older = Recording(
+        base().resources, {name: value for name, value in base().exports.items() if name != "configuration"}
+    )
+    found = report(read_events(events(older, run_program(BASE, preview=True))))
+
+    assert found.sections == ()
+    assert "recorded no settings" in found.note
+    assert not found.has_changes
+
+
+def test_order_of_events_does_not_matter() -> None:
+    lines = events(base(), run_program(configuration(mirrors={}, **with_registry(log_level="debug")), preview=True))
+    shuffled = random.Random(1).sample(lines, len(lines))
+
+    assert markdown(report(read_events(shuffled)), MARK) == markdown(report(read_events(lines)), MARK)
+
+
+def test_refused_configuration_lists_every_problem_with_its_fixes() -> None:
+    with pytest.raises(ConfigError) as caught:
+        loaded(
+            configuration(docker_host="tcp://a", acknowledge=["x"], **with_registry(url="http://a", log_level="loud"))
+        )
+
+    found = report(read_events(refusal(str(caught.value))))
+
+    assert found.is_refused
+    assert found.problems == tuple(caught.value.problems)
+    assert found.headline == "The configuration is refused: 4 problems. Nothing was changed."
+    for problem in found.problems:
+        assert problem.fix in markdown(found, MARK)
+
+
+@given(st.builds(Problem, *[st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1)] * 4))
+def test_problems_are_read_back_from_the_text_of_the_error(problem: Problem) -> None:
+    assert problems_in(str(ConfigError([problem, problem]))) == [problem, problem]
+
+
+def test_other_failure_is_shown_as_it_is_without_logins() -> None:
+    found = report(read_events(refusal("cannot reach https://robot:token@host.example/v2")))
+
+    assert found.headline == "The preview failed. Nothing was changed."
+    assert "token" not in markdown(found, MARK) + json.dumps(as_json(found))
+
+
+def test_longest_report_fits_into_a_comment_and_says_what_is_missing() -> None:
+    lines = tuple(f"+{'x' * 400}" for _ in range(2000))
+    many = tuple(Change(code(f"user{number}" * 30), "–", code("y" * 400), "adds") for number in range(500))
+    found = Report(
+        "test",
+        has_changes=True,
+        headline="Changes 500 users.",
+        attention=tuple(code("z" * 400) for _ in range(200)),
+        sections=(Section("Rights", "user", many),),
+        files=tuple(FileChange(f"file-{number}", "changed", lines) for number in range(8)),
+        resources={"replace": tuple(f"resource-{number}" for number in range(300))},
+    )
+
+    text = markdown(found, MARK)
+
+    assert len(text) <= LONGEST
+    assert "and 440 more" in text
+    assert "more lines" in text
+    assert text.rstrip().endswith("</details>")
+
+
+_HOSTILE = st.text(st.sampled_from("`|<>[]()!*_#@&\\\"'{}~-+. \n\r\tab</details><!-- -->\u202e"), max_size=60)
+
+
+@hypothesis_settings(max_examples=300)
+@given(_HOSTILE)
+def test_value_cannot_leave_its_code_span(value: str) -> None:
+    cell = code(value).replace("|", "\\|")
+    table = f"| Setting | Before |\n| --- | --- |\n| {cell} | x |\n"
+
+    tokens = MarkdownIt("commonmark").enable("table").parse(table)
+
+    inline = [token for token in tokens if token.type == "inline"]
+    assert [child.type for child in inline[2].children or []] == ["code_inline"]
+    assert inline[3].content == "x"
+
+
+@hypothesis_settings(max_examples=200)
+@given(st.lists(_HOSTILE.map(lambda text: f"+{text.splitlines()[0] if text.splitlines() else ''}"), max_size=8))
+def test_line_of_a_file_cannot_leave_its_block(lines: list[str]) -> None:
+    found = Report("test", True, "x.", files=(FileChange("f", "changed", tuple(lines)),))
+
+    kinds = [token.type for token in MarkdownIt("commonmark").parse(markdown(found, MARK))]
+
+    assert kinds.count("fence") == bool(lines)
+    assert kinds.count("html_block") == 3, "the mark, and both ends of the folded part"
+
+
+# --- Secrets ----------------------------------------------------------------------------------------------------------
+
+PAIRS = [certificate_pair("registry.example.com", "mirror.example.com", other) for other in ("a.test", "b.test")]
+_WORD = st.text(
+    st.sampled_from("abcdefghjkmnpqrstuvwxyzABCDEFGHJKMNPQRSTUVWXYZ23456789+/=&%$ \"'<>|`"), min_size=24, max_size=60
+)
+
+
+def traces(secret: str) -> set[str]:
+    """A secret, parts of it, and their encodings."""
+    parts = {secret, *(secret[at : at + 16] for at in range(0, len(secret) - 15, 8))}
+    found = set(parts)
+    for part in parts:
+        octets = part.encode()
+        found |= {octets.hex(), octets.hex().upper(), urllib.parse.quote(part, safe=""), urllib.parse.quote_plus(part)}
+        for shift in range(3):
+            coded = base64.b64encode(b"\0" * shift + octets).decode()[4 if shift else 0 :].rstrip("=")[:-1]
+            found |= {coded, coded.replace("+", "-").replace("/", "_")}
+    return {trace for trace in found if len(trace) >= 12}
+
+
+@st.composite
+def secret_values(draw: st.DrawFn) -> dict[str, Any]:
+    """Random values of every secret key."""
+    pair = draw(st.sampled_from(PAIRS))
+    return {
+        "stack_secret": draw(st.binary(min_size=32, max_size=32)).hex(),
+        "passwords": {user: draw(_WORD) for user in USERS},
+        "upstream_passwords": {"ghcr.io": draw(_WORD)},
+        "certificates": {"registry.example.com": pair, "mirror.example.com": pair},
+        "acme_eab_mac_key": draw(_WORD),
+    }
+
+
+def texts(secrets: dict[str, Any]) -> list[str]:
+    keys = [pair["private_key"] for pair in secrets["certificates"].values()]
+    lines = [line for key in keys for line in key.splitlines() if not line.startswith("-----")]
+    return [
+        secrets["stack_secret"],
+        *secrets["passwords"].values(),
+        *secrets["upstream_passwords"].values(),
+        secrets["acme_eab_mac_key"],
+        *lines,
+    ]
+
+
+def with_secrets(secrets: dict[str, Any], *, is_valid: bool) -> dict[str, Any]:
+    mirrors = {
+        "docker.io": BASE["mirrors"]["docker.io"],
+        "ghcr.io": {"url": "https://mirror.example.com:444", "allow": ["10.0.0.0/8"], "username": "robot"},
+    }
+    usable = {key: value for key, value in secrets.items() if key != "acme_eab_mac_key"} if is_valid else secrets
+    return configuration(mirrors=mirrors, proxy={"certificates": {"files": {}}}, **usable)
+
+
+@cache
+def former() -> Recording:
+    secrets = {
+        "stack_secret": "5" * 64,
+        "passwords": BASE["passwords"],
+        "upstream_passwords": {"ghcr.io": "example-only-token"},
+        "certificates": {"registry.example.com": PAIRS[0], "mirror.example.com": PAIRS[0]},
+    }
+    return run_program(with_secrets(secrets, is_valid=True))
+
+
+def report_on(values: dict[str, Any], *, is_first: bool) -> Report:
+    """The report on a change to ``values``, or on its refusal."""
+    try:
+        loaded(values)
+    except ConfigError as error:
+        return report(read_events(refusal(str(error))))
+    return report(read_events(events(None if is_first else former(), run_program(values, preview=True))))
+
+
+@hypothesis_settings(
+    deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+@given(secret_values(), st.booleans(), st.booleans())
+def test_report_shows_no_secret_no_part_and_no_encoding(
+    secrets: dict[str, Any], is_valid: bool, is_first: bool
+) -> None:
+    found = report_on(with_secrets(secrets, is_valid=is_valid), is_first=is_first)
+    shown = markdown(found, MARK) + json.dumps(as_json(found)) + json.dumps(as_json(found), ensure_ascii=False)
+
+    for secret in texts(secrets):
+        assert not [trace for trace in traces(secret) if trace in shown]
+    assert not re.search(r"\$2[aby]\$|PRIVATE KEY", shown)
+
+
+# --- Documentation ----------------------------------------------------------------------------------------------------
+
+
+def test_documentation_lists_the_same_effects_as_the_preview() -> None:
+    text = (ROOT / "docs/updates.md").read_text()
+    section = text.partition("## What clients notice")[2].partition("\n## ")[0].replace("\n  ", " ")
+    listed = re.findall(r"^- \*\*(.+?)\.\*\* (.+?)$", section, re.MULTILINE)
+
+    assert [(name.lower(), detail) for name, detail in listed] == [
+        (effect.name, effect.detail) for effect in EFFECTS.values()
+    ]
+
+
+def test_measured_costs_name_only_effects_of_the_preview() -> None:
+    names = {effect.name for effect in EFFECTS.values()}
+    table = (ROOT / "docs/updates.md").read_text().partition("## Cost of each change")[2]
+    cells = re.findall(r"^\| [^|]+ \| ([^|]+) \| (?:\d+ of|refused)", table, re.MULTILINE)
+
+    assert len(cells) == 14
+    assert [cell for cell in cells if not set(cell.strip().split("; ")) <= names] == []
