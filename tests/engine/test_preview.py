@@ -1,4 +1,4 @@
-"""The comment of a pull request, made from previews of a deployed stack by the real CLI. Read the files in previews/."""
+"""The comment of a pull request, made from previews of a deployed stack by the real CLI. Read the golden files."""
 
 from __future__ import annotations
 
