@@ -107,10 +107,15 @@ def _kind_and_name(urn: str) -> tuple[str, str]:
 
 
 def _drift(event: Mapping[str, Any]) -> str:
-    """Return what a refresh found: ``missing``, the names of the changed properties, or nothing."""
+    """Return what a refresh found: ``missing``, ``stopped``, the names of changed properties, or nothing.
+
+    Only properties that the program sets count: a restart alone changes addresses and exit codes.
+    """
     if event["op"] != "refresh":
         return ""
     if not event.get("new"):
         return "missing"
     was, found = ((event[side] or {}).get("outputs") or {} for side in ("old", "new"))
-    return ", ".join(key for key in sorted(was.keys() | found.keys()) if was.get(key) != found.get(key))
+    given = ((event["old"] or {}).get("inputs") or {}).keys()
+    changed = sorted(key for key in given if was.get(key) != found.get(key))
+    return ", ".join("stopped" if key == "mustRun" else key for key in changed)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.configuration.naming import mirror_alias
 from components.configuration.problems import Problem, problems_in, redacted
 from components.configuration.settings import DANGERS
 from operations.preview.changes import Section, sections
@@ -58,10 +59,9 @@ def report(events: Events) -> Report:
     is_first = not before and not events.unchanged
     images = frozenset(_image(name) for name in [*_names(events.steps), *events.images])
     changed = sections({} if is_first else before, after, images)
-    noticed = [] if is_first else effects(events.steps, _fingerprints(before), _fingerprints(after))
+    noticed = [] if is_first else effects(events.steps, before, after)
     attention = [
-        *_data_at_risk(events.steps),
-        *_moves(_settings(before), _settings(after)),
+        *_data_at_risk(events.steps, _settings(before), _settings(after)),
         *_weaker_protection(_settings(before), _settings(after)),
         *(f"Changed on the Docker host since the last `up`: {code(name)} ({found})." for name, found in events.drifted),
         *(f"Warning of the program: {code(redacted(warning))}" for warning in events.warnings),
@@ -125,52 +125,46 @@ def _subjects(section: Section) -> int:
     return len({change.subject for change in section.changes})
 
 
-def _data_at_risk(steps: Sequence[Step]) -> list[str]:
-    """Return a sentence for each data volume that the stack stops using."""
-    found = []
-    for step in steps:
-        if step.component != "DataStores" or not step.type.endswith(":Volume"):
-            continue
-        volume, successor = code(step.before.get("name")), code(step.after.get("name"))
-        if step.operation == "replace":
-            found.append(
-                f"**Data does not move.** {code(step.name)} changes from the volume {volume} to {successor}. The old"
-                " volume and its data stay on the host, but the service starts with the content of the new volume."
-            )
-        elif step.operation == "delete":
-            found.append(
-                f"**Data is no longer used.** The stack stops using the volume {volume} ({code(step.name)}). The volume"
-                " and its data stay on the host."
-            )
-    return found
-
-
-def _moves(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+def _data_at_risk(steps: Sequence[Step], was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for another Docker host, and for each store that the stack stops using or finds elsewhere."""
     found = []
     if was and was.get("docker_host") != now.get("docker_host"):
         found.append(
             f"**The Docker host changes** from {code(was.get('docker_host'))} to {code(now.get('docker_host'))}. No"
             " data moves by itself: follow docs/moving.md."
         )
-    stores = {"registry": (was.get("registry", {}), now.get("registry", {}))} | {
-        f"mirror {name}": (was["mirrors"][name], mirror)
-        for name, mirror in now.get("mirrors", {}).items()
-        if name in was.get("mirrors", {})
-    }
-    for name, (old, new) in stores.items():
-        before, after = old.get("storage", {}), new.get("storage", {})
-        if was and before != after and "host_path" in {*before, *after}:
+    earlier, later = _places(was), _places(now)
+    moved = {store for store in earlier.keys() & later.keys() if earlier[store] != later[store]}
+    found += [
+        f"**Data does not move.** The data of {code(store)} is in {earlier[store]} and will be read from"
+        f" {later[store]}. Nothing is copied."
+        for store in sorted(moved)
+    ]
+    for step in steps:
+        is_volume = step.component == "DataStores" and step.type.endswith(":Volume")
+        if is_volume and step.operation in ("replace", "delete") and step.name not in moved:
             found.append(
-                f"**Data does not move.** The data of the {code(name)} is in {_place(before)} and will be read from"
-                f" {_place(after)}. Nothing is copied."
+                f"**Data is no longer used.** The stack stops using the volume {code(step.before.get('name'))}"
+                f" ({code(step.name)}). The volume and its data stay on the host."
             )
     return found
 
 
-def _place(storage: Mapping[str, Any]) -> str:
+def _places(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the place of each store by the name of its resource."""
+    if not settings:
+        return {}
+    stores = {"registry-data": settings["registry"].get("storage", {})} | {
+        f"{mirror_alias(name)}-cache": mirror.get("storage", {}) for name, mirror in settings.get("mirrors", {}).items()
+    }
+    prefix = settings.get("name_prefix")
+    return {name: _place(storage, f"{prefix}-{name}") for name, storage in stores.items()}
+
+
+def _place(storage: Mapping[str, Any], default: str) -> str:
     if folder := storage.get("host_path"):
         return f"the folder {code(folder)}"
-    return f"the volume {code(storage['volume'])}" if "volume" in storage else "the stack's own volume"
+    return f"the volume {code(storage.get('volume', default))}"
 
 
 def _weaker_protection(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -189,10 +183,6 @@ def _weaker_protection(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
 
 def _settings(outputs: Mapping[str, Any]) -> Mapping[str, Any]:
     return (outputs.get("configuration") or {}).get("settings") or {}
-
-
-def _fingerprints(outputs: Mapping[str, Any]) -> Mapping[str, str]:
-    return (outputs.get("configuration") or {}).get("fingerprints") or {}
 
 
 def _names(steps: Sequence[Step]) -> list[str]:

@@ -154,7 +154,10 @@ def test_new_stack_secret_does_not_look_like_new_passwords() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (with_registry(storage={"volume": "other"}), "from the volume `registry-stack-registry-data` to `other`"),
+        (
+            with_registry(storage={"volume": "other"}),
+            "is in the volume `registry-stack-registry-data` and will be read from the volume `other`",
+        ),
         (with_registry(storage={"host_path": "/srv/registry"}), "will be read from the folder `/srv/registry`"),
         ({"mirrors": {}}, "stops using the volume `registry-stack-mirror-docker-io-cache`"),
         ({"docker_host": "ssh://deploy@other.example.com"}, "The Docker host changes"),
