@@ -124,7 +124,7 @@ def effects(steps: Sequence[Step], before: Mapping[str, Any], after: Mapping[str
 
 def _container_effects(step: Step) -> set[str]:
     if step.operation == "update":
-        return {"starts" if step.before.get("mustRun") is False else "limits"}
+        return {"starts" if step.before == step.after else "limits"}  # equal inputs: a refresh found it stopped
     if step.component == "PrivateRegistry" and step.operation == "replace" and _has_fixed_name(step):
         return {"registry stops"}
     key = _OF_CONTAINERS.get((step.component, step.operation))

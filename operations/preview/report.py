@@ -60,8 +60,10 @@ def report(events: Events) -> Report:
     images = frozenset(_image(name) for name in [*_names(events.steps), *events.images])
     changed = sections({} if is_first else before, after, images)
     noticed = [] if is_first else effects(events.steps, before, after)
+    at_risk = _data_at_risk(events.steps, _settings(before), _settings(after))
+    headline = _headline(is_first, changed, noticed, events)
     attention = [
-        *_data_at_risk(events.steps, _settings(before), _settings(after)),
+        *at_risk,
         *_weaker_protection(_settings(before), _settings(after)),
         *(f"Changed on the Docker host since the last `up`: {code(name)} ({found})." for name, found in events.drifted),
         *(f"Warning of the program: {code(redacted(warning))}" for warning in events.warnings),
@@ -79,7 +81,7 @@ def report(events: Events) -> Report:
     return Report(
         stack=events.stack,
         has_changes=bool(events.steps or changed or events.drifted),
-        headline=_headline(is_first, changed, noticed, events),
+        headline=f"Read “Attention” first. {headline}" if at_risk else headline,
         note=note,
         attention=tuple(attention),
         sections=tuple(changed),
