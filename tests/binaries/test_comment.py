@@ -134,7 +134,7 @@ def gitea(started: Gitea) -> Gitea:
 
 
 def preview(text: str, stack: str = "prod", changes: bool = True) -> str:
-    return f"{mark(stack, changes)}\n{text}\n"
+    return f"{mark(stack, changes=changes)}\n{text}\n"
 
 
 def done(answer: subprocess.CompletedProcess[str]) -> str:
