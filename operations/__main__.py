@@ -1,4 +1,4 @@
-"""Commands for tasks that a Pulumi program cannot declare, on the selected stack."""
+"""Commands for tasks that a Pulumi program cannot declare."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import sys
 import typer
 
 from components.configuration.problems import Failure, redacted
+from operations.comment.commands import comment
 from operations.console import say
 from operations.credentials import commands as credentials
 from operations.preview.commands import preview
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(credentials.app, name="credentials")
+<<<<<<< HEAD
 app.command()(preview)
+=======
+app.command()(comment)
+>>>>>>> i14-comment
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""One comment for each stack on a pull request."""
+"""Keep one comment per stack and pull request: `python -m operations comment`."""
