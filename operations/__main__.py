@@ -9,14 +9,12 @@ import typer
 from components.configuration.problems import Failure, redacted
 from operations.console import say
 from operations.credentials import commands as credentials
+from operations.history.commands import history, rollback_line
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(credentials.app, name="credentials")
-
-
-@app.callback()
-def _group() -> None:
-    """Keep the name of the only group on the command line: without a callback, Typer drops the name."""
+app.command()(history)
+app.command()(rollback_line)
 
 
 def main() -> None:

@@ -23,16 +23,12 @@ from operations.console import say, screen
 from operations.credentials.docker_config import write_login
 from operations.credentials.rotation import family, first_name, is_successor, next_name, rotations
 from operations.credentials.state import DEPLOYED, EXPIRED, is_expired, password_kind, state
+from operations.options import ConfigFile, Stack
 from operations.stack import Change, Credentials, StackConfig, fault
 
 app = typer.Typer(help=__doc__, no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="Name of the user.", show_default=False)]
-Stack = Annotated[str | None, typer.Option("--stack", "-s", help="Name of the stack. Default: the selected stack.")]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config-file", help="The stack's configuration file, if the file is not beside Pulumi.yaml."),
-]
 
 #: Days by which the printed fix extends an expired login.
 _RENEWAL_DAYS = 90
