@@ -20,6 +20,7 @@ from operations.history.presentation import (
     repositories_json,
     repositories_table,
     shortened,
+    sources,
     versions_json,
     versions_table,
 )
@@ -71,14 +72,16 @@ def history(
     store = _store(config, deployed, repository)
     if repository is None:
         every = repositories(store)
-        title = f"Repositories at {registry}: {len(every)}"
+        title = f"{registry}: {_count(len(every), 'repository', 'repositories')}"
         _print(as_json, repositories_json(registry, every), title, repositories_table(every))
         return
     _check_repository(config, store, repository)
     hosts = running_on or []
     found = tags(store, repository, _containers(hosts))
     size = size_of_all(store, repository)
-    title = f"Tags of {repository} at {registry}: {len(found)}, {decimal(size)}"
+    source = sources(found)
+    title = f"{repository} at {registry}: {_count(len(found), 'tag', 'tags')}, {decimal(size)}"
+    title += f"\nSource: {source}" if source else ""
     _print(as_json, versions_json(registry, repository, size, hosts, found), title, versions_table(found))
 
 
@@ -109,7 +112,8 @@ def rollback_line(
     pushed = f"{version.pushed:%Y-%m-%d %H:%M:%S} UTC"
     say(f"{repository}:{tag} {'pointed' if back else 'points'} to this digest. Last push of the digest: {pushed}.")
     if version.missing:
-        say(f"Note: the registry lacks {len(version.missing)} parts of this image. The pull of a platform may fail.")
+        lacks = _count(len(version.missing), "part", "parts")
+        say(f"Note: the registry lacks {lacks} of this image. The pull of a platform may fail.")
     typer.echo(f"image: {deployed.registry_url.netloc}/{repository}:{tag}@{version.digest}")
 
 
@@ -149,9 +153,7 @@ def _check_back(config: StackConfig, repository: str, tag: Tag, back: int) -> No
     if back >= len(tag.versions):
         earlier = len(tag.versions) - 1
         raise Failure(
-            f"{repository}:{tag.name} has {earlier or 'no'} earlier version{'' if earlier == 1 else 's'},"
-            f" so nothing is {back} back",
-            fix,
+            f"{repository}:{tag.name} has {_count(earlier, 'earlier version', 'earlier versions')}, not {back}", fix
         )
     if back not in possible:
         version = tag.versions[back]
@@ -168,6 +170,10 @@ def _similar(name: str, names: Iterable[str]) -> list[str]:
 
 def _choice(similar: Sequence[str], otherwise: str) -> str:
     return "; ".join(["did you mean: " + " or ".join(similar), otherwise] if similar else [otherwise])
+
+
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number or 'no'} {one if number == 1 else more}"
 
 
 def _print(as_json: bool, value: dict[str, Any], title: str, table: Table) -> None:

@@ -14,8 +14,10 @@ from operations.history.record import Repository, Tag, Version
 
 #: Characters of a digest or a Git revision in a table.
 _SHORT = 12
-#: Most characters of a cell. Clients choose the labels of their images.
+#: Most characters of a cell.
 _LONGEST = 200
+#: Columns that a narrow terminal does not wrap.
+_WHOLE = frozenset({"Back", "Pushed (UTC)", "Digest", "State", "Size", "Tags"})
 
 
 def repositories_table(found: Iterable[Repository]) -> Table:
@@ -40,23 +42,35 @@ def versions_table(found: Iterable[Tag]) -> Table:
             "Back": str(back),
             "Pushed (UTC)": f"{version.pushed:%Y-%m-%d %H:%M:%S}",
             "Digest": shortened(version.digest) if version.digest else "",
-            "State": f"{len(version.missing)} missing" if version.state == "incomplete" else version.state,
+            "State": _state(version),
             "Size": "" if version.size is None else decimal(version.size),
             "Platforms": ", ".join(version.platforms),
             "Revision": (version.revision or "")[:_SHORT],
             "Other tags": ", ".join(version.other_tags),
             "Runs on": ", ".join(map(str, version.running)),
-            "Source": version.source or "",
         }
         for tag in found
         for back, version in enumerate(tag.versions)
     )
 
 
+def sources(found: Iterable[Tag]) -> str:
+    """Return the sources of all versions, which are usually one."""
+    return _printable(", ".join(dict.fromkeys(one.source for tag in found for one in tag.versions if one.source)))
+
+
 def shortened(digest: str) -> str:
     """Return the start of a digest, for people."""
-    algorithm, _, encoded = digest.partition(":")
-    return f"{algorithm}:{encoded[:_SHORT]}"
+    return digest.partition(":")[2][:_SHORT]
+
+
+def _state(version: Version) -> str:
+    match version.state:
+        case "complete":
+            return ""
+        case "incomplete":
+            return f"{len(version.missing)} missing"
+    return version.state
 
 
 def repositories_json(registry: str, found: Iterable[Repository]) -> dict[str, Any]:
@@ -111,10 +125,17 @@ def _time(moment: datetime.datetime) -> str:
 
 
 def _table(rows: Iterable[Mapping[str, str]]) -> Table:
-    """Return a table of the columns that have content. Control characters in labels cannot reach the terminal."""
-    lines = [{name: "".join(filter(str.isprintable, text))[:_LONGEST] for name, text in row.items()} for row in rows]
+    """Return a table of the columns that have content."""
+    lines = [{name: _printable(text) for name, text in row.items()} for row in rows]
+    table = Table(box=None, pad_edge=False)
     names = [name for name in (lines[0] if lines else ()) if any(line[name] for line in lines)]
-    table = Table(*names, box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, no_wrap=name in _WHOLE, overflow="fold")
     for line in lines:
-        table.add_row(*(Text(line[name], overflow="fold") for name in names))
+        table.add_row(*(Text(line[name]) for name in names))
     return table
+
+
+def _printable(text: str) -> str:
+    """Return a text without control characters: clients choose the labels, and a terminal would obey."""
+    return "".join(filter(str.isprintable, text))[:_LONGEST]

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from operations.history.content import size_of_all
-from operations.history.presentation import repositories_json, versions_json, versions_table
+from operations.history.presentation import repositories_json, sources, versions_json, versions_table
 from operations.history.record import repositories, tags
 from operations.history.running import Container
 from operations.history.store import TagLinks
@@ -274,20 +274,33 @@ def test_a_table_has_a_row_for_each_version_and_only_columns_with_content(shelf:
     three_pushes(shelf)
     head, *rows = printed(versions_table(tags(shelf.store, NAME))).splitlines()
 
-    assert re.split("  +", head.strip()) == ["Tag", "Back", "Pushed (UTC)", "Digest", "State", "Size", "Platforms"]
-    assert [row.split()[-8:-6] for row in rows] == [
-        ["0", "2026-11-29"], ["1", "2026-11-29"], ["2", "2026-11-29"]
-    ]  # fmt: skip
+    assert re.split("  +", head.strip()) == ["Tag", "Back", "Pushed (UTC)", "Digest", "Size", "Platforms"]
+    assert [row.split()[-7:-4] for row in rows] == [[str(n), "2026-11-29", f"10:00:0{3 - n}"] for n in range(3)]
     assert [row.startswith("latest") for row in rows] == [True, False, False]
+
+
+def test_the_table_tells_states_other_than_complete(shelf: Shelf) -> None:
+    first, second, _ = three_pushes(shelf)
+    shelf.revisions[NAME].remove(first)
+    del shelf.blobs[json.loads(shelf.documents[second])["layers"][0]["digest"]]
+
+    text = printed(versions_table(tags(shelf.store, NAME)))
+
+    assert "complete" not in text
+    assert [re.search("1 missing|deleted", row) is not None for row in text.splitlines()] == [False, False, True, True]
 
 
 def test_labels_cannot_control_the_terminal(shelf: Shelf) -> None:
     evil = {"org.opencontainers.image.source": "\x1b[2J\x07[red]x[/red]\n" + "y" * 10_000}
     shelf.push("latest", shelf.image(config={"Labels": evil}))
 
-    text = printed(versions_table(tags(shelf.store, NAME)))
+    shelf.push("other", shelf.image(config={"Labels": {"org.opencontainers.image.revision": "\x1b[1m"}}))
+
+    found = tags(shelf.store, NAME)
+    text = printed(versions_table(found)) + sources(found)
 
     assert "[2J[red]x[/red]yyy" in text
+    assert " [1m " in text
     assert not re.search(r"[^ -~\n]", text)
     assert len(text) < 2000
 
