@@ -43,7 +43,8 @@ def preview(  # noqa: PLR0917 - Typer passes every option by its name
     events = read_events(config.preview(refresh=refresh))
     found = report(events)
     if output:
-        _write(output, markdown(found, mark(found.stack, changes=found.has_changes)))
+        stack_name = found.stack or config.name()  # a program that failed at once has no event that names the stack
+        _write(output, markdown(found, mark(stack_name, changes=found.has_changes)))
     if json_file:
         _write(json_file, json.dumps(as_json(found), indent=2, ensure_ascii=False) + "\n")
     show(found, screen)
