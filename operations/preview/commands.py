@@ -10,7 +10,7 @@ import typer
 
 from components.configuration.problems import Failure
 from operations.comment.mark import mark
-from operations.console import screen
+from operations.console import screen, waiting
 from operations.options import ConfigFile, Stack
 from operations.preview.events import read_events
 from operations.preview.markdown import markdown
@@ -40,7 +40,8 @@ def preview(  # noqa: PLR0917 - Typer passes every option by its name
     Exit status 1: the configuration is refused, or the preview failed. The files are written in both cases.
     """
     config = StackConfig(stack, config_file)
-    events = read_events(config.preview(refresh=refresh))
+    with waiting("running pulumi preview …"):
+        events = read_events(config.preview(refresh=refresh))
     found = report(events)
     if output:
         stack_name = found.stack or config.name()  # a program that failed at once has no event that names the stack
