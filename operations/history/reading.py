@@ -20,54 +20,63 @@ from operations.docker_command import docker, said, unreachable
 from operations.history.store import Store, TagLinks
 
 #: Prints the store $0 of distribution. ``$1`` selects the documents: those of "repositories/$1", or all manifests if $1
-#: is empty. The script needs only busybox. It starts no process per file: a process takes a millisecond, and a store
-#: may have 100,000 files. These lines come out:
+#: is empty. The script needs only busybox. It starts no process per file and opens no folder that holds a single file:
+#: a store may have 100,000 of both. These lines come out:
 #:
-#: - TIME repositories/NAME/_manifests/tags/TAG/current/link, and the same with …/TAG/index/ALGORITHM/HEX/link;
+#: - repositories/NAME/_layers, for each repository;
 #: - repositories/NAME/_manifests/tags/TAG/current/link:DIGEST;
-#: - repositories/NAME/_layers, and repositories/NAME/_manifests/revisions/ALGORITHM/HEX/link;
+#: - TIME repositories/NAME/_manifests/tags/TAG/current/link, and the same with …/TAG/index/ALGORITHM/HEX/link;
+#: - repositories/NAME/_manifests/revisions/ALGORITHM/HEX/link;
 #: - BYTES blobs/ALGORITHM/HE/HEX/data;
 #: - document blobs/ALGORITHM/HE/HEX/data, for each document whose content follows after the line "contents".
 #:
-#: ``_layers``, ``_uploads`` and ``_manifests`` are also valid names of tags, but not of repositories.
+#: Files that vanish meanwhile were deleted, so only other errors make the script fail.
 SCRIPT = r"""
 export TZ=UTC0
 cd "$0" || exit
 [ -d docker/registry/v2/repositories ] || exit 0
 cd docker/registry/v2 && work=$(mktemp -d) || exit
-failed=0
-find repositories -name _layers ! -path '*/_manifests/*' -print -prune \
-  -o -name _uploads ! -path '*/_manifests/*' -prune -o -path '*/_manifests/revisions' -prune \
-  -o -type f -name link -exec stat -c '%y %n' {} + -path '*/current/link' -exec grep -H '' {} + || failed=1
-find repositories \( -name _layers -o -name _uploads \) ! -path '*/_manifests/*' -prune \
-  -o -path '*/_manifests/tags' -prune -o -type f -name link -print > "$work/revisions" || failed=1
-find blobs -type f -name data -exec stat -c '%s %n' {} + > "$work/blobs" || failed=1
+exec 3>&2 2> "$work/errors"
+append() { sed "s|\$|/$1|"; }
+valid() { grep -v '[^a-zA-Z0-9/_.-]'; }
+# Print the entries that lie $1 levels below the folders on standard input.
+entries() { xargs -r sh -c 'exec find "$@" -mindepth "$0" -maxdepth "$0"' "$1" | valid; }
+
+find repositories \( -name _layers -o -name _uploads -o -name _manifests \) -prune -print | valid > "$work/folders"
+grep '/_layers$' "$work/folders"
+grep '/_manifests$' "$work/folders" > "$work/manifests"
+append tags < "$work/manifests" | entries 1 > "$work/tags"
+append current/link < "$work/tags" > "$work/current"
+xargs -r grep -H '' < "$work/current"
+append index < "$work/tags" | entries 2 | append link | cat "$work/current" - | xargs -r stat -c '%y %n'
+append revisions < "$work/manifests" | entries 2 | append link | xargs -r stat -c %n > "$work/revisions"
+echo blobs | entries 3 | append data | xargs -r stat -c '%s %n' > "$work/blobs"
 cat "$work/revisions" "$work/blobs"
-# The registry accepts no manifest of more than 4 MiB.
+
+# Of the blobs on standard input, list those that may be a document: the registry accepts no manifest above 4 MiB.
 documents() {
   awk 'NR == FNR { if ($1 <= 4194304) small[$2]; next } $1 in small { print "document", $1; delete small[$1] }' \
-    "$work/blobs" - > "$1"
+    "$work/blobs" -
 }
-contents() { cut -d ' ' -f 2 "$1" | xargs -r cat || failed=1; }
+contents() { cut -d ' ' -f 2 "$1" | xargs -r cat || echo 'not all documents can be read' >&2; }
 awk -F / -v below="repositories/$1" 'index($0, below) == 1 {
   print "blobs/" $(NF - 2) "/" substr($(NF - 1), 1, 2) "/" $(NF - 1) "/data"
-}' "$work/revisions" | documents "$work/manifests"
-: > "$work/configs"
+}' "$work/revisions" | documents > "$work/documents"
 if [ "$1" ]; then
   # The first digest after "config": is that of the configuration, whatever else its descriptor has.
-  contents "$work/manifests" | tr -d ' \t\r\n' | tr '{}' '\n\n' | awk '
+  contents "$work/documents" | tr -d ' \t\r\n' | tr '{}' '\n\n' | awk '
     /"config":$/ { wanted = 1 }
     wanted && match($0, /"digest":"[a-z0-9]+:[0-9a-f]+"/) {
       split(substr($0, RSTART + 10, RLENGTH - 11), digest, ":")
       print "blobs/" digest[1] "/" substr(digest[2], 1, 2) "/" digest[2] "/data"
       wanted = 0
-    }' | documents "$work/configs"
+    }' | documents > "$work/configurations"
+  cat "$work/configurations" >> "$work/documents"
 fi
-cat "$work/manifests" "$work/configs"
+cat "$work/documents"
 echo contents
-contents "$work/manifests"
-contents "$work/configs"
-exit $failed
+contents "$work/documents"
+! grep -v 'No such file or directory' "$work/errors" >&3
 """
 
 _HASH = "([a-z0-9]+)/([0-9a-f]+)"

@@ -281,6 +281,22 @@ def test_names_of_tags_cannot_mislead_the_script(registry: Registry, read: Calla
     assert all(tag.current in tag.pushed for found in store.repositories.values() for tag in found.values())
 
 
+def test_files_that_the_registry_did_not_write_are_left_out(registry: Registry, read: Callable[..., Store]) -> None:
+    registry.image("app", "1", "layer")
+    for odd in (
+        "app/_manifests/tags/it's",
+        'app/_manifests/tags/a "b',
+        "app/_manifests/tags/a\nb",
+        "my backup/_layers",
+    ):
+        (registry.repositories / odd / "current").mkdir(parents=True)
+        (registry.repositories / odd / "current/link").write_text("sha256:")
+    (registry.repositories / "README").touch()
+    (registry.folder / "lost+found").mkdir()
+
+    assert {name: set(tags) for name, tags in read().repositories.items()} == {"app": {"1"}}
+
+
 def test_a_store_without_a_push_is_empty(run: Run, tmp_path: Path) -> None:
     answer = run(tmp_path)
 

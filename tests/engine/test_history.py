@@ -179,8 +179,8 @@ def large_store() -> bytes:
             platform = {"os": "linux", "architecture": "amd64"}
             config = {"mediaType": CONFIG} | document(platform | {"config": labels, "history": history})
             layers = [
-                {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"} | blob(f"{number} {layer}".encode())
-                for layer in range(5)
+                {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"} | blob(content.encode())
+                for content in (*(f"base {application} {layer}" for layer in range(4)), f"own {number}")
             ]
             manifest = document({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers})
             link = str(manifest["digest"])
