@@ -240,8 +240,8 @@ def test_interrupted_up_waits_for_pulumi_and_shows_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pulumi_says("", tmp_path, monkeypatch)
-    # As Ctrl-C does, the program interrupts both; Pulumi then saves its state.
-    interrupt = f"trap '' INT; echo begun; kill -INT {os.getpid()}; sleep 0.3; echo saved; exit 1"
+    # As Ctrl-C does, the program interrupts both; Pulumi then saves its state. The wait lets the parent begin to read.
+    interrupt = f"trap '' INT; echo begun; sleep 1; kill -INT {os.getpid()}; sleep 0.3; echo saved; exit 1"
     (tmp_path / "pulumi").write_text(f"#!/bin/sh\n{interrupt}\n")
 
     with pytest.raises(Failure, match="failed with exit code 1"):
