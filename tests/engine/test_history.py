@@ -37,11 +37,16 @@ def stack(
     uid, _, gid = USER.partition(":")
     options = {"type": "tmpfs", "device": "tmpfs", "o": f"uid={uid},gid={gid},mode=0755"}
     volume = client.volumes.create(VOLUME, driver_opts=options)
+    # Without a container that uses the volume, the engine would unmount it and lose its content.
+    holder = client.containers.run(
+        clients.IMAGES.registry, entrypoint=["sleep", "1d"], detach=True, volumes={VOLUME: {"bind": "/data"}}
+    )
     registry = small_stack()["registry"] | {"storage": {"volume": VOLUME}}
     try:
         with running_stack(client, docker_host, tmp_path_factory.mktemp("stack"), registry=registry) as running:
             yield running
     finally:
+        holder.remove(force=True)
         volume.remove()
 
 
