@@ -16,17 +16,38 @@ from typing import Any
 import docker
 import pytest
 
-from components.render.registry import DATA_DIRECTORY
 from components.render.registry_command import USER
 from tests.engine.sshd import ssh_host
 from tests.engine.transfers import Connection, digest_of
 from tests.harness import clients
-from tests.harness.small_stack import PREFIX
+from tests.harness.small_stack import DockerHost, running_stack, small_stack
 from tests.harness.stack import Stack, engine_address
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
 REPOSITORIES, TAGS = 50, 2000
+VOLUME = "rs-test-history-data"
+
+
+@pytest.fixture(scope="module")
+def stack(
+    client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """A stack whose data lies in memory: a disk may take a minute for the files of 2,000 tags."""
+    uid, _, gid = USER.partition(":")
+    options = {"type": "tmpfs", "device": "tmpfs", "o": f"uid={uid},gid={gid},mode=0755"}
+    volume = client.volumes.create(VOLUME, driver_opts=options)
+    # Without a container that uses the volume, the engine would unmount it and lose its content.
+    holder = client.containers.run(
+        clients.IMAGES.registry, entrypoint=["sleep", "1d"], detach=True, volumes={VOLUME: {"bind": "/data"}}
+    )
+    registry = small_stack()["registry"] | {"storage": {"volume": VOLUME}}
+    try:
+        with running_stack(client, docker_host, tmp_path_factory.mktemp("stack"), registry=registry) as running:
+            yield running
+    finally:
+        holder.remove(force=True)
+        volume.remove()
 
 
 def record(stack: Stack, repository: str, *options: str) -> dict[str, list[dict[str, Any]]]:
@@ -193,15 +214,14 @@ def large_store() -> bytes:
     return packed.getvalue()
 
 
+@pytest.mark.once
 @pytest.mark.any_proxy
 def test_a_registry_with_2000_tags_is_read_by_one_throwaway_container(
     stack: Stack, client: docker.DockerClient
 ) -> None:
-    writer = clients.containers(client, PREFIX)["writer"]
-    (volume,) = (mount["Name"] for mount in writer.attrs["Mounts"] if mount["Destination"] == DATA_DIRECTORY)
     unpack = [
         "docker", "--host", engine_address(), "run", "--rm", "--interactive", "--network=none", f"--user={USER}",
-        f"--volume={volume}:/data", "--entrypoint=", clients.IMAGES.registry, "tar", "-x", "-C", "/data",
+        f"--volume={VOLUME}:/data", "--entrypoint=", clients.IMAGES.registry, "tar", "-x", "-C", "/data",
     ]  # fmt: skip
     subprocess.run(unpack, input=large_store(), check=True)
 
