@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from components.configuration.problems import Failure
-from local import engine, outdated, stack, toolchain
+from local import engine, outdated, pipelines, stack, toolchain
 from local.steps import is_root, say
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -47,6 +47,7 @@ def prepare() -> None:
     """Install or build the programs that the tests need."""
     toolchain.prepare_pulumi()
     toolchain.prepare_tests()
+    pipelines.prepare()
     if is_root():  # only root can start an engine
         for name in engine.NAMES:
             engine.prepare(name)
@@ -54,7 +55,7 @@ def prepare() -> None:
 
 @app.command(name="outdated")
 def show_outdated() -> None:
-    """Show the pinned versions that are not the newest: Python packages, Go modules, images."""
+    """Show the pinned versions that are not the newest: Python packages, Go modules, npm packages, images."""
     typer.echo(outdated.report())
 
 

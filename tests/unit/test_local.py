@@ -468,6 +468,7 @@ def test_outdated_compares_a_tool_of_every_go_folder() -> None:
 def test_report_of_a_silent_source_still_shows_the_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outdated, "python_packages", lambda: [outdated.Pin("requirements.lock", "a", "1.0", "1.1")])
     monkeypatch.setattr(outdated, "go_modules", list)
+    monkeypatch.setattr(outdated, "npm_packages", list)
     monkeypatch.setattr(outdated, "reachable", lambda _: False)
 
     assert "requirements.lock  a     1.0     1.1" in outdated.report()

@@ -1,0 +1,148 @@
+"""The pipelines in examples/: short, correct in form, with pinned versions and exactly the documented secrets."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from local.sources import module_version
+from local.toolchain import CLI
+from tests.harness import woodpecker
+from tests.harness.configuration import ROOT
+
+EXAMPLES = ROOT / "examples"
+PAGE = (ROOT / "docs/pipelines.md").read_text()
+KINDS = ("infrastructure", "application")
+SYSTEMS = ("github", "gitea", "gitlab-ci", "woodpecker")
+PIPELINES = [EXAMPLES / kind / f"{system}.yml" for kind in KINDS for system in SYSTEMS]
+each_pipeline = pytest.mark.parametrize("file", PIPELINES, ids=lambda file: f"{file.parent.name}-{file.stem}")
+each_workflow = pytest.mark.parametrize(
+    "file",
+    [file for file in PIPELINES if file.stem in ("github", "gitea")],
+    ids=lambda file: f"{file.parent.name}-{file.stem}",
+)
+
+
+def scripts(file: Path) -> Iterator[str]:
+    """The shell scripts of a pipeline, as its CI system passes them to a shell."""
+    match file.stem:
+        case "woodpecker":
+            yield from (step.script for step in woodpecker.all_steps(file))
+        case "gitlab-ci":
+            content = yaml.safe_load(file.read_text())
+            before = content["default"].get("before_script", [])
+            yield from ("\n".join([*before, *job["script"]]) + "\n" for job in content.values() if "script" in job)
+        case _:
+            steps = (step for job in yaml.safe_load(file.read_text())["jobs"].values() for step in job["steps"])
+            yield from (step["run"] for step in steps if "run" in step)
+
+
+def images(value: Any) -> Iterator[str]:
+    """Each image of a pipeline."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in ("image", "container") and isinstance(inner, str):
+                yield inner
+            else:
+                yield from images({"image": inner["name"]} if key == "image" else inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from images(inner)
+
+
+def secrets(file: Path) -> set[str]:
+    """The names of the secrets that a pipeline needs, in upper case."""
+    text = file.read_text()
+    match file.stem:
+        case "woodpecker":
+            return {name.upper() for name in re.findall(r"from_secret: (\w+)", text)}
+        case "gitlab-ci":
+            comment = re.search(r"((?:^ +#.*\n)+)", text, re.MULTILINE)
+            assert comment
+            return set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", comment[1]))
+    return set(re.findall(r"secrets\.(\w+)", text))
+
+
+def documented(kind: str) -> set[str]:
+    """The secrets that the table of the documentation lists for a kind of pipeline."""
+    rows = re.findall(r"^\| (`[A-Z].+?) \| (\w+)", PAGE, re.MULTILINE)
+    return {name for names, needed in rows if needed == kind for name in re.findall(r"`(\w+)`", names)}
+
+
+@each_pipeline
+def test_a_pipeline_has_at_most_80_lines_and_names_its_place(file: Path) -> None:
+    lines = file.read_text().splitlines()
+
+    assert len(lines) <= 80
+    assert all(len(line) <= 120 for line in lines)
+    place = {"gitlab-ci": ".gitlab-ci.yml", "woodpecker": ".woodpecker/"}.get(file.stem, f".{file.stem}/workflows/")
+    assert place in lines[0]
+
+
+@each_pipeline
+def test_every_script_of_a_pipeline_is_valid_shell(file: Path) -> None:
+    found = list(scripts(file))
+
+    assert len(found) >= 2
+    for script in found:
+        done = subprocess.run(["sh", "-n"], input=script, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+@each_pipeline
+def test_a_pipeline_needs_exactly_the_documented_secrets(file: Path) -> None:
+    # GitHub makes the token of the comment itself.
+    own = {"COMMENT_TOKEN"} if file.parent.name == "infrastructure" and file.stem == "github" else set()
+
+    assert secrets(file) | own == documented(file.parent.name)
+
+
+@each_pipeline
+def test_every_image_of_a_pipeline_has_an_exact_version(file: Path) -> None:
+    found = set(images(yaml.safe_load(file.read_text())))
+
+    # The application's jobs of GitHub and Gitea run on the runner itself.
+    assert found or (file.parent.name == "application" and file.stem in ("github", "gitea"))
+    assert all(re.fullmatch(r"[\w/.-]+:\d+\.\d+\.\d+(-cli)?", image) for image in found), found
+    assert {image for image in found if "pulumi" in image} <= {f"pulumi/pulumi:{module_version('pulumi', CLI)}"}
+
+
+@each_workflow
+def test_actionlint_finds_nothing_in_a_workflow(file: Path, binary: Callable[[str], str]) -> None:
+    done = subprocess.run([binary("actionlint"), "-shellcheck=", file], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_actionlint_finds_a_mistake(tmp_path: Path, binary: Callable[[str], str]) -> None:
+    file = tmp_path / "workflow.yml"
+    file.write_text((EXAMPLES / "application/github.yml").read_text().replace("needs: build", "needs: built"))
+
+    assert subprocess.run([binary("actionlint"), file], capture_output=True, check=False).returncode == 1
+
+
+@each_workflow
+def test_every_action_of_a_workflow_is_pinned_to_a_commit(file: Path) -> None:
+    used = re.findall(r"uses: (.+)", file.read_text())
+
+    assert used
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action) for action in used)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_woodpecker_replaces_nothing_in_the_scripts(kind: str) -> None:
+    # Woodpecker replaces ${NAME} before the shell sees it, also names that it does not know.
+    for script in scripts(EXAMPLES / kind / "woodpecker.yml"):
+        assert "${" not in script
+
+
+def test_the_page_links_to_every_example() -> None:
+    linked = set(re.findall(r"\]\(\.\./(examples/[^)]+)\)", PAGE))
+
+    assert {str(file.relative_to(ROOT)) for file in PIPELINES} <= linked
