@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,9 +44,10 @@ def preview(  # noqa: PLR0917 - Typer passes every option by its name
     with waiting("running pulumi preview …"):
         events = read_events(config.preview(refresh=refresh))
     found = report(events)
+    if not found.stack:  # a program that failed at once has no event that names the stack
+        found = replace(found, stack=config.name())
     if output:
-        stack_name = found.stack or config.name()  # a program that failed at once has no event that names the stack
-        _write(output, markdown(found, mark(stack_name, changes=found.has_changes)))
+        _write(output, markdown(found, mark(found.stack, changes=found.has_changes)))
     if json_file:
         _write(json_file, json.dumps(as_json(found), indent=2, ensure_ascii=False) + "\n")
     show(found, screen)
