@@ -136,7 +136,7 @@ class StackConfig:
         """
         command = ["pulumi", "preview", "--json", *(["--refresh"] if refresh else []), *self._file, *self._stack]
         done = _start(command, variables={"PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"})
-        events = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        events = [line for line in done.stdout.split("\n") if line.startswith("{")]
         if not events or (done.returncode and not any('"severity":"error"' in event for event in events)):
             raise _failure(command, done)
         return events

@@ -86,6 +86,6 @@ def as_json(found: Report) -> dict[str, Any]:
 
 def _write(file: Path, text: str) -> None:
     try:
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise Failure(f"cannot write {file}: {error.strerror}", "choose a file in a folder that exists") from None

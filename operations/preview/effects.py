@@ -56,6 +56,11 @@ EFFECTS = {
         "No request fails. An upload that takes longer than `registry.drain_timeout` starts its layer again.",
         "Replaces the registry, new before old: no request fails.",
     ),
+    "gone": Effect(
+        "proxy removed",
+        "The ports of the stack's own proxy close. Clients reach the services only through your own proxy.",
+        "Removes the proxy: clients need your own proxy.",
+    ),
     "stops": Effect(
         "process stops",
         "Clients of the removed address get an error from now on.",
@@ -88,11 +93,11 @@ EFFECTS = {
 #: Effect of a changed container, by its component and the operation.
 _OF_CONTAINERS = {
     ("PrivateRegistry", "create"): "starts",
-    ("PrivateRegistry", "delete"): "stops",
     ("PrivateRegistry", "replace"): "registry",
     ("PullThroughMirror", "create"): "starts",
-    ("PullThroughMirror", "delete"): "stops",
     ("PullThroughMirror", "replace"): "mirror",
+    ("TlsProxy", "create"): "starts",
+    ("TlsProxy", "delete"): "gone",
     ("TlsProxy", "replace"): "proxy",
 }
 
@@ -113,8 +118,10 @@ def effects(steps: Sequence[Step], before: Mapping[str, Any], after: Mapping[str
                 found.add("reload")
             elif step.name == "registry-secrets-swap" and before.get("users") != after.get("users"):
                 found.add("logins")
-        elif kind == "Container" and not step.name.endswith("-carrier"):
+        elif kind == "Container" and not step.name.endswith(("-carrier", "-issuer-container")):
             found |= _container_effects(step)
+    if before and _addresses(before) - _addresses(after):
+        found.add("stops")
     if _key(before) and _key(before) != _key(after):
         found.add("uploads")
     if "networks" in found:
@@ -139,3 +146,9 @@ def _has_fixed_name(step: Step) -> bool:
 def _key(outputs: Mapping[str, Any]) -> str | None:
     """Return the fingerprint of the secret from which the key of uploads derives."""
     return ((outputs.get("configuration") or {}).get("fingerprints") or {}).get("stack_secret")
+
+
+def _addresses(outputs: Mapping[str, Any]) -> set[str]:
+    """Return the addresses under which clients reach the services."""
+    own = (outputs.get("registry_url"), outputs.get("anonymous_url"), *(outputs.get("mirror_urls") or {}).values())
+    return {address for address in own if address}
