@@ -17,7 +17,7 @@ from pathlib import Path
 
 from local.pipelines import python_packages
 from local.steps import HOME, home
-from local.toolchain import _pulumi_home
+from local.toolchain import settings
 from tests.harness import clients
 from tests.harness.configuration import ROOT
 from tests.harness.stack import engine_address
@@ -41,7 +41,7 @@ def job_images(names: Iterable[str], state: Path) -> Iterator[None]:
     with contextlib.ExitStack() as undo:
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="jobs-", dir=home("engines"))))
         (folder / "pulumi").mkdir()
-        (folder / "pulumi" / "plugins").symlink_to(_pulumi_home().resolve() / "plugins")
+        (folder / "pulumi" / "plugins").symlink_to(Path(settings()["PULUMI_HOME"]).resolve() / "plugins")
         mounts = dict.fromkeys(FOLDERS, "bind,ro") | {state: "bind"}
         for source, options in mounts.items():
             target = folder / ("state" if source == state else str(source).lstrip("/"))

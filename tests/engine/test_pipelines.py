@@ -47,7 +47,6 @@ class Server:
     key: str
     known_hosts: str
     engine: str
-    folder: Path
 
 
 def edited(text: str, values: Mapping[str, str]) -> str:
@@ -67,7 +66,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, str
 
 
 def server(folder: Path, address: str, engine: str) -> Server:
-    return Server(address, (folder / "client").read_text(), (folder / "known_hosts").read_text(), engine, folder)
+    return Server(address, (folder / "client").read_text(), (folder / "known_hosts").read_text(), engine)
 
 
 @pytest.fixture(scope="module")
@@ -208,11 +207,8 @@ def production(stack: Stack, tmp_path_factory: pytest.TempPathFactory, host: tup
 
 
 @pytest.fixture
-def application(
-    stack: Stack, production: Server, tmp_path: Path, request: pytest.FixtureRequest
-) -> Iterator[tuple[Repository, Path]]:
-    """The repository of an application, and the folder of the application on the server."""
-    system = request.getfixturevalue("system")
+def application(system: str, stack: Stack, production: Server, tmp_path: Path) -> Iterator[Repository]:
+    """The repository of an application with the pipeline of a CI system."""
     folder, target = tmp_path / "name", tmp_path / f"app-{system}"
     folder.mkdir()
     target.mkdir()
@@ -226,7 +222,7 @@ def application(
     secrets = {"REGISTRY_PASSWORD": stack.users[user], "DEPLOY_KEY": production.key}
     repository = Repository(folder, "https://git.example.com", secrets)
     repository.init()
-    yield repository, target
+    yield repository
     with connected(production.engine) as api:
         for container in api.containers.list(all=True):
             container.remove(force=True)
@@ -264,15 +260,14 @@ def label(name: str) -> str:
 @each_system
 def test_an_application_is_built_pushed_deployed_and_rolled_back(
     system: str,
-    application: tuple[Repository, Path],
+    application: Repository,
     production: Server,
     client: docker.DockerClient,
     skopeo: Callable[[str | None], clients.Skopeo],
 ) -> None:
-    repository, _ = application
-    first = repository.head
+    first = application.head
 
-    succeeded(repository.run(system, "push"), repository.secrets)
+    succeeded(application.run(system, "push"), application.secrets)
 
     one = running(production)
     assert (one.health, one.page) == ("healthy", "<p>Hello</p>\n")
@@ -283,11 +278,11 @@ def test_an_application_is_built_pushed_deployed_and_rolled_back(
     assert datetime.timedelta() <= age < datetime.timedelta(minutes=30)
 
     forget(client, f"{system}/backend")
-    (repository.folder / "index.html").write_text("<p>Hello again</p>\n")
-    second = repository.commit()
-    repository.git("tag", "v1.0.0")
+    (application.folder / "index.html").write_text("<p>Hello again</p>\n")
+    second = application.commit()
+    application.git("tag", "v1.0.0")
 
-    succeeded(repository.run(system, "tag", "v1.0.0"), repository.secrets)
+    succeeded(application.run(system, "tag", "v1.0.0"), application.secrets)
 
     two = running(production)
     assert (two.page, two.labels[label("revision")], two.labels[label("version")]) == (
@@ -299,7 +294,7 @@ def test_an_application_is_built_pushed_deployed_and_rolled_back(
     tags = json.loads(skopeo("production").list_tags(f"{system}/backend").stdout)["Tags"]
     assert set(tags) == {"main", "v1.0.0", first, second}
 
-    succeeded(repository.run(system, "rollback", first), repository.secrets)
+    succeeded(application.run(system, "rollback", first), application.secrets)
 
     assert running(production) == one
 

@@ -142,6 +142,26 @@ def test_woodpecker_replaces_nothing_in_the_scripts(kind: str) -> None:
         assert "${" not in script
 
 
+@pytest.mark.parametrize(
+    ("kind", "event", "branch", "expected"),
+    [
+        ("infrastructure", "pull_request", "main", ["install", "preview", "comment"]),
+        ("infrastructure", "push", "main", ["install", "production"]),
+        ("infrastructure", "push", "other", []),
+        ("infrastructure", "cron", "main", ["install", "production"]),
+        ("application", "push", "main", ["build", "deploy"]),
+        ("application", "push", "other", []),
+        ("application", "pull_request", "main", []),
+        ("application", "tag", "main", ["build", "deploy"]),
+        ("application", "deployment", "main", ["deploy"]),
+    ],
+)
+def test_woodpecker_runs_the_steps_of_an_event(kind: str, event: str, branch: str, expected: list[str]) -> None:
+    found = woodpecker.steps(EXAMPLES / kind / "woodpecker.yml", event, branch)
+
+    assert [step.name for step in found] == expected
+
+
 def test_the_page_links_to_every_example() -> None:
     linked = set(re.findall(r"\]\(\.\./(examples/[^)]+)\)", PAGE))
 

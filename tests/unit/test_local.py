@@ -465,6 +465,12 @@ def test_outdated_compares_a_tool_of_every_go_folder() -> None:
         assert version == sources.module_version(folder, module)
 
 
+def test_outdated_compares_the_npm_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outdated, "npm", lambda *arguments, folder: f"99.0.0 of {arguments[1]}\n")
+
+    assert [pin.newest for pin in outdated.npm_packages()] == ["99.0.0 of gitlab-ci-local"]
+
+
 def test_report_of_a_silent_source_still_shows_the_other_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outdated, "python_packages", lambda: [outdated.Pin("requirements.lock", "a", "1.0", "1.1")])
     monkeypatch.setattr(outdated, "go_modules", list)

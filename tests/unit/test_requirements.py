@@ -59,4 +59,6 @@ def test_tests_run_with_the_very_versions_of_production() -> None:
 
 
 def test_lock_files_name_no_package_index() -> None:
-    assert "://" not in (ROOT / "requirements.lock").read_text() + (ROOT / "requirements-dev.lock").read_text()
+    locks = ("requirements.lock", "requirements-dev.lock", "local/npm/package-lock.json")
+
+    assert not any("://" in (ROOT / name).read_text() for name in locks)
