@@ -31,7 +31,7 @@ def python_packages() -> Path:
     """A folder with the packages of requirements.lock: a test's engine has a network without package indexes."""
     lock, target = ROOT / "requirements.lock", home("python-packages")
     stamp = Stamp("python-packages", lock.read_text(), sys.version)
-    if not stamp.holds():
+    if not (stamp.holds() and any(target.iterdir())):
         shutil.rmtree(target)
         with step("pipelines: downloading the packages of requirements.lock"):
             options = ("--quiet", "--no-deps", "--require-hashes", "--dest", target)

@@ -8,15 +8,19 @@ import re
 import secrets
 import shlex
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import docker
 import yaml
+from docker.models.containers import Container
+from docker.models.networks import Network
 
 from components.configuration.problems import Failure
 from local import engine, images, toolchain
+from local.messages import how_to_use, where_it_is
 from local.steps import HOME, ROOT, home, run, say, step
 
 STACK = "local"
@@ -55,7 +59,8 @@ def up() -> None:
     changed = _pulumi("up", "--yes", "--refresh")  # a refresh also restores containers that somebody stopped or removed
     _write_credentials()
     _write_ca_certificate()
-    say(_how_to_use() if changed else _where_it_is())
+    addresses = _netloc("registry"), _netloc("docker.io")
+    say(how_to_use(*addresses, has_authority=CA_CERTIFICATE.exists()) if changed else where_it_is(*addresses))
 
 
 def down() -> None:
@@ -194,6 +199,7 @@ def _pulumi(*command: str) -> bool:
 
     Without a change, show only warnings and the number of resources. After a failure, show everything.
     """
+    _clean_up_after_kill()
     words = ["pulumi", *command, "--suppress-progress", "--color=never", *_where()]
     changed, held = False, list[str]()
     with (
@@ -233,6 +239,39 @@ def _pulumi(*command: str) -> bool:
     return changed
 
 
+def _clean_up_after_kill() -> None:
+    """If `pulumi` was killed on this machine, remove what its state does not know, then its lock.
+
+    The state does not know containers and networks that the engine created at that moment.
+    """
+    locks = {path: json.loads(path.read_text()) for path in (HOME / "state" / ".pulumi" / "locks").rglob("*.json")}
+    stale = [
+        path
+        for path, owner in locks.items()
+        if owner["hostname"] == socket.gethostname() and not _is_pulumi(owner["pid"])
+    ]
+    if not stale or not (client := engine.connect(engine.address())):
+        return
+    with step("stack: cleaning up after a `pulumi` process that was killed"):
+        export = json.loads(run("pulumi", "stack", "export", "--stack", STACK, fix=_FIX, environment=environment()))
+        known = {resource.get("id") for resource in export["deployment"].get("resources", [])}
+        containers, networks = _containers_and_networks(client)
+        _remove([one for one in containers if one.id not in known], [one for one in networks if one.id not in known])
+        client.close()
+        for path in stale:
+            path.unlink()
+
+
+def _is_pulumi(pid: int) -> bool:
+    """Whether a process runs `pulumi`. A killed process may remain for a while, without a program."""
+    try:
+        return Path(f"/proc/{pid}/exe").readlink().name == "pulumi"
+    except PermissionError:  # a process of another user
+        return True
+    except OSError:
+        return False
+
+
 def _summary(lines: list[str]) -> list[str]:
     """The warnings and the number of resources that Pulumi printed for an update, without those of its preview."""
     sections: dict[str, list[str]] = {}
@@ -247,7 +286,7 @@ def _summary(lines: list[str]) -> list[str]:
     return warnings + sections.get("Diagnostics:", []) + sections.get("Resources:", [])
 
 
-# --- Messages and removal ---------------------------------------------------------------------------------------------
+# --- Removal ---------------------------------------------------------------------------------------------------------
 
 
 def _netloc(section: str) -> str:
@@ -257,49 +296,27 @@ def _netloc(section: str) -> str:
     return str(entry["url"]).removeprefix("https://")
 
 
-def _where_it_is() -> str:
-    return f"""
-The registry runs at https://{_netloc("registry")}, the Docker Hub mirror at https://{_netloc("docker.io")}.
-Passwords are in .local/credentials.json. Before you use pulumi or python -m operations, run: . .local/env"""
+_OURS: dict[str, str | list[str] | bool] = {"label": f"{PROJECT}.stack={STACK}"}
 
 
-def _how_to_use() -> str:
-    registry, mirror = _netloc("registry"), _netloc("docker.io")
-    python = "import json; print(json.load(open('.local/credentials.json'))['users']['ci'])"
-    trust = f"""
-docker trusts localhost. Other clients need .local/ca.crt, the certificate of the proxy's own authority:
+def _containers_and_networks(client: docker.DockerClient) -> tuple[list[Container], list[Network]]:
+    """The containers and networks of the stack, also those that Pulumi's state does not know."""
+    return client.containers.list(all=True, filters=_OURS), client.networks.list(filters=_OURS)
 
-  skopeo list-tags --cert-dir .local docker://{registry}/team/app    # podman has --cert-dir too
-  SSL_CERT_FILE=.local/ca.crt crane ls {registry}/team/app           # any client written in Go
-"""
-    return f"""
-The registry runs at https://{registry}, the Docker Hub mirror at https://{mirror}. Next, in this folder:
 
-  python3 -c "{python}" | docker login {registry} --username ci --password-stdin
-  docker tag registry:3.1.2 {registry}/team/app:1.0     # any image that you have
-  docker push {registry}/team/app:1.0
-  docker pull {registry}/team/app:1.0
-  docker pull {mirror}/alpine:latest                    # through the mirror; needs access to Docker Hub
-{trust if CA_CERTIFICATE.exists() else ""}
-To use pulumi and python -m operations on this stack, run in each shell:
-
-  . .local/env
-  python -m operations credentials list
-
-Users: ci can push, production can pull, admin can also delete. Their passwords are in .local/credentials.json.
-`make down` stops everything and keeps the data. `make purge` also removes the data."""
+def _remove(containers: list[Container], networks: list[Network]) -> None:
+    for container in containers:
+        container.remove(force=True, v=True)
+    for network in networks:
+        network.remove()
 
 
 def _remove_objects(client: docker.DockerClient) -> None:
-    ours: dict[str, str | list[str] | bool] = {"label": f"{PROJECT}.stack={STACK}"}
-    containers = client.containers.list(all=True, filters=ours)
-    networks, volumes = client.networks.list(filters=ours), client.volumes.list(filters=ours)
+    containers, networks = _containers_and_networks(client)
+    volumes = client.volumes.list(filters=_OURS)
     built = client.images.list(filters={"label": images.LABEL})
     with step(f"purge: {len(containers)} containers, {len(networks)} networks, {len(volumes)} volumes"):
-        for container in containers:
-            container.remove(force=True, v=True)
-        for network in networks:
-            network.remove()
+        _remove(containers, networks)
         for volume in volumes:
             volume.remove(force=True)
         for tag in [tag for image in built for tag in image.tags]:

@@ -119,12 +119,12 @@ def _gitea() -> None:
         tags="netgo osusergo sqlite sqlite_unlock_notify",
         static=True,
     )
-    stamp = Stamp("gitea-files", version)
-    if not stamp.holds():
+    stamp, folder, names = Stamp("gitea-files", version), home("gitea"), ("options", "public", "templates")
+    if not (stamp.holds() and all((folder / name).exists() for name in names)):
         source = Path(go("list", "-m", "-f", "{{.Dir}}", module, folder="gitea").strip())
-        folders = (source / name for name in ("options", "public", "templates"))
         # Go's module cache is read-only, and a copy with its modes could not be removed.
-        run("cp", "--recursive", "--no-preserve=mode", *folders, home("gitea"), fix="make room on the disk")
+        copy = ("cp", "--recursive", "--no-preserve=mode")
+        run(*copy, *(source / name for name in names), folder, fix="make room on the disk")
         stamp.set()
 
 

@@ -10,12 +10,13 @@ from components.configuration.problems import Failure, redacted
 from operations.comment.commands import comment
 from operations.console import say
 from operations.credentials import commands as credentials
+from operations.history.commands import history, rollback_line
 from operations.preview.commands import preview
 
 app = typer.Typer(help=__doc__, add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(credentials.app, name="credentials")
-app.command()(preview)
-app.command()(comment)
+for command in (preview, comment, history, rollback_line):
+    app.command()(command)
 
 
 def main() -> None:

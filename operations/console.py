@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.status import Status
+from rich.text import Text
 
 #: For results, such as tables. Prompts, notes and errors go to standard error.
 screen = Console(highlight=False, emoji=False)
@@ -11,3 +13,8 @@ screen = Console(highlight=False, emoji=False)
 def say(text: str) -> None:
     """Print a note on standard error. The text may contain any character."""
     Console(stderr=True, highlight=False, soft_wrap=True, emoji=False).print(text, markup=False)
+
+
+def waiting(text: str) -> Status:
+    """Show a text on standard error while a block runs, if standard error is a terminal."""
+    return Console(stderr=True, highlight=False, emoji=False).status(Text(text))

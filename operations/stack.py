@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
-from components.configuration.fields import Endpoint, UpstreamName, Url, UserName
+from components.configuration.fields import DockerHost, Endpoint, UpstreamName, Url, UserName
 from components.configuration.problems import (
     PROJECT,
     Failure,
@@ -50,6 +50,15 @@ class DeployedUser(BaseModel):
     model_config = FROZEN
     role: Role
     fingerprint: str
+
+
+class Deployed(BaseModel):
+    """The running stack, from its outputs; ``services`` has the current container of each role."""
+
+    model_config = FROZEN
+    registry_url: Url
+    docker_host: DockerHost
+    services: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -107,13 +116,17 @@ class StackConfig:
         Raises:
             Failure: if another version of the program wrote the output.
         """
-        outputs = json.loads(self._run("stack", "output", "--json"))
+        outputs = self._outputs()
         try:
             return TypeAdapter(dict[str, DeployedUser]).validate_python(outputs.get("users", {}))
         except ValidationError:
             raise Failure(
                 "another version of the program wrote the stack's output `users`", self.command("pulumi", "up")
             ) from None
+
+    def name(self) -> str:
+        """Return the name of the stack."""
+        return self._run("stack", "--show-name").strip()
 
     def preview(self, *, refresh: bool) -> list[str]:
         """Run `pulumi preview --json` and return its events, one JSON text each, also those of a refused configuration.
@@ -123,10 +136,27 @@ class StackConfig:
         """
         command = ["pulumi", "preview", "--json", *(["--refresh"] if refresh else []), *self._file, *self._stack]
         done = _start(command, variables={"PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"})
-        events = [line for line in done.stdout.splitlines() if line.startswith("{")]
+        events = [line for line in done.stdout.split("\n") if line.startswith("{")]
         if not events or (done.returncode and not any('"severity":"error"' in event for event in events)):
             raise _failure(command, done)
         return events
+
+    def deployed(self) -> Deployed:
+        """Read the registry's URL, the Docker host and the containers of the last ``pulumi up``.
+
+        Raises:
+            Failure: if the stack is not deployed, or if another version of the program deployed it.
+        """
+        outputs = self._outputs()
+        if not outputs:
+            raise Failure("the stack is not deployed: it has no outputs", self.command("pulumi", "up"))
+        try:
+            return Deployed.model_validate({key: outputs.get(key) for key in Deployed.model_fields})
+        except ValidationError:
+            raise Failure(
+                f"another version of the program wrote the stack's outputs {', '.join(Deployed.model_fields)}",
+                self.command("pulumi", "up"),
+            ) from None
 
     def change(self, *changes: Change) -> None:
         """Apply all changes to the stack's configuration, or none.
@@ -160,6 +190,10 @@ class StackConfig:
             except Failure:
                 left.append(change)
         return left
+
+    def _outputs(self) -> dict[str, Any]:
+        outputs: dict[str, Any] = json.loads(self._run("stack", "output", "--json"))
+        return outputs
 
     def _write(self, parts: tuple[str, ...], value: Mapping[str, str] | SecretStr | None) -> None:
         key = f"{PROJECT}:{path(*parts)}"

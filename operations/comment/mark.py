@@ -21,7 +21,7 @@ class Mark:
     changes: bool
 
 
-def mark(stack: str, changes: bool) -> str:
+def mark(stack: str, *, changes: bool) -> str:
     """Return the hidden line. A stack name can be fully qualified: ``organization/project/stack``."""
     assert _STACK.fullmatch(stack), "the Pulumi CLI accepts no other names of stacks"
     return f"<!-- registry-stack preview: stack={stack} changes={'yes' if changes else 'no'} -->"

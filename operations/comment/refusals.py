@@ -58,7 +58,9 @@ def refusal(request: PullRequest, answer: httpx.Response, secret: str) -> Failur
             cause = f"{title} redirects to {target}, and the command sends the token to no other address"
             fix = "give the new address of the forge (--url) or the new name of the repository (--repository)"
         case _ if answer.is_server_error:
-            kind, cause, fix = Passing, f"{title} failed with status {status}", "run the command again in a few minutes"
+            kind, cause = Passing, f"{title} failed with status {status}"
+            # Gitea 1.26 answers 500 for a number that does not exist.
+            fix = "run the command again in a few minutes, and check --repository and --number"
         case _:
             cause = f"{title} refuses the request with status {status}"
             fix = "check that the repository is not archived and that the pull request takes comments"

@@ -6,6 +6,7 @@ the deployed one, so the comparison knows no model: it reads paths and values.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,11 @@ from typing import Any
 from components.configuration.problems import path
 from operations.preview.text import code
 
-ABSENT = "–"
+ABSENT, OPEN = "–", "**open to everyone**"
+#: Most ranges of a new mirror that one cell shows.
+_RANGES = 20
+#: Characters of the longest value in a headline.
+_PHRASE = 120
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,10 @@ def _mirrors(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]
         elif name not in later:
             yield Change(mirror, _described(earlier[name]), "removed", f"removes the mirror {mirror}")
         else:
+            lists = [bool(each[name].get("allow")) for each in (earlier, later)]
+            if lists[0] != lists[1]:
+                words = ["limited" if each else OPEN for each in lists]
+                yield Change(mirror, words[0], words[1], f"changes who may use the mirror {mirror}", "access")
             for key, old, new in _differences(_plain(earlier[name]), _plain(later[name])):
                 if key[0] not in ("url", "storage"):
                     phrase = f"changes {code(key[0])} of the mirror {mirror}"
@@ -116,8 +125,11 @@ def _described(mirror: Mapping[str, Any]) -> str:
         words.append(f"upstream {code(upstream)}")
     if login := mirror.get("username"):
         words.append(f"login {code(login)}")
+    if storage := mirror.get("storage"):
+        words.append(f"data in {' '.join(map(code, storage.values()))}")
     allowed = mirror.get("allow") or []
-    words.append(f"allows {' '.join(map(code, allowed))}" if allowed else "**open to everyone**")
+    others = f" and {len(allowed) - _RANGES} more" if len(allowed) > _RANGES else ""
+    words.append(f"allows {' '.join(map(code, allowed[:_RANGES]))}{others}" if allowed else OPEN)
     return ", ".join(words)
 
 
@@ -152,7 +164,7 @@ def _certificates(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Ch
     for name in sorted(earlier.keys() | later.keys()):
         key, certificate = path("certificates", name), f"the certificate {code(name)}"
         before, after = (f"ends {each[name][:10]}" if name in each else ABSENT for each in (earlier, later))
-        if ABSENT in {before, after} or _secret_change(old, new, key, "", ""):
+        if before != after or _secret_change(old, new, key, "", ""):
             verb = "adds" if before == ABSENT else "removes" if after == ABSENT else "renews"
             yield Change(f"certificate {code(name)}", before, after, f"{verb} {certificate}")
 
@@ -176,6 +188,7 @@ def _settings(
                 text = code(path(*key))
                 verb = "sets" if old == ABSENT else "removes" if new == ABSENT else "changes"
                 detail = f" to {new}" if verb == "sets" else f" from {old} to {new}" if verb == "changes" else ""
+                detail = detail if len(detail) <= _PHRASE else ""
                 yield "Settings", Change(text, old, new, f"{verb} {text}{detail}")
 
 
@@ -245,6 +258,8 @@ def _value(value: object) -> str:
             return code(str(value).lower())
         case {}:
             return code("{}")
+        case str() if len(lines := value.splitlines()) > 1:
+            return f"{len(lines)} lines, SHA-256 {code(hashlib.sha256(value.encode()).hexdigest()[:16])}"
         case float() if value.is_integer():
             return code(int(value))
     return code(value)

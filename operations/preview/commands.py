@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 
 from components.configuration.problems import Failure
 from operations.comment.mark import mark
-from operations.console import screen
+from operations.console import screen, waiting
 from operations.options import ConfigFile, Stack
 from operations.preview.events import read_events
 from operations.preview.markdown import markdown
@@ -40,8 +41,11 @@ def preview(  # noqa: PLR0917 - Typer passes every option by its name
     Exit status 1: the configuration is refused, or the preview failed. The files are written in both cases.
     """
     config = StackConfig(stack, config_file)
-    events = read_events(config.preview(refresh=refresh))
+    with waiting("running pulumi preview …"):
+        events = read_events(config.preview(refresh=refresh))
     found = report(events)
+    if not found.stack:  # a program that failed at once has no event that names the stack
+        found = replace(found, stack=config.name())
     if output:
         _write(output, markdown(found, mark(found.stack, changes=found.has_changes)))
     if json_file:
@@ -82,6 +86,6 @@ def as_json(found: Report) -> dict[str, Any]:
 
 def _write(file: Path, text: str) -> None:
     try:
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise Failure(f"cannot write {file}: {error.strerror}", "choose a file in a folder that exists") from None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from operations.preview.events import Step
 
@@ -55,6 +56,11 @@ EFFECTS = {
         "No request fails. An upload that takes longer than `registry.drain_timeout` starts its layer again.",
         "Replaces the registry, new before old: no request fails.",
     ),
+    "gone": Effect(
+        "proxy removed",
+        "The ports of the stack's own proxy close. Clients reach the services only through your own proxy.",
+        "Removes the proxy: clients need your own proxy.",
+    ),
     "stops": Effect(
         "process stops",
         "Clients of the removed address get an error from now on.",
@@ -68,8 +74,8 @@ EFFECTS = {
     ),
     "starts": Effect(
         "process starts",
-        "The new address answers when `up` has finished.",
-        "A new service starts.",
+        "The address of the service answers when `up` has finished.",
+        "A service starts.",
     ),
     "limits": Effect(
         "changed in place",
@@ -87,19 +93,19 @@ EFFECTS = {
 #: Effect of a changed container, by its component and the operation.
 _OF_CONTAINERS = {
     ("PrivateRegistry", "create"): "starts",
-    ("PrivateRegistry", "delete"): "stops",
     ("PrivateRegistry", "replace"): "registry",
     ("PullThroughMirror", "create"): "starts",
-    ("PullThroughMirror", "delete"): "stops",
     ("PullThroughMirror", "replace"): "mirror",
+    ("TlsProxy", "create"): "starts",
+    ("TlsProxy", "delete"): "gone",
     ("TlsProxy", "replace"): "proxy",
 }
 
 
-def effects(steps: Sequence[Step], before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+def effects(steps: Sequence[Step], before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return the keys of ``EFFECTS`` that the steps have, the most disturbing first.
 
-    ``before`` and ``after`` are the fingerprints of the secrets. The list is empty if clients notice nothing.
+    ``before`` and ``after`` are the stack's outputs. The list is empty if clients notice nothing.
     """
     found: set[str] = set()
     is_proxy_kept = not any(step.name == "proxy-container" and step.operation != "update" for step in steps)
@@ -110,11 +116,13 @@ def effects(steps: Sequence[Step], before: Mapping[str, str], after: Mapping[str
         elif kind == "Command":
             if step.name == "proxy-reload" and step.operation == "update" and is_proxy_kept:
                 found.add("reload")
-            elif step.name == "registry-secrets-swap":
+            elif step.name == "registry-secrets-swap" and before.get("users") != after.get("users"):
                 found.add("logins")
-        elif kind == "Container" and not step.name.endswith("-carrier"):
+        elif kind == "Container" and not step.name.endswith(("-carrier", "-issuer-container")):
             found |= _container_effects(step)
-    if before and before.get("stack_secret") != after.get("stack_secret"):
+    if before and _addresses(before) - _addresses(after):
+        found.add("stops")
+    if _key(before) and _key(before) != _key(after):
         found.add("uploads")
     if "networks" in found:
         return ["networks"]
@@ -122,12 +130,25 @@ def effects(steps: Sequence[Step], before: Mapping[str, str], after: Mapping[str
 
 
 def _container_effects(step: Step) -> set[str]:
+    if step.operation == "update":
+        return {"starts" if step.before == step.after else "limits"}  # equal inputs: a refresh found it stopped
     if step.component == "PrivateRegistry" and step.operation == "replace" and _has_fixed_name(step):
         return {"registry stops"}
-    key = _OF_CONTAINERS.get((step.component, step.operation)) or ("limits" if step.operation == "update" else None)
+    key = _OF_CONTAINERS.get((step.component, step.operation))
     return {key} if key else set()
 
 
 def _has_fixed_name(step: Step) -> bool:
     """Whether the successor has the same name, so that the old container stops before the successor starts."""
     return step.after.get("name") is not None and step.before.get("name") == step.after.get("name")
+
+
+def _key(outputs: Mapping[str, Any]) -> str | None:
+    """Return the fingerprint of the secret from which the key of uploads derives."""
+    return ((outputs.get("configuration") or {}).get("fingerprints") or {}).get("stack_secret")
+
+
+def _addresses(outputs: Mapping[str, Any]) -> set[str]:
+    """Return the addresses under which clients reach the services."""
+    own = (outputs.get("registry_url"), outputs.get("anonymous_url"), *(outputs.get("mirror_urls") or {}).values())
+    return {address for address in own if address}

@@ -7,11 +7,16 @@ of pulumi's sdk/go). Only these events have the outputs of the stack before and 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 _STACK = "pulumi:pulumi:Stack"
+#: Errors that only follow another error.
+_FOLLOW_UP = re.compile(
+    r"an unhandled error occurred: program exited with non-zero exit code: \d+|(preview|update|refresh) failed"
+)
 #: Operations of the engine on a resource, as one word for a reader.
 _OPERATIONS = {
     "create": "create",
@@ -19,7 +24,6 @@ _OPERATIONS = {
     "delete": "delete",
     "replace": "replace",
     "create-replacement": "replace",
-    "delete-replaced": "replace",
     "import": "create",
     "import-replacement": "replace",
 }
@@ -82,12 +86,22 @@ def read_events(lines: Iterable[str]) -> Events:
         images=tuple(sorted(name for kind, name in map(_kind_and_name, unchanged) if kind.endswith(":RemoteImage"))),
         drifted=tuple(sorted((_kind_and_name(one["urn"])[1], found) for one in late if (found := _drift(one)))),
         warnings=tuple(sorted({one["message"].strip() for one in said if one["severity"] == "warning"})),
-        errors=tuple(dict.fromkeys(one["message"].strip() for one in said if one["severity"] == "error")),
+        errors=_errors(said),
     )
 
 
+def _errors(said: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return the errors without the lines that only follow another error; if there is no other, everything printed."""
+    printed = {
+        kind: list(dict.fromkeys(one["message"].strip() for one in said if one["severity"] == kind))
+        for kind in ("error", "info#err")
+    }
+    errors = [error for error in printed["error"] if not _FOLLOW_UP.fullmatch(error)]
+    return tuple(errors or (printed["error"] and [*printed["info#err"], *printed["error"]]))
+
+
 def _steps(events: Sequence[Mapping[str, Any]]) -> dict[str, Step]:
-    """Return the changed resources by their URN. A replacement has several events; its deletion knows no new inputs."""
+    """Return the changed resources by their URN. A replacement has several events."""
     steps: dict[str, Step] = {}
     for event in events:
         operation = _OPERATIONS.get(event["op"])
@@ -107,10 +121,15 @@ def _kind_and_name(urn: str) -> tuple[str, str]:
 
 
 def _drift(event: Mapping[str, Any]) -> str:
-    """Return what a refresh found: ``missing``, the names of the changed properties, or nothing."""
+    """Return what a refresh found: ``missing``, ``stopped``, the names of changed properties, or nothing.
+
+    Only properties that the program sets count: a restart alone changes addresses and exit codes.
+    """
     if event["op"] != "refresh":
         return ""
     if not event.get("new"):
         return "missing"
     was, found = ((event[side] or {}).get("outputs") or {} for side in ("old", "new"))
-    return ", ".join(key for key in sorted(was.keys() | found.keys()) if was.get(key) != found.get(key))
+    given = ((event["old"] or {}).get("inputs") or {}).keys()
+    changed = sorted(key for key in given if was.get(key) != found.get(key))
+    return ", ".join("stopped" if key == "mustRun" else key for key in changed)

@@ -55,7 +55,10 @@ def _uploads(step: Step, inputs: Mapping[str, Any]) -> dict[str, str]:
     """Return the files of a carrier by the name of its volume and their own name."""
     owner, uploads = step.name.removesuffix("-carrier"), inputs.get("uploads")
     return {
-        f"{owner}/{str(upload['file']).rpartition('/')[2]}": str(upload.get("content"))
+        # The CLI prints an object in place of a secret text.
+        f"{owner}/{str(upload['file']).rpartition('/')[2]}": text
+        if isinstance(text := upload.get("content"), str)
+        else _MASK
         for upload in (uploads if isinstance(uploads, list) else ())
         if isinstance(upload, Mapping)
     }

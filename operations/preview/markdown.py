@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from operations.preview.files import FileChange
 from operations.preview.report import Report
-from operations.preview.text import code, counted
+from operations.preview.text import SENTENCE, code, counted
 
 #: Characters of the longest comment. GitHub cuts a comment at 65,536 characters.
 LONGEST = 60_000
@@ -15,6 +15,8 @@ LONGEST = 60_000
 _ROWS = 60
 #: Characters of the longest line of a file.
 _LINE = 300
+#: Characters that remain for the folded parts and for the remark that the report is cut.
+_RESERVE = 12_000
 
 
 def markdown(report: Report, first_line: str) -> str:
@@ -23,6 +25,9 @@ def markdown(report: Report, first_line: str) -> str:
     If the report is longer, the differences of files are cut, and the text says so.
     """
     head = "\n".join([first_line, *_head(report)]) + "\n"
+    if len(head) > LONGEST - _RESERVE:
+        head = head[: LONGEST - _RESERVE].rpartition("\n")[0]
+        return f"{head}\n\n… The rest does not fit into a comment. `python -m operations preview` shows all of it.\n"
     tail = "\n".join(_resources(report))
     tail = f"\n{tail}\n" if tail else ""
     return head + _files(report.files, LONGEST - len(head) - len(tail)) + tail
@@ -40,14 +45,17 @@ def _head(report: Report) -> Iterator[str]:
         yield ""
         yield from _limited(
             [
-                f"- **{code(problem.key)}**\n  - found: {code(problem.found)}\n  - allowed: {code(problem.allowed)}\n"
-                + "\n".join(f"  - {word}: {code(fix)}" for word, fix in _fixes(problem.fix, problem.alternatives))
+                f"- **{code(problem.key)}**\n  - found: {code(problem.found, SENTENCE)}\n"
+                f"  - allowed: {code(problem.allowed, SENTENCE)}\n"
+                + "\n".join(
+                    f"  - {word}: {code(fix, SENTENCE)}" for word, fix in _fixes(problem.fix, problem.alternatives)
+                )
                 for problem in report.problems
             ]
         )
     for error in report.errors:
         yield ""
-        yield from _fenced("text", error.splitlines()[:_ROWS])
+        yield from _fenced("text", [line[:_LINE] for line in error.splitlines()[:_ROWS]])
     for section in report.sections:
         yield f"\n#### {section.title}\n"
         yield f"| {section.noun.capitalize()} | Before | After |\n| --- | --- | --- |"

@@ -7,18 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.configuration.problems import Problem, problems_in, redacted
+from components.configuration.naming import mirror_alias
+from components.configuration.problems import HIDDEN, Problem, is_key_material, problems_in, redacted
 from components.configuration.settings import DANGERS
 from operations.preview.changes import Section, sections
 from operations.preview.effects import EFFECTS, effects
 from operations.preview.events import Events, Step
 from operations.preview.files import FileChange, file_changes
-from operations.preview.text import code, counted, joined
+from operations.preview.text import SENTENCE, code, counted, joined
 
 #: Most phrases of a headline; above this number, the headline counts the changes.
 _PHRASES = 2
-#: The line with which the CLI follows the error of a program.
-_FOLLOW_UP = re.compile(r"an unhandled error occurred: program exited with non-zero exit code: \d+")
+#: How the engine refuses to delete or to replace a volume with data.
+_PROTECTED = re.compile(r"marked for protection|cannot be deleted")
+_HASH = re.compile(r"\$2[aby]\$")
 
 
 @dataclass(frozen=True)
@@ -52,47 +54,70 @@ class Report:
 
 def report(events: Events) -> Report:
     """Return the meaning of a preview."""
-    if events.errors:
+    is_protected = bool(events.errors) and all(_PROTECTED.search(error) for error in events.errors)
+    if events.errors and not is_protected:
         return _refusal(events)
     before, after = events.before, events.after
+    was, now = _settings(before), _settings(after)
     is_first = not before and not events.unchanged
     images = frozenset(_image(name) for name in [*_names(events.steps), *events.images])
     changed = sections({} if is_first else before, after, images)
-    noticed = [] if is_first else effects(events.steps, _fingerprints(before), _fingerprints(after))
+    noticed = [] if is_first else effects(events.steps, before, after)
+    files = file_changes(events.steps, before, after)
+    at_risk = _data_at_risk(events, was, now)
     attention = [
-        *_data_at_risk(events.steps),
-        *_moves(_settings(before), _settings(after)),
-        *_weaker_protection(_settings(before), _settings(after)),
+        *at_risk,
+        *([] if before and not was else _weaker_protection(was, now)),
+        *_snippets_to_install(files, after),
         *(f"Changed on the Docker host since the last `up`: {code(name)} ({found})." for name, found in events.drifted),
-        *(f"Warning of the program: {code(redacted(warning))}" for warning in events.warnings),
+        *(f"Warning: {code(_safe(warning), SENTENCE)}" for warning in events.warnings),
     ]
-    note = ""
-    if before and not _settings(before) and _settings(after):
-        note = (
-            "The deployed version of the program recorded no settings, so this preview compares only users, files and"
-            " resources. The next `up` records the settings."
-        )
+    headline = _headline(changed, [] if at_risk else noticed, events, is_first=is_first, is_at_risk=bool(at_risk))
+    if files and not events.steps and not changed:
+        headline = "Changes only the snippet for your own proxy."
+    if at_risk:
+        headline = f"Read “Attention” first. {headline}"
     operations = {
         operation: tuple(step.name for step in events.steps if step.operation == operation)
         for operation in ("create", "replace", "update", "delete")
     }
     return Report(
         stack=events.stack,
-        has_changes=bool(events.steps or changed or events.drifted),
-        headline=_headline(is_first, changed, noticed, events),
-        note=note,
+        has_changes=bool(events.steps or changed or events.drifted or files),
+        headline=f"Refused: `protect_data` keeps the data. {headline}" if is_protected else headline,
+        note=_note(before, was, now),
         attention=tuple(attention),
         sections=tuple(changed),
         clients=tuple(f"{_capital(EFFECTS[key].name)}. {EFFECTS[key].detail}" for key in noticed),
-        files=tuple(file_changes(events.steps, before, after)),
+        files=tuple(files),
         resources={operation: names for operation, names in operations.items() if names},
         unchanged=events.unchanged,
+        errors=(_KEPT,) if is_protected else (),
     )
+
+
+_KEPT = """\
+This change removes a volume that `protect_data` protects. Nothing was changed. To remove the volume from the stack:
+
+1. Without this change, run: pulumi config set registry-stack:protect_data false && pulumi up
+2. Apply this change, and run: pulumi up
+3. Run: pulumi config rm registry-stack:protect_data && pulumi up
+
+The volume and its data stay on the host."""
+
+
+def _note(before: Mapping[str, Any], was: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if before and not was and now:
+        return (
+            "The deployed version of the program recorded no settings, so this preview compares only users, files and"
+            " resources. The next `up` records the settings."
+        )
+    return ""
 
 
 def _refusal(events: Events) -> Report:
     problems = [problem for error in events.errors for problem in problems_in(error)]
-    others = [redacted(error) for error in events.errors if not problems_in(error) and not _FOLLOW_UP.fullmatch(error)]
+    others = [_safe(error) for error in events.errors if not problems_in(error)]
     if problems and not others:
         headline = f"The configuration is refused: {counted(len(problems), 'problem')}. Nothing was changed."
     else:
@@ -100,7 +125,16 @@ def _refusal(events: Events) -> Report:
     return Report(events.stack, has_changes=True, headline=headline, problems=tuple(problems), errors=tuple(others))
 
 
-def _headline(is_first: bool, changed: Sequence[Section], noticed: Sequence[str], events: Events) -> str:
+def _safe(text: str) -> str:
+    """Return a message of the program or of the engine without key material and without the logins of URLs."""
+    return "\n".join(
+        HIDDEN if is_key_material(line) or _HASH.search(line) else redacted(line) for line in text.splitlines()
+    )
+
+
+def _headline(
+    changed: Sequence[Section], noticed: Sequence[str], events: Events, *, is_first: bool, is_at_risk: bool
+) -> str:
     if is_first:
         counts = [
             counted(len({change.subject for change in section.changes}), section.noun)
@@ -112,65 +146,65 @@ def _headline(is_first: bool, changed: Sequence[Section], noticed: Sequence[str]
     if not events.steps and not phrases:
         return "The Docker host differs from the last `up`." if events.drifted else "Nothing changes."
     if not phrases:
-        text = "Changes no setting, but the resources of the stack"
+        has_settings = bool(_settings(events.before))
+        text = (
+            "Changes no setting, but the resources of the stack" if has_settings else "Changes resources of the stack"
+        )
         text = "Restores what changed on the Docker host" if events.drifted else text
     elif len(phrases) <= _PHRASES:
         text = _capital(joined(phrases))
     else:
         text = f"Changes {joined([counted(_subjects(section), section.noun) for section in changed])}"
-    return f"{text}. {EFFECTS[noticed[0]].headline if noticed else 'Nothing restarts.'}"
+    if noticed:
+        return f"{text}. {EFFECTS[noticed[0]].headline}"
+    return f"{text}." if is_at_risk else f"{text}. Nothing restarts."
 
 
 def _subjects(section: Section) -> int:
     return len({change.subject for change in section.changes})
 
 
-def _data_at_risk(steps: Sequence[Step]) -> list[str]:
-    """Return a sentence for each data volume that the stack stops using."""
+def _data_at_risk(events: Events, was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each store that the stack stops using, finds elsewhere, or that is missing."""
     found = []
-    for step in steps:
-        if step.component != "DataStores" or not step.type.endswith(":Volume"):
-            continue
-        volume, successor = code(step.before.get("name")), code(step.after.get("name"))
-        if step.operation == "replace":
+    earlier, later = _places(was), _places(now)
+    moved = {store for store in earlier.keys() & later.keys() if earlier[store] != later[store]}
+    found += [
+        f"**Data does not move.** The data of {code(store)} is in {earlier[store]} and will be read from"
+        f" {later[store]}. Nothing is copied: clients find only what is there."
+        for store in sorted(moved)
+    ]
+    missing = {name for name, difference in events.drifted if difference == "missing"}
+    for step in events.steps:
+        is_volume = step.component == "DataStores" and step.type.endswith(":Volume")
+        if is_volume and step.operation in ("replace", "delete") and step.name not in moved:
             found.append(
-                f"**Data does not move.** {code(step.name)} changes from the volume {volume} to {successor}. The old"
-                " volume and its data stay on the host, but the service starts with the content of the new volume."
+                f"**Data is no longer used.** The stack stops using the volume {code(step.before.get('name'))}"
+                f" ({code(step.name)}). The volume and its data stay on the host."
             )
-        elif step.operation == "delete":
+        elif is_volume and step.name in missing:
             found.append(
-                f"**Data is no longer used.** The stack stops using the volume {volume} ({code(step.name)}). The volume"
-                " and its data stay on the host."
+                f"**Data is missing.** The volume {code(step.after.get('name'))} is gone from the Docker host. `up`"
+                " creates an empty volume: restore the data first."
             )
     return found
 
 
-def _moves(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    found = []
-    if was and was.get("docker_host") != now.get("docker_host"):
-        found.append(
-            f"**The Docker host changes** from {code(was.get('docker_host'))} to {code(now.get('docker_host'))}. No"
-            " data moves by itself: follow docs/moving.md."
-        )
-    stores = {"registry": (was.get("registry", {}), now.get("registry", {}))} | {
-        f"mirror {name}": (was["mirrors"][name], mirror)
-        for name, mirror in now.get("mirrors", {}).items()
-        if name in was.get("mirrors", {})
+def _places(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Return the place of each store by the name of its resource."""
+    if not settings:
+        return {}
+    stores = {"registry-data": settings["registry"].get("storage", {})} | {
+        f"{mirror_alias(name)}-cache": mirror.get("storage", {}) for name, mirror in settings.get("mirrors", {}).items()
     }
-    for name, (old, new) in stores.items():
-        before, after = old.get("storage", {}), new.get("storage", {})
-        if was and before != after and "host_path" in {*before, *after}:
-            found.append(
-                f"**Data does not move.** The data of the {code(name)} is in {_place(before)} and will be read from"
-                f" {_place(after)}. Nothing is copied."
-            )
-    return found
+    prefix = settings.get("name_prefix")
+    return {name: _place(storage, f"{prefix}-{name}") for name, storage in stores.items()}
 
 
-def _place(storage: Mapping[str, Any]) -> str:
+def _place(storage: Mapping[str, Any], default: str) -> str:
     if folder := storage.get("host_path"):
         return f"the folder {code(folder)}"
-    return f"the volume {code(storage['volume'])}" if "volume" in storage else "the stack's own volume"
+    return f"the volume {code(storage.get('volume', default))}"
 
 
 def _weaker_protection(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -179,6 +213,15 @@ def _weaker_protection(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
         found.append(
             "**`protect_data` is switched off:** `pulumi destroy` is no longer refused. The volumes stay on the host."
         )
+    opened = {
+        name
+        for name, mirror in now.get("mirrors", {}).items()
+        if not mirror.get("allow") and was.get("mirrors", {}).get(name, {"allow": True}).get("allow")
+    }
+    found += [
+        f"**Open mirror:** anyone who can reach the proxy can pull through the mirror {code(name)}."
+        for name in sorted(opened)
+    ]
     found += [
         f"**Dangerous choice {code(danger)}:** {DANGERS.get(danger, '')}."
         for danger in now.get("acknowledge", [])
@@ -187,12 +230,17 @@ def _weaker_protection(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     return found
 
 
+def _snippets_to_install(files: Sequence[FileChange], after: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each changed snippet: the operator's own proxy does not know it yet."""
+    names = {name for file in files for name in file.name.split(", ")}
+    return [
+        f"**Your own proxy needs the changed snippet.** After `up`, install {code(f'pulumi stack output {name}')}."
+        for name in sorted(names & after.keys())
+    ]
+
+
 def _settings(outputs: Mapping[str, Any]) -> Mapping[str, Any]:
     return (outputs.get("configuration") or {}).get("settings") or {}
-
-
-def _fingerprints(outputs: Mapping[str, Any]) -> Mapping[str, str]:
-    return (outputs.get("configuration") or {}).get("fingerprints") or {}
 
 
 def _names(steps: Sequence[Step]) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from operations.preview.report import Report
@@ -47,7 +47,8 @@ def _parts(report: Report) -> Iterator[RenderableType]:
 def _sections(report: Report) -> Iterator[RenderableType]:
     for section in report.sections:
         yield Text(f"\n{section.title}", style="bold")
-        table = Table("", "Before", "After", box=None, pad_edge=False)
+        columns = [Column(title, overflow="fold") for title in ("", "Before", "After")]
+        table = Table(*columns, box=None, pad_edge=False)
         for change in section.changes:
             subject = f"{change.subject} {change.part}".strip()
             table.add_row(*(escape(cell.replace("**", "")) for cell in (subject, change.before, change.after)))

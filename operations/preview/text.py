@@ -6,16 +6,18 @@ import re
 
 #: Characters of a value that a sentence shows. Longer values are cut.
 _LONGEST = 160
+#: Characters of a command or of a sentence of the program, which a reader needs whole.
+SENTENCE = 1000
 
 
-def code(value: object) -> str:
+def code(value: object, longest: int = _LONGEST) -> str:
     """Return a value as a code span: on one line, cut, and with a fence that the value cannot close.
 
     In a code span, forges read no mark-up, no HTML and no mention of a person.
     """
     text = "".join(character if character.isprintable() else " " for character in str(value)).strip()
-    if len(text) > _LONGEST:
-        text = f"{text[:_LONGEST]}…"
+    if len(text) > longest:
+        text = f"{text[:longest]}…"
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     space = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{fence}{space}{text or ' '}{space}{fence}"

@@ -86,8 +86,12 @@ def test_its_images_and_its_password_go_on_working(
         assert pulled.returncode == 0, pulled.stderr
         pushed = skopeo.push(tmp_path / "pulled", "my-app/backend:2")
         assert pushed.returncode == 0, pushed.stderr
+        after, before = json.loads(stack.operations("history", "my-app/backend", "--json").stdout)["tags"]
 
         stack.destroy()
     finally:
         remove_everything(client)
     assert (data / "docker/registry/v2/repositories/my-app/backend/_manifests/tags/2").is_dir()
+    assert (after["name"], before["name"]) == ("2", "1"), "the record covers the time before the stack"
+    assert after["versions"][0]["other_tags"] == ["1"]
+    assert after["versions"][0]["pushed"] > before["versions"][0]["pushed"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,10 +19,9 @@ import pytest
 
 from tests.engine.transfers import Connection
 from tests.harness import clients
-from tests.harness.configuration import ROOT
 from tests.harness.images import random_layer, write_layout
 from tests.harness.small_stack import PREFIX
-from tests.harness.stack import STACK, Stack
+from tests.harness.stack import Stack
 
 pytestmark = pytest.mark.once
 
@@ -34,17 +31,7 @@ ROTATIONS, SWAPS, REQUESTS_A_SECOND = 5, 8, 50
 
 def credentials(stack: Stack, *arguments: str) -> str:
     """``python -m operations credentials`` on the stack; what it prints on standard output."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "operations", "credentials", *arguments, "--stack", STACK],
-        cwd=stack.folder,
-        env=stack.environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert answer.returncode == 0, answer.stderr
-    return answer.stdout.strip()
+    return stack.operations("credentials", *arguments).stdout.strip()
 
 
 class Registry:

@@ -182,6 +182,20 @@ def test_refresh_finds_a_stopped_and_a_removed_container(
     assert compare("no-change", "--refresh", "--expect-no-changes").returncode == 0
 
 
+def test_protected_data_is_kept_with_the_way_to_remove_it(stack: Stack, compare: Callable[..., Any]) -> None:
+    stack.write(protect_data=True)
+    stack.up()
+    text, values = stack.file.read_text(), dict(stack.values)
+    stack.write(mirrors={})
+    try:
+        assert compare("protected").returncode == 1
+    finally:
+        stack.file.write_text(text)
+        stack.values = values
+        stack.write(protect_data=False)
+        stack.up()
+
+
 def test_preview_fails_with_a_fix_if_the_cli_cannot_read_the_stack(stack: Stack, tmp_path: Path) -> None:
     answer = subprocess.run(
         [sys.executable, "-m", "operations", "preview", "--stack", "other"],

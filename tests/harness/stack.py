@@ -8,6 +8,7 @@ import secrets
 import shutil
 import ssl
 import subprocess
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -72,6 +73,20 @@ class Stack:
         )
         if check and answer.returncode:
             raise AssertionError(f"pulumi {' '.join(arguments)}: {answer.stdout}\n{answer.stderr}")
+        return answer
+
+    def operations(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m operations`` on the stack. A failure shows the output."""
+        answer = subprocess.run(
+            [sys.executable, "-m", "operations", *arguments, "--stack", STACK],
+            cwd=self.folder,
+            env=self.environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert not check or answer.returncode == 0, answer.stderr
         return answer
 
     def write(self, **changes: Any) -> None:

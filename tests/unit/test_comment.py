@@ -31,7 +31,7 @@ each_forge = pytest.mark.parametrize("server", KINDS, indirect=True)
 
 
 def preview(text: str, stack: str = "prod", changes: bool = True) -> str:
-    return f"{mark(stack, changes)}\n{text}\n"
+    return f"{mark(stack, changes=changes)}\n{text}\n"
 
 
 @pytest.fixture

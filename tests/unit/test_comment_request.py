@@ -15,7 +15,7 @@ from operations.comment.refusals import limit_end
 
 
 def preview(text: str, stack: str = "prod", changes: bool = True) -> str:
-    return f"{mark(stack, changes)}\n{text}\n"
+    return f"{mark(stack, changes=changes)}\n{text}\n"
 
 
 # --- The mark ---------------------------------------------------------------------------------------------------------
@@ -25,16 +25,16 @@ def preview(text: str, stack: str = "prod", changes: bool = True) -> str:
 @pytest.mark.parametrize("changes", [True, False])
 def test_mark_names_the_stack_and_says_whether_something_changes(stack: str, changes: bool) -> None:
     assert parse(preview("text", stack, changes)) == Mark(stack, changes)
-    assert mark(stack, changes).isprintable()
+    assert mark(stack, changes=changes).isprintable()
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "",
-        f"> {mark('prod', True)}\n",
-        f"\n{mark('prod', True)}\n",
-        f"{mark('prod', True)} and more\n",
+        f"> {mark('prod', changes=True)}\n",
+        f"\n{mark('prod', changes=True)}\n",
+        f"{mark('prod', changes=True)} and more\n",
         "<!-- registry-stack preview: stack=a b changes=yes -->\n",
         "<!-- registry-stack preview: stack=a/b/c/d changes=no -->\n",
     ],

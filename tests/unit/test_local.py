@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import socket
 import stat
 import subprocess
 import sys
 import tarfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +24,7 @@ import yaml
 from components.configuration.problems import Failure
 from local import engine, images, outdated, sources, stack, steps, toolchain
 from local.__main__ import purge
+from local.messages import how_to_use
 
 
 @pytest.fixture(autouse=True)
@@ -233,8 +240,8 @@ def test_interrupted_up_waits_for_pulumi_and_shows_its_output(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pulumi_says("", tmp_path, monkeypatch)
-    # As Ctrl-C does, the program interrupts both; Pulumi then saves its state.
-    interrupt = f"trap '' INT; echo begun; kill -INT {os.getpid()}; sleep 0.3; echo saved; exit 1"
+    # As Ctrl-C does, the program interrupts both; Pulumi then saves its state. The wait lets the parent begin to read.
+    interrupt = f"trap '' INT; echo begun; sleep 1; kill -INT {os.getpid()}; sleep 0.3; echo saved; exit 1"
     (tmp_path / "pulumi").write_text(f"#!/bin/sh\n{interrupt}\n")
 
     with pytest.raises(Failure, match="failed with exit code 1"):
@@ -261,6 +268,62 @@ def test_unchanged_make_up_prints_at_most_ten_lines(
     assert len(lines) <= 10
 
 
+class Engine:
+    """An engine with the containers ``known`` and ``leftover``; it records what is removed."""
+
+    def __init__(self) -> None:
+        self.removed: list[str] = []
+        self.containers = self.networks = self
+
+    def list(self, **_: Any) -> list[SimpleNamespace]:
+        """Both containers, and the same again as networks."""
+        return [SimpleNamespace(id=name, remove=self._remover(name)) for name in ("known", "leftover")]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _remover(self, name: str) -> Callable[..., None]:
+        return lambda **_: self.removed.append(name)
+
+
+def killed_pulumi(pid: int, host: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Engine]:
+    """A lock of a process, and an engine with a container that the state of the stack does not know."""
+    lock, client = folder / "state/.pulumi/locks/organization/lock.json", Engine()
+    lock.parent.mkdir(parents=True)
+    lock.write_text(json.dumps({"pid": pid, "username": "root", "hostname": host, "timestamp": "2026-11-30"}))
+    monkeypatch.setattr(stack, "HOME", folder)
+    monkeypatch.setattr(stack.engine, "connect", lambda _: client)
+    pulumi_says(json.dumps({"deployment": {"resources": [{"urn": "a"}, {"id": "known"}]}}), folder, monkeypatch)
+    return lock, client
+
+
+def test_containers_and_lock_of_a_killed_pulumi_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["true"]) as ended:  # a process without a program, until its parent asks for its status
+        lock, client = killed_pulumi(ended.pid, socket.gethostname(), tmp_path, monkeypatch)
+        time.sleep(0.2)
+
+        stack._clean_up_after_kill()
+
+    assert client.removed == ["leftover", "leftover"], "the container and the network"
+    assert not lock.exists()
+
+
+def test_lock_of_a_running_pulumi_and_of_another_machine_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "running" / "pulumi"
+    program.parent.mkdir()
+    shutil.copy(shutil.which("sleep") or "", program)
+    with subprocess.Popen([program, "60"]) as running:
+        lock, client = killed_pulumi(running.pid, socket.gethostname(), tmp_path / "here", monkeypatch)
+        stack._clean_up_after_kill()
+        other, _ = killed_pulumi(2**22, "another", tmp_path / "there", monkeypatch)
+        stack._clean_up_after_kill()
+        running.kill()
+
+    assert client.removed == []
+    assert lock.exists()
+    assert other.exists()
+
+
 def test_ca_certificate_file_exists_only_while_the_stack_has_its_own_authority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,13 +336,15 @@ def test_ca_certificate_file_exists_only_while_the_stack_has_its_own_authority(
 
     assert file.read_text() == "PEM\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
-    assert "--cert-dir .local docker://localhost:5443/" in stack._how_to_use()
+    assert "--cert-dir .local docker://localhost:5443/" in how_to_use(
+        "localhost:5443", "m", has_authority=file.exists()
+    )
 
     pulumi_says("{}", tmp_path, monkeypatch)
     stack._write_ca_certificate()
 
     assert not file.exists()
-    assert "--cert-dir" not in stack._how_to_use()
+    assert "--cert-dir" not in how_to_use("localhost:5443", "m", has_authority=file.exists())
 
 
 def test_local_env_selects_the_local_stack_its_file_and_its_programs(

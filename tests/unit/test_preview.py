@@ -154,10 +154,16 @@ def test_new_stack_secret_does_not_look_like_new_passwords() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (with_registry(storage={"volume": "other"}), "from the volume `registry-stack-registry-data` to `other`"),
+        (
+            with_registry(storage={"volume": "other"}),
+            "is in the volume `registry-stack-registry-data` and will be read from the volume `other`",
+        ),
         (with_registry(storage={"host_path": "/srv/registry"}), "will be read from the folder `/srv/registry`"),
         ({"mirrors": {}}, "stops using the volume `registry-stack-mirror-docker-io-cache`"),
-        ({"docker_host": "ssh://deploy@other.example.com"}, "The Docker host changes"),
+        (
+            {"mirrors": {"docker.io": {"url": "https://mirror.example.com"}}, "acknowledge": ["open_mirror"]},
+            "**Open mirror:**",
+        ),
         ({"protect_data": False}, "`pulumi destroy` is no longer refused"),
     ],
 )
@@ -203,11 +209,73 @@ def test_problems_are_read_back_from_the_text_of_the_error(problem: Problem) -> 
     assert problems_in(str(ConfigError([problem, problem]))) == [problem, problem]
 
 
-def test_other_failure_is_shown_as_it_is_without_logins() -> None:
-    found = report(read_events(refusal("cannot reach https://robot:token@host.example/v2")))
+def test_other_failure_is_shown_as_it_is_without_logins_and_keys() -> None:
+    key = PAIRS[0]["private_key"]
+    said = f"cannot reach https://robot:token@host.example/v2\nwith ghp_0123456789abcdefghijklmnopqrstuvwxyz\n{key}"
+    found = report(read_events(refusal(f"{said}\nthe end ``` {'x' * 100_000}")))
 
+    shown = markdown(found, MARK)
     assert found.headline == "The preview failed. Nothing was changed."
-    assert "token" not in markdown(found, MARK) + json.dumps(as_json(found))
+    assert len(found.errors) == 1, "without the line that only follows"
+    assert "the end ```" in shown
+    assert len(shown) < LONGEST
+    for secret in ("token", "ghp_", *key.splitlines()[1:-1]):
+        assert secret not in shown + json.dumps(as_json(found))
+
+
+def test_failure_without_a_cause_is_a_failure() -> None:
+    found = report(read_events(refusal("x")[1:]))
+
+    assert found.is_refused
+    assert "unhandled error" in found.errors[0]
+
+
+def test_protected_data_is_explained_with_the_way_to_go_on() -> None:
+    lines = events(base(), run_program(configuration(mirrors={}), preview=True))
+    error = 'unable to delete resource "urn:…"\nas it is currently marked for protection.'
+    found = report(read_events([*lines, *refusal(error)]))
+
+    assert found.is_refused
+    assert found.headline.startswith("Refused: `protect_data` keeps the data.")
+    assert "protect_data false" in found.errors[0]
+    assert rows(found, "Mirrors")[0][2] == "removed"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "word"), [("caddy", "none", "own proxy close"), ("none", "caddy", "starts")]
+)
+def test_proxy_of_the_stack_that_goes_or_comes_is_told(before: str, after: str, word: str) -> None:
+    proxies = {"caddy": BASE["proxy"], "none": {"server": "none", "address": "127.0.0.1"}}
+
+    found = preview(configuration(proxy=proxies[before]), configuration(proxy=proxies[after]))
+
+    assert any(word in text for text in found.clients)
+
+
+def test_new_address_ends_the_old_one() -> None:
+    found = changed(**with_registry(url="https://other.example.com"))
+
+    assert any("Clients of the removed address" in text for text in found.clients)
+
+
+def test_allow_list_that_closes_an_open_mirror_says_so() -> None:
+    opened = {"mirrors": {"docker.io": {"url": "https://mirror.example.com"}}, "acknowledge": ["open_mirror"]}
+
+    found = preview(configuration(**opened), BASE)
+
+    assert ("`docker.io` access", "**open to everyone**", "limited") in rows(found, "Mirrors")
+
+
+def test_long_values_are_told_apart_by_their_digest() -> None:
+    def root(*names: str) -> dict[str, Any]:
+        text = "".join(certificate_pair(name)["certificate"] for name in names)
+        acme = {"email": "ops@example.com", "directory": "https://ca.example.com/directory", "root": text}
+        return configuration(proxy={"certificates": {"acme": acme}})
+
+    (row,) = rows(preview(root("a.test"), root("a.test", "b.test")), "Settings")
+
+    assert row[1] != row[2]
+    assert " lines, SHA-256 `" in row[2]
 
 
 def test_longest_report_fits_into_a_comment_and_says_what_is_missing() -> None:
@@ -345,7 +413,7 @@ def test_report_shows_no_secret_no_part_and_no_encoding(
 
     for secret in texts(secrets):
         assert not [trace for trace in traces(secret) if trace in shown]
-    assert not re.search(r"\$2[aby]\$|PRIVATE KEY", shown)
+    assert not re.search(r"\$2[aby]\$\d\d\$[./A-Za-z0-9]{8}|PRIVATE KEY", shown)
 
 
 # --- Documentation ----------------------------------------------------------------------------------------------------

@@ -274,7 +274,7 @@ def test_no_secret_value_appears_in_a_plain_input_or_an_export() -> None:
 def test_the_outputs_have_their_stable_names() -> None:
     exports = production().exports
 
-    assert set(exports) == {"registry_url", "mirror_urls", "docker_host", "services", "users"}
+    assert set(exports) == {"registry_url", "mirror_urls", "docker_host", "services", "users", "configuration"}
     assert exports["registry_url"] == "https://registry.example.com"
     assert exports["mirror_urls"] == {
         "docker.io": "https://mirror.example.com",

@@ -1,0 +1,43 @@
+"""Run the ``docker`` command against a Docker host. It also reaches hosts over ``ssh://``."""
+
+from __future__ import annotations
+
+import subprocess
+
+from components.configuration.problems import Failure
+
+#: Seconds after which a Docker host counts as unreachable.
+ANSWERS_WITHIN = 20
+
+
+def docker(host: str, *arguments: str, within: int | None = ANSWERS_WITHIN) -> subprocess.CompletedProcess[bytes]:
+    """Run ``docker`` with ``arguments``. The caller judges the exit status.
+
+    Raises:
+        Failure: if the command cannot start, or if it takes longer than ``within`` seconds.
+    """
+    try:
+        return subprocess.run(
+            ["docker", "--host", host, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=within,
+        )
+    except subprocess.TimeoutExpired:
+        raise unreachable(host, f"no answer within {within} seconds") from None
+    except OSError as error:
+        raise Failure(
+            f"cannot start `docker`: {error.strerror}", "install the docker command, or add it to PATH"
+        ) from None
+
+
+def said(answer: subprocess.CompletedProcess[bytes]) -> str:
+    """Return the last line that a failed command printed on standard error."""
+    lines = answer.stderr.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"exit code {answer.returncode}"
+
+
+def unreachable(host: str, reason: str) -> Failure:
+    """Return the failure for a Docker host that does not answer."""
+    return Failure(f"{host} does not answer: {reason}", f"docker --host {host} info")

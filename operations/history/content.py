@@ -1,0 +1,151 @@
+"""The content of an image in the store: blobs, platforms and labels, from its manifests and configurations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from operations.history.store import Store
+
+#: Media types of manifests. Other entries of an index are blobs: BuildKit's cache is an index of layers.
+_MANIFESTS = frozenset(
+    {
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    }
+)
+#: BuildKit writes provenance as an image for this platform, which no host runs.
+_NO_PLATFORM = "unknown"
+
+_Document = TypeVar("_Document", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """An image. ``missing`` lists the digests that the registry lacks.
+
+    ``damaged`` tells that the registry has the manifest, but nobody can read it. ``size`` counts every stored
+    blob once, in bytes. ``known_as`` holds the digests by which a Docker host may know the image: the digests of its
+    manifests and, in Docker's classic image store, of its configurations.
+    """
+
+    size: int
+    missing: tuple[str, ...]
+    damaged: bool
+    known_as: frozenset[str]
+    platforms: tuple[str, ...]
+    labels: Mapping[str, str]
+    created: str | None
+
+
+class _Lenient(BaseModel):
+    """A part of a document. Clients wrote the documents, so unknown keys are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class _Platform(_Lenient):
+    os: str = ""
+    architecture: str = ""
+    variant: str | None = None
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+class _Descriptor(_Lenient):
+    digest: str
+    media_type: str = Field("", alias="mediaType")
+    urls: tuple[str, ...] | None = None
+    platform: _Platform | None = None
+
+
+class _Manifest(_Lenient):
+    config: _Descriptor | None = None
+    layers: tuple[_Descriptor, ...] | None = None
+    manifests: tuple[_Descriptor, ...] | None = None
+    annotations: dict[str, str] | None = None
+
+    @property
+    def blobs(self) -> list[_Descriptor]:
+        entries = [entry for entry in self.manifests or () if entry.media_type not in _MANIFESTS]
+        return [*([self.config] if self.config else []), *(self.layers or ()), *entries]
+
+    @property
+    def children(self) -> list[_Descriptor]:
+        return [entry for entry in self.manifests or () if entry.media_type in _MANIFESTS]
+
+
+class _Settings(_Lenient):
+    labels: dict[str, str] | None = Field(None, alias="Labels")
+
+
+class _Configuration(_Platform):
+    created: str | None = None
+    config: _Settings | None = None
+
+
+def content(store: Store, repository: str, digest: str) -> Content:
+    """Return the content of the manifest ``digest``, with the images of an index."""
+    entries, manifests, missing = [_Descriptor(digest=digest)], dict[str, _Manifest](), dict[str, None]()
+    for entry in entries:  # grows by the entries of each index
+        if entry.digest in manifests or entry.digest in missing:
+            continue
+        here = entry.digest in store.revisions[repository] and entry.digest in store.blobs
+        if here and (manifest := _read(_Manifest, store.documents.get(entry.digest))):
+            manifests[entry.digest] = manifest
+            entries += manifest.children
+        else:
+            missing[entry.digest] = None
+    blobs = {blob.digest: blob for manifest in manifests.values() for blob in manifest.blobs}
+    # Base layers of Windows lie at their URLs, not here.
+    missing |= dict.fromkeys(one for one, blob in blobs.items() if one not in store.blobs and not blob.urls)
+    images = [
+        (entry.platform, _read(_Configuration, store.documents.get(manifest.config.digest)))
+        for entry in entries
+        if (manifest := manifests.get(entry.digest)) and manifest.config and not _is_attestation(entry)
+    ]
+    settings = [configuration for _, configuration in images if configuration]
+    labels = (configuration.config.labels for configuration in settings if configuration.config)
+    annotations = manifests[digest].annotations if digest in manifests else None
+    return Content(
+        size=sum(store.blobs.get(one, 0) for one in manifests.keys() | blobs.keys()),
+        missing=tuple(missing),
+        damaged=digest in missing and digest in store.blobs,
+        known_as=frozenset(
+            [one.digest for one in entries] + [one.config.digest for one in manifests.values() if one.config]
+        ),
+        platforms=tuple(
+            dict.fromkeys(
+                platform for given, configuration in images if (platform := str(given or configuration or ""))
+            )
+        ),
+        labels={**(annotations or {}), **next(filter(None, labels), {})},
+        created=next((one.created for one in settings if one.created), None),
+    )
+
+
+def size_of_all(store: Store, repository: str) -> int:
+    """Return the size of all manifests of a repository and of their blobs, each counted once, in bytes."""
+    digests = set(store.revisions[repository])
+    for digest in store.revisions[repository]:
+        if manifest := _read(_Manifest, store.documents.get(digest)):
+            digests |= {blob.digest for blob in manifest.blobs}
+    return sum(store.blobs.get(digest, 0) for digest in digests)
+
+
+def _is_attestation(entry: _Descriptor) -> bool:
+    return entry.platform is not None and entry.platform.os == _NO_PLATFORM
+
+
+def _read(model: type[_Document], document: bytes | None) -> _Document | None:
+    """Return a document, or None if the document is absent or not valid."""
+    try:
+        return None if document is None else model.model_validate_json(document)
+    except ValidationError:
+        return None
