@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from components.configuration.problems import path
+from operations.preview.events import recorded
 from operations.preview.text import code
 
 ABSENT, OPEN = "–", "**open to everyone**"
@@ -72,8 +73,8 @@ def _users(before: Mapping[str, Any], after: Mapping[str, Any], now: Mapping[str
     """Compare the deployed logins; an expired user is in the settings, but not among the logins."""
     valid, configured = after.get("users") or {}, now.get("registry", {}).get("users", {})
     deployed = before.get("users") or {}
-    earlier = ((before.get("configuration") or {}).get("settings") or {}).get("registry", {}).get("users", {})
-    same_key = _fingerprint(before, "stack_secret") == _fingerprint(after, "stack_secret")
+    earlier = recorded(before, "settings").get("registry", {}).get("users", {})
+    keys = [recorded(outputs, "fingerprints").get("stack_secret") for outputs in (before, after)]
     for name in sorted(deployed.keys() | valid.keys()):
         user, role = code(name), (valid.get(name) or {}).get("role")
         former = deployed.get(name)
@@ -91,7 +92,7 @@ def _users(before: Mapping[str, Any], after: Mapping[str, Any], now: Mapping[str
                 yield Change(user, was, new, f"changes the role of {user} from {former_role} to {role}")
             elif was != new:
                 yield Change(user, was, new, f"changes the expiry of {user}")
-            if same_key and former.get("fingerprint") != valid[name].get("fingerprint"):
+            if keys[0] == keys[1] and former.get("fingerprint") != valid[name].get("fingerprint"):
                 yield Change(user, "set", "new value", f"changes the password of {user}", "password")
 
 
@@ -210,10 +211,6 @@ def _secret_change(
     if words[0] == words[1]:
         words = ["set", "new value"]
     return Change(subject, words[0], words[1], f"changes {object_}")
-
-
-def _fingerprint(outputs: Mapping[str, Any], key: str) -> str | None:
-    return ((outputs.get("configuration") or {}).get("fingerprints") or {}).get(key)
 
 
 def _differences(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from operations.preview.events import Step
+from operations.preview.events import Step, recorded
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def effects(steps: Sequence[Step], before: Mapping[str, Any], after: Mapping[str
             found |= _container_effects(step)
     if before and _addresses(before) - _addresses(after):
         found.add("stops")
-    if _key(before) and _key(before) != _key(after):
+    key, new_key = (recorded(outputs, "fingerprints").get("stack_secret") for outputs in (before, after))
+    if key and key != new_key:  # the key of uploads derives from this secret
         found.add("uploads")
     if "networks" in found:
         return ["networks"]
@@ -141,11 +142,6 @@ def _container_effects(step: Step) -> set[str]:
 def _has_fixed_name(step: Step) -> bool:
     """Whether the successor has the same name, so that the old container stops before the successor starts."""
     return step.after.get("name") is not None and step.before.get("name") == step.after.get("name")
-
-
-def _key(outputs: Mapping[str, Any]) -> str | None:
-    """Return the fingerprint of the secret from which the key of uploads derives."""
-    return ((outputs.get("configuration") or {}).get("fingerprints") or {}).get("stack_secret")
 
 
 def _addresses(outputs: Mapping[str, Any]) -> set[str]:

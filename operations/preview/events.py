@@ -63,6 +63,11 @@ class Events:
     errors: tuple[str, ...]
 
 
+def recorded(outputs: Mapping[str, Any], part: str) -> Mapping[str, Any]:
+    """Return a part of the stack's output ``configuration``; empty if the program that wrote the outputs had none."""
+    return (outputs.get("configuration") or {}).get(part) or {}
+
+
 def read_events(lines: Iterable[str]) -> Events:
     """Read the output of the CLI.
 

@@ -12,7 +12,7 @@ from components.configuration.problems import HIDDEN, Problem, is_key_material, 
 from components.configuration.settings import DANGERS
 from operations.preview.changes import Section, sections
 from operations.preview.effects import EFFECTS, effects
-from operations.preview.events import Events, Step
+from operations.preview.events import Events, Step, recorded
 from operations.preview.files import FileChange, file_changes
 from operations.preview.text import SENTENCE, code, counted, joined
 
@@ -29,8 +29,8 @@ class Report:
 
     Texts hold values as code spans, so that Markdown and a terminal can show the same texts.
 
-    ``problems`` and ``errors`` are set if the preview failed; then nothing else is known. ``resources`` maps each
-    operation to the names of its resources.
+    ``problems`` and ``errors`` are set if the preview failed. The other parts are then empty, unless `protect_data`
+    refused the change. ``resources`` maps each operation to the names of its resources.
     """
 
     stack: str
@@ -58,7 +58,7 @@ def report(events: Events) -> Report:
     if events.errors and not is_protected:
         return _refusal(events)
     before, after = events.before, events.after
-    was, now = _settings(before), _settings(after)
+    was, now = recorded(before, "settings"), recorded(after, "settings")
     is_first = not before and not events.unchanged
     images = frozenset(_image(name) for name in [*_names(events.steps), *events.images])
     changed = sections({} if is_first else before, after, images)
@@ -137,16 +137,14 @@ def _headline(
 ) -> str:
     if is_first:
         counts = [
-            counted(len({change.subject for change in section.changes}), section.noun)
-            for section in changed
-            if section.noun in ("user", "mirror")
+            counted(_subjects(section), section.noun) for section in changed if section.noun in ("user", "mirror")
         ]
         return f"First deployment: creates the registry and the proxy{' with ' if counts else ''}{joined(counts)}."
     phrases = list(dict.fromkeys(change.phrase for section in changed for change in section.changes))
     if not events.steps and not phrases:
         return "The Docker host differs from the last `up`." if events.drifted else "Nothing changes."
     if not phrases:
-        has_settings = bool(_settings(events.before))
+        has_settings = bool(recorded(events.before, "settings"))
         text = (
             "Changes no setting, but the resources of the stack" if has_settings else "Changes resources of the stack"
         )
@@ -237,10 +235,6 @@ def _snippets_to_install(files: Sequence[FileChange], after: Mapping[str, Any]) 
         f"**Your own proxy needs the changed snippet.** After `up`, install {code(f'pulumi stack output {name}')}."
         for name in sorted(names & after.keys())
     ]
-
-
-def _settings(outputs: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (outputs.get("configuration") or {}).get("settings") or {}
 
 
 def _names(steps: Sequence[Step]) -> list[str]:

@@ -87,26 +87,13 @@ CHANGES: dict[str, Callable[[Stack], None]] = {
 }
 
 
-def operations(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """``python -m operations preview`` on the stack."""
-    return subprocess.run(
-        [sys.executable, "-m", "operations", "preview", *arguments, "--stack", STACK],
-        cwd=stack.folder,
-        env=stack.environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
 @pytest.fixture
 def compare(request: pytest.FixtureRequest, stack: Stack) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Write the comment of a preview and compare it with a golden file; no output may show a secret."""
 
     def check(case: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         comment, report = stack.folder / "comment.md", stack.folder / "comment.json"
-        answer = operations(stack, "--output", str(comment), "--json", str(report), *arguments)
+        answer = stack.operations("preview", "--output", str(comment), "--json", str(report), *arguments, check=False)
         text = comment.read_text()
         config = json.loads(stack.pulumi("config", "--stack", STACK, "--json", "--show-secrets").stdout)
         for secret in secrets_of(config):
