@@ -10,7 +10,7 @@ up down purge: .venv/installed
 # Targets run in parallel, because a test waits half of its time. The output of a target appears when the target ends.
 AT_A_TIME := $(MAKE) --no-print-directory --jobs=4 --keep-going --output-sync=target
 
-# All checks that need no engine, in a minute and a half.
+# All checks that need no engine, in two and a half minutes.
 check: .venv/installed
 	@$(VENV) -m local prepare
 	@$(AT_A_TIME) test-commands test-binaries test-unit lint
