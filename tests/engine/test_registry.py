@@ -41,7 +41,7 @@ def test_the_outputs_name_everything_that_a_script_needs(stack: Stack, client: d
     outputs = stack.outputs()
 
     authority = outputs.pop("ca_certificate", "")
-    assert set(outputs) == {"registry_url", "mirror_urls", "docker_host", "services", "users"}
+    assert set(outputs) == {"registry_url", "mirror_urls", "docker_host", "services", "users", "configuration"}
     assert authority.startswith("-----BEGIN CERTIFICATE-----") is ("internal" in stack.values["proxy"]["certificates"])
     assert set(outputs["services"]) == {"reader", "writer", "admin", "proxy", "mirror-upstream-test"}
     for name in outputs["services"].values():
