@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from components.configuration.problems import Failure
-from operations.__main__ import app
+from operations.__main__ import command_line
 from operations.comment import update
 from operations.comment.api import Comment
 from operations.comment.forges import Name
@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> Callable[..., Result]:
         file.write_text(text)
         where = ("--forge", server.kind, "--url", server.url, "--repository", "owner/name", "--number", "7")
         return CliRunner().invoke(
-            app,
+            command_line(["comment"]),
             ["comment", "--file", str(file), *where, *options],
             input=stdin,
             env={**NO_CI, "COMMENT_TOKEN": TOKEN, **variables},
@@ -211,7 +211,7 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
 
     for name, words in (("missing.md", "No such file"), ("bytes.md", "UTF-8")):
-        result = CliRunner().invoke(app, ["comment", "--file", str(tmp_path / name)])
+        result = CliRunner().invoke(command_line(["comment"]), ["comment", "--file", str(tmp_path / name)])
         assert words in str(refused(result))
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from components.configuration.problems import Failure
 from components.render.registry import DATA_DIRECTORY
-from operations.__main__ import app
+from operations.__main__ import command_line
 from operations.docker_command import docker
 from operations.history import commands
 from operations.history.reading import parsed, throwaway
@@ -71,7 +71,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, store: Store | None = 
     monkeypatch.setattr(StackConfig, "_run", lambda *_: json.dumps(outputs))
     if store:
         monkeypatch.setattr(commands, "read_store", lambda *_, **__: store)
-    return CliRunner().invoke(app, [*arguments, "--stack", "prod"])
+    return CliRunner().invoke(command_line(arguments), [*arguments, "--stack", "prod"])
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, *arguments: str, **more: Any) -> Failure:

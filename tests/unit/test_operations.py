@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from components.configuration.passwords import fingerprint
 from components.configuration.problems import Failure
 from components.configuration.settings import Role, UserSettings
-from operations.__main__ import app, main
+from operations.__main__ import command_line, main
 from operations.credentials.docker_config import write_login
 from operations.credentials.rotation import family, rotations
 from operations.credentials.state import password_kind, state
@@ -182,7 +182,7 @@ class Cli:
 
 def refusal(monkeypatch: pytest.MonkeyPatch, cli: Cli, *arguments: str) -> Failure:
     monkeypatch.setattr(StackConfig, "_run", cli.run)
-    answer = CliRunner().invoke(app, ["credentials", *arguments])
+    answer = CliRunner().invoke(command_line(["credentials"]), ["credentials", *arguments])
     assert isinstance(answer.exception, Failure), answer.output
     return answer.exception
 
