@@ -47,7 +47,7 @@ def preview(  # noqa: PLR0917 - Typer passes every option by its name
     if not found.stack:  # a program that failed at once has no event that names the stack
         found = replace(found, stack=config.name())
     if output:
-        _write(output, markdown(found, mark(found.stack, changes=found.has_changes)))
+        _write(output, markdown(found, mark(found.stack, changes=not found.is_empty)))
     if json_file:
         _write(json_file, json.dumps(as_json(found), indent=2, ensure_ascii=False) + "\n")
     show(found, screen)
