@@ -12,6 +12,7 @@ import typer
 from components.configuration.problems import Failure
 from operations.comment.mark import mark
 from operations.console import screen, waiting
+from operations.files import replace_file
 from operations.options import ConfigFile, Stack
 from operations.preview.events import read_events
 from operations.preview.markdown import markdown
@@ -86,6 +87,7 @@ def as_json(found: Report) -> dict[str, Any]:
 
 def _write(file: Path, text: str) -> None:
     try:
-        file.write_text(text, encoding="utf-8")
+        replace_file(file, text)
     except OSError as error:
-        raise Failure(f"cannot write {file}: {error.strerror}", "choose a file in a folder that exists") from None
+        fix = "choose a file in a folder that exists and that you may write to"
+        raise Failure(f"cannot write {file}: {error.strerror}", fix) from None
