@@ -12,6 +12,7 @@ from typing import Annotated
 
 import httpx
 import typer
+from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
@@ -24,6 +25,7 @@ from operations.warm.mirrors import Mirror, Mirrors, from_outputs, interval
 from operations.warm.pull import Puller, PullError, Stopped
 from operations.warm.references import Reference
 
+_WIDTH_OF_FILES = 1000
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?")
 
 
@@ -31,7 +33,7 @@ def warm(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE…",
+            metavar="FILE",
             help="Compose files, Kubernetes manifests, Dockerfiles, or lists (.txt) with one image per line.",
             show_default=False,
         ),
@@ -106,7 +108,9 @@ def _run(
                         table.add_row(str(reference), "", "", "", f"skipped: {reason}")
                     case (at_upstream, mirror):
                         failed += not _pull(puller, reference, at_upstream, mirror, table)
-    screen.print(table)
+    # In a file or a pipe, a row is one line, so that a search finds whole references.
+    wide = screen if screen.is_terminal else Console(width=_WIDTH_OF_FILES, highlight=False, emoji=False)
+    wide.print(table)
     say(f"{len(wanted) - failed - skipped} pulled, {skipped} skipped, {failed} failed, {decimal(arrived)} in all")
     return failed
 

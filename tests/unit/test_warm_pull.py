@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import ssl
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +28,7 @@ from operations.warm import commands, pull
 from operations.warm.mirrors import Mirror
 from operations.warm.pull import Pulled, Puller, PullError, Stopped
 from operations.warm.references import parse
+from tests.harness.configuration import ROOT
 
 INDEX, MANIFEST = "application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json"
 
@@ -304,6 +309,35 @@ def test_keep_pulls_again_until_it_is_stopped(
     assert answer.exit_code == 0, answer.output
     assert waits == [150, 150]  # a twenty-fourth of an hour
     assert mirror.seen["1"] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_a_real_process_that_keeps_images(number: int, mirror: Upstream, tmp_path: Path) -> None:
+    outputs = {
+        "mirror_urls": {"docker.io": mirror.url},
+        "configuration": {"settings": {"mirrors": {"docker.io": {"ttl": "1h"}}}},
+    }
+    (tmp_path / "pulumi").write_text(f"#!/bin/sh\necho '{json.dumps(outputs)}'\n")
+    (tmp_path / "pulumi").chmod(0o755)
+    (tmp_path / "images.txt").write_text("tool:1\nquay.io/a/b\n")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "operations", "warm", str(tmp_path / "images.txt"), "--keep"],
+        cwd=ROOT,
+        env=os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "80"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while "The next run starts in 150 seconds" not in (line := process.stderr.readline()):
+        assert line, "the process ended"
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=30)
+
+    assert process.returncode == 0, errors
+    assert errors == "stopped\n"
+    assert "docker.io/library/tool:1" in output
+    assert "quay.io/a/b:latest" in output
 
 
 def test_keep_without_a_ttl_is_refused(outputs: dict[str, Any], tmp_path: Path) -> None:
