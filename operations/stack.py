@@ -147,9 +147,7 @@ class StackConfig:
         Raises:
             Failure: if the stack is not deployed, or if another version of the program deployed it.
         """
-        outputs = self._outputs()
-        if not outputs:
-            raise Failure("the stack is not deployed: it has no outputs", self.command("pulumi", "up"))
+        outputs = self.deployed_outputs()
         try:
             return Deployed.model_validate({key: outputs.get(key) for key in Deployed.model_fields})
         except ValidationError:
@@ -157,6 +155,17 @@ class StackConfig:
                 f"another version of the program wrote the stack's outputs {', '.join(Deployed.model_fields)}",
                 self.command("pulumi", "up"),
             ) from None
+
+    def deployed_outputs(self) -> dict[str, Any]:
+        """Read all outputs of the last ``pulumi up``.
+
+        Raises:
+            Failure: if the stack is not deployed.
+        """
+        outputs = self._outputs()
+        if not outputs:
+            raise Failure("the stack is not deployed: it has no outputs", self.command("pulumi", "up"))
+        return outputs
 
     def change(self, *changes: Change) -> None:
         """Apply all changes to the stack's configuration, or none.

@@ -57,8 +57,11 @@ class Comments:
         """
         if self._request.name == "github":
             query = {"query": "query { viewer { login } }"}
-            data = self._content(self._call("POST", graphql_of(self._request.api), query), dict).get("data") or {}
-            login = (data.get("viewer") or {}).get("login")
+            answer = self._content(self._call("POST", graphql_of(self._request.api), query), dict)
+            try:
+                login = ((answer.get("data") or {}).get("viewer") or {}).get("login")
+            except AttributeError:
+                raise self._other_answer() from None
         else:
             login = self._content(self._call("GET", f"{self._request.api}/user"), dict).get(self._forge.author[1])
         if not login:
@@ -72,14 +75,21 @@ class Comments:
         """Read all comments, page by page."""
         person, login = self._forge.author
         query: Mapping[str, str] | None = self._forge.query
+        read: list[Mapping[str, str]] = []
         while query is not None:
+            if query in read:
+                raise self._other_answer()
+            read.append(query)
             answer = self._call("GET", self._request.thread(), query=query)
-            for found in self._content(answer, list):
-                if not found.get("system"):  # GitLab lists its own remarks beside the comments
-                    yield Comment(int(found["id"]), str((found.get(person) or {}).get(login)), str(found["body"]))
-            # Only the query counts: the address in the header can be one that this machine does not reach.
-            following = answer.links.get("next", {}).get("url")
-            query = dict(httpx.URL(following).params) if following else None
+            try:
+                for found in self._content(answer, list):
+                    if not found.get("system"):  # GitLab lists its own remarks beside the comments
+                        yield Comment(int(found["id"]), str((found.get(person) or {}).get(login)), str(found["body"]))
+                # Only the query counts: the address in the header can be one that this machine does not reach.
+                following = answer.links.get("next", {}).get("url")
+                query = dict(httpx.URL(following).params) if following else None
+            except (AttributeError, KeyError, TypeError, ValueError, httpx.InvalidURL):
+                raise self._other_answer() from None
 
     def create(self, body: str) -> None:
         """Write a new comment."""
@@ -115,11 +125,14 @@ class Comments:
     def _content(self, answer: httpx.Response, kind: type) -> Any:
         try:
             content = json.loads(answer.text)
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if not isinstance(content, kind):
-            raise Failure(
-                f"the API of {self._forge.title} does not answer at {self._request.api}: the answer is not its JSON",
-                "give the kind and the address of the forge: --forge and --url",
-            )
+            raise self._other_answer()
         return content
+
+    def _other_answer(self) -> Failure:
+        return Failure(
+            f"the API of {self._forge.title} does not answer at {self._request.api}: the answer is not its JSON",
+            "give the kind and the address of the forge: --forge and --url",
+        )

@@ -29,7 +29,7 @@ def comment(
         Path, typer.Option(metavar="FILE.md", help="The file that `preview --output` wrote.", show_default=False)
     ],
     remove_when_empty: Annotated[
-        bool, typer.Option("--remove-when-empty", help="Delete the comment if the preview has no changes.")
+        bool, typer.Option("--remove-when-empty", help="Delete the comment if nothing needs attention or changes.")
     ] = False,
     token_stdin: Annotated[
         bool, typer.Option("--token-stdin", help=f"Read the token from standard input, not from {TOKEN_VARIABLE}.")

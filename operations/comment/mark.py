@@ -1,4 +1,4 @@
-"""The hidden first line of a preview: it names the stack and says whether something changes.
+"""The hidden first line of a preview: it names the stack and says whether the text can go.
 
 `preview` writes the line, and `comment` finds an earlier comment of the same stack by it.
 """
@@ -15,7 +15,7 @@ _MARK = re.compile(rf"<!-- registry-stack preview: stack=({_STACK.pattern}) chan
 
 @dataclass(frozen=True)
 class Mark:
-    """The stack of a preview, and whether the preview has changes."""
+    """The stack of a preview, and whether the preview has changes, or else something that needs attention."""
 
     stack: str
     changes: bool

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
 
 from components.configuration.problems import Failure
+from operations.files import replace_file
 
 
 def write_login(file: Path, registry: str, user: str, password: SecretStr) -> None:
@@ -30,7 +28,11 @@ def write_login(file: Path, registry: str, user: str, password: SecretStr) -> No
         )
     entry = {"auth": base64.b64encode(f"{user}:{password.get_secret_value()}".encode()).decode()}
     config["auths"] = config.get("auths", {}) | {registry: entry}
-    _write_private(file, json.dumps(config, indent="\t") + "\n")
+    try:  # no other user can read the new file at any time
+        replace_file(file, json.dumps(config, indent="\t") + "\n", mode=0o600)
+    except OSError as error:
+        fix = "free disk space, or use a file in a folder that you own"
+        raise Failure(f"cannot write {file}: {error.strerror}", fix) from None
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -46,20 +48,3 @@ def _read(file: Path) -> dict[str, Any]:
     if not is_known or not isinstance(config.get("auths", {}), dict):
         raise Failure(f"{file} is not a Docker config.json (no object `auths`); nothing was written", fix)
     return dict(config)
-
-
-def _write_private(file: Path, text: str) -> None:
-    """Replace a file atomically. No other user can read the new file at any time."""
-    target = file.resolve()  # a symbolic link stays in place
-    try:
-        number, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")  # creates the file with mode 0600
-    except OSError as error:
-        raise Failure(f"cannot write {file}: {error.strerror}", "use a file in a folder that you own") from None
-    try:
-        with os.fdopen(number, "w") as unfinished:
-            unfinished.write(text)
-        Path(name).replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            Path(name).unlink()
-        raise Failure(f"cannot write {file}: {error.strerror}", "free disk space, or use another file") from None

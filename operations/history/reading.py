@@ -79,6 +79,11 @@ contents "$work/documents"
 ! grep -v 'No such file or directory' "$work/errors" >&3
 """
 
+LABEL = "registry-stack.history"
+#: Removes the containers of commands that were killed before the container started. A started container removes itself.
+#: The age spares the containers of commands that run at the same time.
+PRUNE = ("container", "prune", "--force", f"--filter=label={LABEL}", "--filter=until=10s")
+
 _HASH = "([a-z0-9]+)/([0-9a-f]+)"
 _TAG = "repositories/(.+)/_manifests/tags/([^/]+)"
 _TIME = r"([0-9-]{10} [0-9:]{8}\.[0-9]{6})[0-9]* \+0000"
@@ -112,6 +117,7 @@ def read_store(host: str, reader: str, repository: str | None, *, restore: str) 
     inspected = json.loads(answer.stdout)[0]
     if not _data(inspected):
         raise Failure(f"the container {reader} on {host} has no data in {DATA_DIRECTORY}", restore)
+    docker(host, *PRUNE)
     answer = docker(host, *throwaway(inspected, repository), within=None)
     if answer.returncode == 125:  # Docker's own failure
         raise unreachable(host, said(answer))
@@ -129,6 +135,7 @@ def throwaway(reader: Mapping[str, Any], repository: str | None) -> list[str]:
     return [
         "run",
         "--rm",
+        f"--label={LABEL}",
         "--pull=never",
         "--network=none",
         "--read-only",

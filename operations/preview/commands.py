@@ -12,6 +12,7 @@ import typer
 from components.configuration.problems import Failure
 from operations.comment.mark import mark
 from operations.console import screen, waiting
+from operations.files import replace_file
 from operations.options import ConfigFile, Stack
 from operations.preview.events import read_events
 from operations.preview.markdown import markdown
@@ -47,7 +48,7 @@ def preview(  # noqa: PLR0917 - Typer passes every option by its name
     if not found.stack:  # a program that failed at once has no event that names the stack
         found = replace(found, stack=config.name())
     if output:
-        _write(output, markdown(found, mark(found.stack, changes=found.has_changes)))
+        _write(output, markdown(found, mark(found.stack, changes=not found.is_empty)))
     if json_file:
         _write(json_file, json.dumps(as_json(found), indent=2, ensure_ascii=False) + "\n")
     show(found, screen)
@@ -86,6 +87,7 @@ def as_json(found: Report) -> dict[str, Any]:
 
 def _write(file: Path, text: str) -> None:
     try:
-        file.write_text(text, encoding="utf-8")
+        replace_file(file, text)
     except OSError as error:
-        raise Failure(f"cannot write {file}: {error.strerror}", "choose a file in a folder that exists") from None
+        fix = "choose a file in a folder that exists and that you may write to"
+        raise Failure(f"cannot write {file}: {error.strerror}", fix) from None

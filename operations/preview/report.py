@@ -51,6 +51,11 @@ class Report:
         """Whether the preview failed."""
         return bool(self.problems or self.errors)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing changes and nothing needs attention, such as a certificate that ends soon."""
+        return not self.has_changes and not self.attention
+
 
 def report(events: Events) -> Report:
     """Return the meaning of a preview."""
@@ -68,6 +73,7 @@ def report(events: Events) -> Report:
     attention = [
         *at_risk,
         *([] if before and not was else _weaker_protection(was, now)),
+        *_passwords_not_compared(before, after),
         *_snippets_to_install(files, after),
         *(f"Changed on the Docker host since the last `up`: {code(name)} ({found})." for name, found in events.drifted),
         *(f"Warning: {code(_safe(warning), SENTENCE)}" for warning in events.warnings),
@@ -226,6 +232,18 @@ def _weaker_protection(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
         if danger not in was.get("acknowledge", [])
     ]
     return found
+
+
+def _passwords_not_compared(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return a sentence if ``stack_secret`` changes: the fingerprints of all other secrets change with it."""
+    was, now = (recorded(outputs, "fingerprints").get("stack_secret") for outputs in (before, after))
+    if not was or was == now:
+        return []
+    sentence = (
+        "**Any password may change too:** a new `stack_secret` gives every secret a new fingerprint. So this preview"
+        " cannot tell whether passwords, upstream passwords or private keys change too."
+    )
+    return [sentence]
 
 
 def _snippets_to_install(files: Sequence[FileChange], after: Mapping[str, Any]) -> list[str]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import signal
 import subprocess
+import sys
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +20,13 @@ import docker
 import pytest
 
 from components.render.registry_command import USER
+from operations.history.reading import LABEL
 from tests.engine.sshd import ssh_host
 from tests.engine.transfers import Connection, digest_of
 from tests.harness import clients
+from tests.harness.configuration import ROOT
 from tests.harness.small_stack import DockerHost, running_stack, small_stack
-from tests.harness.stack import Stack, engine_address
+from tests.harness.stack import STACK, Stack, engine_address
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -104,6 +109,30 @@ def test_the_rollback_line_of_the_fourth_of_ten_pushes_pulls_and_starts(
     assert [[one["container"] for one in version["running"]] for version in running] == [
         ["rs-test-history-backend-1"] if place == 6 else [] for place in range(10)
     ]
+
+
+@pytest.mark.once
+@pytest.mark.any_proxy
+def test_killed_history_leaves_no_container_after_the_next_run(stack: Stack, client: docker.DockerClient) -> None:
+    before = {each.id for each in client.containers.list(all=True)}
+    for moment in ("create", "start"):
+        only = {"type": "container", "label": LABEL, "event": moment}
+        with closing(client.events(decode=True, filters=only)) as events:
+            killed = subprocess.Popen(
+                [sys.executable, "-m", "operations", "history", "--stack", STACK],
+                cwd=stack.folder,
+                env=stack.environment | {"PYTHONPATH": str(ROOT)},
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+            next(iter(events))
+            os.killpg(killed.pid, signal.SIGKILL)
+            killed.wait()
+
+    time.sleep(11)  # the age at which a container counts as left behind
+    stack.operations("history")
+
+    assert {each.id for each in client.containers.list(all=True)} == before
 
 
 @pytest.mark.any_proxy

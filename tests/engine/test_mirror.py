@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from docker.models.containers import Container
 
 from tests.harness import clients
+from tests.harness.configuration import ROOT
 from tests.harness.images import random_layer, write_layout
 from tests.harness.small_stack import (
     MIRROR_PORT,
@@ -21,7 +24,7 @@ from tests.harness.small_stack import (
     running_stack,
     small_stack,
 )
-from tests.harness.stack import Stack
+from tests.harness.stack import STACK, Stack
 
 MIRROR = f"localhost:{MIRROR_PORT}"
 
@@ -43,7 +46,7 @@ def upstream(
     """A registry that the mirror reaches as its upstream, with ``library/alpine`` and ``team/tool``."""
     folder = tmp_path_factory.mktemp("upstream")
     with clients.upstream(client, f"{PREFIX}-edge", UPSTREAM, UPSTREAM_PORT) as container:
-        for name in ("library/alpine:latest", "team/tool:1", "library/late:1"):
+        for name in ("library/alpine:latest", "team/tool:1", "library/late:1", "library/warmed:1"):
             layout = folder / name.replace("/", "-").replace(":", "-")
             write_layout(layout, [random_layer(100_000) for _ in range(2)])
             target = f"docker://localhost:{UPSTREAM_PORT}/{name}"
@@ -87,6 +90,31 @@ def test_a_second_pull_is_served_while_the_upstream_is_stopped(
     try:
         assert pull(stack, "team/tool:1", tmp_path / "second") == ""
         assert pull(stack, "late:1", tmp_path / "late") != "", "never pulled, so it is nowhere"
+    finally:
+        upstream.start()
+        clients.wait_for_port(UPSTREAM_PORT)
+
+
+def test_warmed_image_is_served_while_the_upstream_is_stopped(
+    stack: Stack, upstream: Container, tmp_path: Path
+) -> None:
+    images = tmp_path / "images.txt"
+    images.write_text("warmed:1\nghcr.io/owner/name:1\n")
+
+    answer = subprocess.run(
+        [sys.executable, "-m", "operations", "warm", str(images), "--stack", STACK],
+        cwd=stack.folder,
+        env=stack.environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert answer.returncode == 0, answer.stderr
+    assert "skipped: the stack has no mirror of ghcr.io" in answer.stdout
+    upstream.stop(timeout=1)
+    try:
+        assert pull(stack, "warmed:1", tmp_path / "warmed") == ""
     finally:
         upstream.start()
         clients.wait_for_port(UPSTREAM_PORT)

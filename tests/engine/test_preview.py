@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import datetime
 import json
+import os
+import signal
 import subprocess
 import sys
 import urllib.parse
@@ -181,6 +184,28 @@ def test_protected_data_is_kept_with_the_way_to_remove_it(stack: Stack, compare:
         stack.values = values
         stack.write(protect_data=False)
         stack.up()
+
+
+def test_killed_preview_does_not_lock_the_state(stack: Stack) -> None:
+    state = Path(stack.environment["PULUMI_BACKEND_URL"].removeprefix("file://"))
+    ends = []
+    for seconds in (0.4, 0.8, 1.2, 1.6):
+        killed = subprocess.Popen(
+            [sys.executable, "-m", "operations", "preview", "--stack", STACK],
+            cwd=stack.folder,
+            env=stack.environment | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            killed.wait(seconds)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(killed.pid, signal.SIGKILL)
+        ends.append(killed.wait())
+        assert [file for file in state.glob(".pulumi/locks/**/*") if file.is_file()] == []
+
+    assert -signal.SIGKILL in ends
+    assert stack.operations("preview").returncode == 0
 
 
 def test_preview_fails_with_a_fix_if_the_cli_cannot_read_the_stack(stack: Stack, tmp_path: Path) -> None:

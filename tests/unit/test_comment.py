@@ -308,6 +308,28 @@ def test_server_that_is_down_is_a_failure_with_its_address(server: Forge, run: C
     assert f"{url.removeprefix('http://')} does not answer" in str(refused(run(server, preview("text"))))
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(200, "[1]"),
+        Answer(200, [{}]),
+        Answer(200, [{"id": "x", "body": None}]),
+        Answer(200, [{"id": 1, "body": "", "user": "name"}]),
+        Answer(200, "[" * 100_000),
+        Answer(200, [], {"Link": '<http://[::1>; rel="next"'}),
+        Answer(200, [], {"Link": '<https://forge.example/?page=1>; rel="next"'}),
+    ],
+    ids=["numbers", "empty", "no id", "no author", "deep", "bad link", "endless pages"],
+)
+def test_answer_that_is_not_of_the_forge_is_a_failure(
+    server: Forge, run: Callable[..., Result], answer: Answer
+) -> None:
+    server.scripted["list"] = [answer] * 3
+
+    assert "the answer is not its JSON" in str(refused(run(server, preview("text"))))
+    assert server.bodies() == []
+
+
 def test_token_does_not_follow_a_redirect(server: Forge, run: Callable[..., Result]) -> None:
     with forge("gitea") as other:
         server.scripted["account"] = [Answer(301, "", {"Location": f"{other.url}/api/v1/user?a=b"})]

@@ -151,6 +151,28 @@ def test_new_stack_secret_does_not_look_like_new_passwords() -> None:
     assert "Uploads fail" in found.headline
 
 
+def test_new_stack_secret_says_that_it_can_hide_a_new_password() -> None:
+    passwords = {**BASE["passwords"], "boss": example_password("other")}
+    (hidden,) = changed(stack_secret="6" * 64, passwords=passwords).attention
+    shown = changed(passwords=passwords)
+
+    assert hidden == changed(stack_secret="6" * 64).attention[0]
+    assert hidden.startswith("**Any password may change too:**")
+    assert shown.attention == ()
+    assert rows(shown, "Rights") == [("`boss` password", "set", "new value")]
+
+
+def test_preview_with_a_warning_is_not_empty() -> None:
+    warning = {"diagnosticEvent": {"severity": "warning", "message": "the certificate expires on 2026-12-09"}}
+    quiet, warned = (
+        report(read_events([*events(base(), run_program(BASE, preview=True)), *map(json.dumps, more)]))
+        for more in ([], [warning])
+    )
+
+    assert (quiet.is_empty, warned.is_empty) == (True, False)
+    assert not warned.has_changes  # so that `--expect-no-changes` looks only for changes
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

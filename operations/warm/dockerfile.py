@@ -1,0 +1,89 @@
+"""The images that a Dockerfile uses: `FROM`, `COPY --from`, `RUN --mount=from=…` and the line `# syntax=…`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from operations.warm.variables import expand
+
+_DIRECTIVE = re.compile(r"#\s*(syntax|escape)\s*=\s*(\S+)\s*", re.IGNORECASE)
+_HEREDOC = re.compile(r"(?<!<)<<-?\s*[\"']?([A-Za-z_][A-Za-z0-9_]*)[\"']?")
+_FROM = re.compile(r"(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
+_ARG = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=(\"[^\"]*\"|'[^']*'|\S*))?")
+_FLAG = re.compile(r"--(from|mount)=(\S+)")
+
+
+def images(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the number of the line and the image, for each image of a Dockerfile.
+
+    Stages, `scratch` and arguments are resolved. An image whose variable has no value comes with the variable.
+    """
+    before: dict[str, str] = {}
+    inside: dict[str, str] = {}
+    stages: set[str] | None = None
+    for number, directive, rest in _instructions(text):
+        match directive:
+            case "syntax":
+                yield number, rest
+            case "arg":
+                (before if stages is None else inside).update(_arguments(rest, before, inside))
+            case "from" if found := _FROM.match(rest):
+                stages = set() if stages is None else stages
+                image, inside = expand(found[1], before), {}
+                if image.lower() not in {*stages, "scratch"}:
+                    yield number, image
+                stages.add((found[2] or "").lower())
+            case "copy" | "run" if stages is not None:
+                for image in _sources(rest):
+                    name = expand(image, inside)
+                    if not name.isdecimal() and name.lower() not in {*stages, "scratch"}:
+                        yield number, name
+
+
+def _arguments(rest: str, before: dict[str, str], inside: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the arguments that have a value. A stage repeats an argument from before the first stage by its name."""
+    for argument in _ARG.finditer(rest):
+        if argument[2] is not None:
+            yield argument[1], expand(argument[2].strip("\"'"), before | inside)
+        elif argument[1] in before:
+            yield argument[1], before[argument[1]]
+
+
+def _sources(rest: str) -> Iterator[str]:
+    """Yield the values of `--from`, also inside `--mount`, of the flags at the start of an instruction."""
+    for word in rest.split():
+        if not word.startswith("--"):
+            return
+        if flag := _FLAG.fullmatch(word):
+            fields = [flag[2]] if flag[1] == "from" else re.findall(r"(?:^|,)from=([^,]+)", flag[2])
+            yield from fields
+
+
+def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
+    """Yield line, name and arguments of each instruction, without comments and heredocs, and the syntax directive."""
+    escape, lines, number, is_top = "\\", text.splitlines(), 0, True
+    while number < len(lines):
+        start, line = number + 1, lines[number].strip()
+        number += 1
+        if is_top and (directive := _DIRECTIVE.fullmatch(line)):
+            if directive[1].lower() == "escape":
+                escape = directive[2]
+            else:
+                yield start, "syntax", directive[2]
+            continue
+        is_top = False
+        if not line or line.startswith("#"):
+            continue
+        while line.endswith(escape) and number < len(lines):
+            following = lines[number].strip()
+            number += 1
+            if following and not following.startswith("#"):
+                line = f"{line[:-1]} {following}"
+        name, _, rest = line.partition(" ")
+        if name.lower() in ("run", "copy", "add"):
+            for end in _HEREDOC.findall(rest):
+                while number < len(lines) and lines[number].strip() != end:
+                    number += 1
+                number += 1
+        yield start, name.lower(), rest.strip()
