@@ -259,7 +259,7 @@ def test_a_full_disk_serves_pulls_and_gets_back_what_failed_uploads_left(
     assert skopeo.push(tmp_path / "large", "team/large:1").returncode != 0
     download = mirror / "docker/registry/v2/repositories/library/alpine/_uploads/1/data"
     download.parent.mkdir(parents=True)
-    download.write_bytes(b"-" * 39_000_000)
+    download.write_bytes(b"-" * 41_000_000)
     subprocess.run(["chown", "-R", USER, mirror / "docker"], check=True)
     pulled = skopeo.pull("team/small:1", tmp_path / "pulled")
     assert pulled.returncode == 0, pulled.stderr
