@@ -280,6 +280,7 @@ def test_a_full_disk_serves_pulls_and_gets_back_what_failed_uploads_left(
     again = skopeo.push(tmp_path / "small", "team/again:1")
     assert again.returncode == 0, again.stderr
     said = clients.containers(client, PREFIX)["writer"].logs().decode()
+    assert "no space left on device" in said
     assert "the disk is full: removed " in said
 
 
