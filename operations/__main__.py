@@ -18,6 +18,7 @@ COMMANDS = {
     "comment": ("comment", "comment"),
     "history": ("history", "history"),
     "rollback-line": ("history", "rollback_line"),
+    "mirrors": ("mirrors", "mirrors"),
     "warm": ("warm", "warm"),
 }
 
