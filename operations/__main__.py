@@ -19,6 +19,7 @@ COMMANDS = {
     "history": ("history", "history"),
     "rollback-line": ("history", "rollback_line"),
     "clients": ("clients", "clients"),
+    "mirrors": ("mirrors", "mirrors"),
     "warm": ("warm", "warm"),
 }
 

@@ -53,12 +53,16 @@ class DeployedUser(BaseModel):
 
 
 class Deployed(BaseModel):
-    """The running stack, from its outputs; ``services`` has the current container of each role."""
+    """The running stack, from its outputs; ``services`` has the current container of each role.
+
+    ``mirror_urls`` has the URL of each mirror by the name of its upstream.
+    """
 
     model_config = FROZEN
     registry_url: Url
     docker_host: DockerHost
     services: Mapping[str, str]
+    mirror_urls: Mapping[UpstreamName, Url] = {}
 
 
 class DeployedMirrors(BaseModel):
@@ -163,7 +167,7 @@ class StackConfig:
         """
         outputs = self.deployed_outputs()
         try:
-            return Deployed.model_validate({key: outputs.get(key) for key in Deployed.model_fields})
+            return Deployed.model_validate({key: outputs[key] for key in Deployed.model_fields if key in outputs})
         except ValidationError:
             raise Failure(
                 f"another version of the program wrote the stack's outputs {', '.join(Deployed.model_fields)}",

@@ -26,6 +26,8 @@ from components.configuration.settings import (
 PORTS: dict[Process, int] = {"reader": 5000, "writer": 5001, "admin": 5002, "public": 5003}
 #: Port of the health check inside the container; no service may use it.
 HEALTH_PORT = 2015
+#: Port of a mirror's counters on the loopback interface of its container. The same port has Go's profiler.
+COUNTERS_PORT = 2016
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from components.configuration.naming import PORTS, mirror_port
+from components.configuration.naming import COUNTERS_PORT, PORTS, mirror_port
 from components.configuration.settings import ROLES_OF, MirrorSettings, Process, RegistrySettings, upstream_url
 
 #: Paths of files in the containers: plain strings, because container outputs would make one replacement cascade.
@@ -86,6 +86,8 @@ def mirror_config(name: str, mirror: MirrorSettings) -> str:
     config["storage"]["maintenance"] = {
         "uploadpurging": {"enabled": True, "age": "24h", "interval": "24h", "dryrun": False}
     }
+    # Loopback only: besides the counters, this port serves profiles of the process to everyone who reaches it.
+    config["http"]["debug"] = {"addr": f"127.0.0.1:{COUNTERS_PORT}", "prometheus": {"enabled": True}}
     config["proxy"] = {
         "remoteurl": upstream_url(name, mirror),
         "ttl": mirror.ttl,

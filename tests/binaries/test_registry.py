@@ -20,6 +20,7 @@ import pytest
 from pydantic import SecretStr
 
 from components.configuration.fields import OPERATIONS_USER
+from components.configuration.naming import COUNTERS_PORT
 from components.configuration.passwords import hashes, operations_password
 from components.configuration.settings import ROLES_OF, MirrorSettings, Process, UserSettings
 from components.render.htpasswd import htpasswd
@@ -45,7 +46,8 @@ def registry(
 ) -> Iterator[httpx.Client]:
     """A client of the registry that runs a golden file, with the container's paths mapped into ``folder``."""
     port = free_port()
-    text = re.sub(r"addr: :\d+", f"addr: 127.0.0.1:{port}", golden.read_text())
+    text = golden.read_text().replace(f"127.0.0.1:{COUNTERS_PORT}", f"127.0.0.1:{free_port()}")
+    text = re.sub(r"addr: :\d+", f"addr: 127.0.0.1:{port}", text)
     for path, name in ((SECRETS_DIRECTORY, "secrets"), (CONFIG_DIRECTORY, "config"), (DATA_DIRECTORY, "data")):
         (folder / name).mkdir(exist_ok=True)
         text = text.replace(path, str(folder / name))

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import httpx
 import pytest
 from docker.models.containers import Container
 
+from components.configuration.naming import COUNTERS_PORT, mirror_alias, mirror_port
 from tests.harness import clients
 from tests.harness.configuration import ROOT
 from tests.harness.images import random_layer, write_layout
@@ -43,10 +46,10 @@ def stack(
 def upstream(
     stack: Stack, client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Container]:
-    """A registry that the mirror reaches as its upstream, with ``library/alpine`` and ``team/tool``."""
+    """A registry that the mirror reaches as its upstream, with ``library/alpine`` and others."""
     folder = tmp_path_factory.mktemp("upstream")
     with clients.upstream(client, f"{PREFIX}-edge", UPSTREAM, UPSTREAM_PORT) as container:
-        for name in ("library/alpine:latest", "team/tool:1", "library/late:1", "library/warmed:1"):
+        for name in ("library/alpine:latest", "team/tool:1", "library/late:1", "library/warmed:1", "team/counted:1"):
             layout = folder / name.replace("/", "-").replace(":", "-")
             write_layout(layout, [random_layer(100_000) for _ in range(2)])
             target = f"docker://localhost:{UPSTREAM_PORT}/{name}"
@@ -118,6 +121,74 @@ def test_warmed_image_is_served_while_the_upstream_is_stopped(
     finally:
         upstream.start()
         clients.wait_for_port(UPSTREAM_PORT)
+
+
+def shown(stack: Stack) -> dict[str, Any]:
+    """The mirror, by `mirrors --json`."""
+    (mirror,) = json.loads(stack.operations("mirrors", "--json").stdout)["mirrors"]
+    return dict(mirror)
+
+
+@pytest.mark.once
+def test_the_counters_move_with_each_pull_and_the_cache_grows(
+    stack: Stack, upstream: Container, tmp_path: Path
+) -> None:
+    start = shown(stack)
+    assert pull(stack, "team/counted:1", tmp_path / "first") == ""
+    cold = shown(stack)
+    assert pull(stack, "team/counted:1", tmp_path / "second") == ""
+    warm = shown(stack)
+
+    size = sum(blob.stat().st_size for blob in (tmp_path / "first/blobs/sha256").iterdir())
+    moves = [
+        {key: after["total"][key] - before["total"][key] for key in after["total"] if key != "hit_ratio"}
+        for before, after in ((start, cold), (cold, warm))
+    ]
+    parts = {"requests": 4, "bytes_served": size}  # a manifest, a configuration and two layers
+    assert moves == [
+        parts | {"misses": 4, "hits": 0, "bytes_fetched": size},
+        parts | {"misses": 0, "hits": 4, "bytes_fetched": 0},
+    ]
+    assert cold["manifests"]["misses"] == start["manifests"]["misses"] + 1
+    assert size <= cold["cache_size"] - start["cache_size"] < 3 * size
+    assert (warm["upstream"], warm["url"], warm["reachable"]) == ("docker.io", f"https://{MIRROR}", True)
+    assert warm["oldest"] <= warm["newest"]
+
+
+@pytest.mark.once
+def test_the_last_error_and_an_unreachable_mirror_are_shown(
+    stack: Stack, upstream: Container, client: docker.DockerClient, tmp_path: Path
+) -> None:
+    upstream.stop(timeout=1)
+    try:
+        assert pull(stack, "team/never:1", tmp_path / "never") != ""
+    finally:
+        upstream.start()
+        clients.wait_for_port(UPSTREAM_PORT)
+    assert "/v2/team/never/manifests/1" in shown(stack)["last_error"]["message"]
+
+    mirror = clients.containers(client, PREFIX)[mirror_alias("docker.io")]
+    mirror.kill()
+    try:
+        answer = stack.operations("mirrors", check=False)
+    finally:
+        mirror.start()
+        clients.wait_until_healthy(client, str(mirror.name))
+    assert answer.returncode == 1
+    assert "docker.io: the mirror is exited" in answer.stderr
+    assert "team/never" in answer.stdout
+
+
+@pytest.mark.once
+def test_the_counters_and_profiles_are_not_on_the_network(stack: Stack, upstream: Container) -> None:
+    mirror = mirror_alias("docker.io")
+    urls = [f"http://{mirror}:{mirror_port('docker.io')}/v2/"]
+    urls += [f"http://{mirror}:{COUNTERS_PORT}/{path}" for path in ("metrics", "debug/pprof/", "debug/vars")]
+
+    asked = "for url; do timeout 5 wget -q -O /dev/null $url && echo reached $url; done; true"
+    reached = clients.execute(upstream, "sh", "-c", asked, "sh", *urls)
+
+    assert reached == f"reached {urls[0]}\n"
 
 
 def test_a_push_is_refused_with_a_reason(stack: Stack, upstream: Container, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_a_registry_configuration_has_known_keys_only(path: Path) -> None:
         "version": {},
         "log": {"level", "formatter", "accesslog"},
         "storage": {"filesystem", "delete", "maintenance"},
-        "http": {"addr", "secret", "relativeurls", "draintimeout", "headers"},
+        "http": {"addr", "secret", "relativeurls", "draintimeout", "headers", "debug"},
         "catalog": {"maxentries"},
         "health": {"storagedriver"},
         "auth": {"htpasswd"},
@@ -55,4 +55,5 @@ def test_a_registry_configuration_has_known_keys_only(path: Path) -> None:
         if isinstance(value, dict):
             assert value.keys() <= known[section], section
     assert "cache" not in config["storage"]
+    assert config["http"].get("debug", {}).get("addr", "127.0.0.1:").startswith("127.0.0.1:"), "it serves profiles"
     assert ("auth" in config) is ("proxy" not in config and path.name != "public.yml")

@@ -1,0 +1,1 @@
+"""Whether the mirrors are reachable and used."""

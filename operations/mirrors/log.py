@@ -1,0 +1,61 @@
+"""The last error in the log of a mirror."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from components.configuration.problems import redacted
+from components.render.registry import DATA_DIRECTORY
+
+_LEVELS = ("warning", "error", "fatal", "panic")
+#: distribution warns of this at each start of a mirror.
+_AT_EVERY_START = "Registry does not implement RepositoryRemover"
+#: Lines that are not JSON: of Go's runtime, and of the check that the mirror starts on its own data.
+_PLAIN = ("panic: ", "fatal error: ", f"{DATA_DIRECTORY} ")
+_LONGEST = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogError:
+    """A line of the log with the level warning or worse. ``time`` is None if the line does not tell its time."""
+
+    time: str | None
+    level: str
+    message: str
+
+
+def last_error(log: str) -> LogError | None:
+    """Return the last warning or error of a log, without the user information of URLs."""
+    return next((found for line in reversed(log.splitlines()) if (found := _error(line))), None)
+
+
+def _error(line: str) -> LogError | None:
+    if line.startswith(_PLAIN):
+        return LogError(time=None, level="fatal", message=_shown(line))
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(entry, dict) or entry.get("level") not in _LEVELS:
+        return None
+    if str(entry.get("msg")).startswith(_AT_EVERY_START):
+        return None
+    return LogError(time=entry.get("time"), level=entry["level"], message=_shown(_message(entry)))
+
+
+def _message(entry: dict[str, Any]) -> str:
+    """Return what failed, the reason and the request. The message of a failed request says only that it failed."""
+    parts = [entry.get("err.message") or entry.get("msg"), entry.get("err.detail"), entry.get("error")]
+    text = ": ".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
+    if "http.request.uri" not in entry:
+        return text
+    request = (entry.get("http.request.method"), str(entry["http.request.uri"]).partition("?")[0])
+    answer = entry.get("http.response.status")
+    return f"{text} ({' '.join(map(str, request))}{f': {answer}' if answer else ''})"
+
+
+def _shown(text: str) -> str:
+    """Return a text for a terminal: clients choose names in it."""
+    return redacted("".join(filter(str.isprintable, text)))[:_LONGEST]
