@@ -38,6 +38,9 @@ from components.configuration.settings import (
 
 Parts = tuple[str | int, ...]
 
+#: Example of the address for all mirrors.
+MIRROR_URL = "https://mirror.example.com"
+
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     "": Settings,
     "registry.": RegistrySettings,
@@ -59,6 +62,7 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "registry": ("url", "https://registry.example.com"),
     "registry.url": ("https://registry.example.com",),
     "registry.anonymous_url": ("https://public.example.com",),
+    "mirror_url": (MIRROR_URL,),
     "registry.users": ("ci", "role", "push"),
     "registry.users.*": ("role", "pull"),
     "registry.users.*.expires": ("2099-12-31",),
@@ -83,8 +87,8 @@ _ALLOWED = {
     "registry.url": "the URL that clients use",
     "registry.users": "an object with a role for each user",
     "registry.users.*": "an object with a role",
-    "mirrors": "an object with a url for each upstream",
-    "mirrors.*": "an object with a url",
+    "mirrors": "an object with the settings of each upstream",
+    "mirrors.*": "an object with the settings of the mirror",
     "mirrors.*.url": "the URL that clients use",
     "mirrors.*.allow": "a list of address ranges, like [10.0.0.0/8]",
     "proxy": "a source of certificates: acme, files or internal",

@@ -30,6 +30,8 @@ def _adapter(field: FieldInfo) -> TypeAdapter[Any]:
 _FIELDS = Settings.model_fields | Secrets.model_fields
 #: Objects with member names that the operator chooses.
 _BY_NAME = ("mirrors", "passwords", "upstream_passwords", "certificates")
+#: Keys whose absence the rules must tell from a refused value.
+_NOTED = (*_BY_NAME, "mirror_url")
 _ADAPTERS = {key: _adapter(field) for key, field in _FIELDS.items()}
 
 
@@ -149,7 +151,8 @@ def _draft(given: Mapping[str, Any], parsed: Mapping[str, Any]) -> Draft:
         registry=parsed.get("registry"),
         proxy=parsed.get("proxy"),
         mirrors=parsed.get("mirrors", {}),
-        unreadable=frozenset(unreadable | {(key,) for key in _BY_NAME if given[key] is not None and key not in parsed}),
+        mirror_url=parsed.get("mirror_url"),
+        unreadable=frozenset(unreadable | {(key,) for key in _NOTED if given[key] is not None and key not in parsed}),
         acknowledge=parsed.get("acknowledge", frozenset(intended_dangers(words))),
         acknowledged=len(words or ()) if words is None or "acknowledge" in parsed else None,
         name_prefix=parsed.get("name_prefix", Settings.model_fields["name_prefix"].default),

@@ -113,10 +113,13 @@ class RegistrySettings(BaseModel):
 
 
 class MirrorSettings(BaseModel):
-    """A pull-through cache of one upstream; ``allow`` is the allow-list, because mirror clients cannot log in."""
+    """A pull-through cache of one upstream; ``allow`` is the allow-list, because mirror clients cannot log in.
+
+    ``url`` is the mirror's own address; None if clients reach the mirror only at ``mirror_url``.
+    """
 
     model_config = FROZEN
-    url: Url
+    url: Url | None = None
     upstream: Upstream | None = None
     ttl: Duration = "168h"
     allow: tuple[Network, ...] = ()
@@ -254,7 +257,9 @@ class Settings(BaseModel):
     docker_host: DockerHost
     registry: RegistrySettings
     proxy: ProxySettings
-    mirrors: dict[UpstreamName, MirrorSettings] = {}
+    mirrors: dict[UpstreamName, Annotated[MirrorSettings, EMPTY_OBJECT]] = {}
+    mirror_url: Url | None = None
+    """One address for all mirrors: clients name the upstream in the query (``?ns=ghcr.io``)."""
     images: ImageSettings = ImageSettings()
     name_prefix: DockerName = "registry-stack"
     protect_data: bool = True

@@ -217,6 +217,15 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
      'mirrors["docker.io"].ttl', "Go duration"),
     (configuration(mirrors={"docker.io": {"url": "https://registry.example.com", "allow": ["10.0.0.0/8"]}}),
      'mirrors["docker.io"].url', "a different host or port for each service"),
+    (configuration(mirrors={"docker.io": {"allow": ["10.0.0.0/8"]}}),
+     'mirrors["docker.io"].url', "or mirror_url as one address for all mirrors"),
+    (configuration(mirror_url="https://mirror.example.com"),
+     'mirrors["docker.io"].url', "a different host or port for each service"),
+    (configuration(mirror_url="https://registry.example.com"), "mirror_url", "a different host or port"),
+    (configuration(mirror_url="https://all.example.com:80"), "mirror_url", "any port except 80"),
+    (configuration(mirror_url="https://192.0.2.1"), "mirror_url", "a public DNS name"),
+    (configuration(mirror_url="https://all.example.com/v2"), "mirror_url", "https:// URL without a path"),
+    (configuration(mirror_url="https://all.example.com", mirrors=None), "mirror_url", "only together with mirrors"),
     (configuration(mirrors={"images.corp": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"]}}),
      'mirrors["images.corp"].upstream', "API URL of the upstream"),
     (configuration(mirrors=OPEN_MIRROR), 'mirrors["docker.io"].allow', "fill its disk"),
@@ -380,6 +389,28 @@ def test_a_broken_list_of_users_does_not_make_passwords_look_unused() -> None:
 
 def test_a_broken_mirror_does_not_make_its_password_look_unused() -> None:
     values = with_mirror(username="robot", ttl="week") | {"upstream_passwords": {"docker.io": "token"}}
+
+    assert set(problems(values)) == {'mirrors["docker.io"].ttl'}
+
+
+def test_a_mirror_needs_no_address_of_its_own_beside_one_for_all() -> None:
+    mirrors = {"docker.io": {"allow": ["10.0.0.0/8"]}, "ghcr.io": "{}"}
+    values = configuration(mirrors=mirrors, mirror_url="https://mirror.example.com", acknowledge=["open_mirror"])
+
+    found = loaded(values)[0]
+
+    assert str(found.mirror_url) == "https://mirror.example.com"
+    assert [mirror.url for mirror in found.mirrors.values()] == [None, None]
+
+
+def test_a_broken_address_for_all_mirrors_does_not_make_their_own_look_missing() -> None:
+    values = configuration(mirrors={"docker.io": {"allow": ["10.0.0.0/8"]}}, mirror_url="http://mirror.example.com")
+
+    assert set(problems(values)) == {"mirror_url"}
+
+
+def test_a_broken_mirror_does_not_make_the_address_for_all_look_unused() -> None:
+    values = with_mirror(ttl="week") | {"mirror_url": "https://all.example.com"}
 
     assert set(problems(values)) == {'mirrors["docker.io"].ttl'}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from components.configuration.fields import Endpoint
 from components.configuration.settings import MirrorSettings, ProxySettings, RegistrySettings, Secrets
 
 
@@ -13,13 +14,15 @@ class Draft:
     """All readable sections; rules that compare sections use them even if another section is broken.
 
     ``users`` is None if that section is not an object. ``acknowledged`` is the number of words in ``acknowledge``, or
-    None if that list is broken. ``unreadable`` has the paths of mirrors and secrets that are set but unusable.
+    None if that list is broken. ``unreadable`` has the paths of mirrors, secrets and sections for all mirrors that are
+    set but unusable.
     """
 
     users: Mapping[str, object] | None
     registry: RegistrySettings | None
     proxy: ProxySettings | None
     mirrors: Mapping[str, MirrorSettings]
+    mirror_url: Endpoint | None
     unreadable: frozenset[tuple[str, ...]]
     acknowledge: frozenset[str]
     acknowledged: int | None
