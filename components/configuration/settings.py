@@ -129,6 +129,18 @@ class MirrorSettings(BaseModel):
     memory_mb: MemoryMb = 1024
 
 
+#: A mirror may have no keys at all beside ``mirror_url`` and ``mirror_defaults``.
+Mirror = Annotated[MirrorSettings, EMPTY_OBJECT]
+
+
+class MirrorDefaults(BaseModel):
+    """Values for every mirror that does not set the same key itself."""
+
+    model_config = FROZEN
+    ttl: Duration | None = None
+    allow: tuple[Network, ...] | None = None
+
+
 class InternalCertificates(BaseModel):
     """Certificates from the proxy's own authority, whose root is the stack output ``ca_certificate``."""
 
@@ -257,7 +269,9 @@ class Settings(BaseModel):
     docker_host: DockerHost
     registry: RegistrySettings
     proxy: ProxySettings
-    mirrors: dict[UpstreamName, Annotated[MirrorSettings, EMPTY_OBJECT]] = {}
+    mirrors: dict[UpstreamName, Mirror] = {}
+    """With the values of ``mirror_defaults``: ``loading.py`` applies them."""
+    mirror_defaults: MirrorDefaults | None = None
     mirror_url: Url | None = None
     """One address for all mirrors: clients name the upstream in the query (``?ns=ghcr.io``)."""
     images: ImageSettings = ImageSettings()
@@ -295,6 +309,12 @@ def without_expired(settings: Settings, today: datetime.date) -> Settings:
     users = settings.registry.users
     valid = {name: user for name, user in users.items() if user.expires is None or user.expires >= today}
     return settings.model_copy(update={"registry": settings.registry.model_copy(update={"users": valid})})
+
+
+def with_defaults(mirror: MirrorSettings, defaults: MirrorDefaults) -> MirrorSettings:
+    """Return the mirror with the default of each key that the operator did not set for this mirror."""
+    given = {key: value for key, value in defaults if value is not None}
+    return mirror.model_copy(update={key: given[key] for key in given.keys() - mirror.model_fields_set})
 
 
 def upstream_url(name: str, mirror: MirrorSettings) -> str:

@@ -179,7 +179,8 @@ def _settings(
             case ("images", image):
                 if image in images_in_use:
                     yield "Images", Change(code(image), old, new, f"changes the image of {code(image)} to {new}")
-            case ("registry", "users" | "url" | "anonymous_url", *_) | ("mirror_url",):
+            # Each mirror shows the defaults that it has.
+            case ("registry", "users" | "url" | "anonymous_url", *_) | ("mirror_url",) | ("mirror_defaults", *_):
                 continue
             case ("mirrors", name, member, *_) if member != "storage" or not (
                 name in was.get("mirrors", {}) and name in now.get("mirrors", {})

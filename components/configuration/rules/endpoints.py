@@ -61,7 +61,8 @@ def _proxy_problems(draft: Draft) -> Iterator[Problem]:
 
 
 def _exposure_problems(draft: Draft) -> Iterator[Problem]:
-    found = [(danger, problem) for danger, problem in _exposures(draft) if danger not in draft.acknowledge]
+    # Mirrors with the default allow-list have the same problem, at the same key.
+    found = [one for one in dict.fromkeys(_exposures(draft)) if one[0] not in draft.acknowledge]
     found.sort(key=lambda one: one[1].key)
     # Indexes follow the order of the report, because `pulumi config set` can only append to a list.
     dangers = list(dict.fromkeys(danger for danger, _ in found))
@@ -89,8 +90,11 @@ def _exposures(draft: Draft) -> Iterator[tuple[Danger, Problem]]:
         )
     for name, mirror in draft.mirrors.items():
         danger: Danger = "open_mirror" if mirror.username is None else "open_upstream_login"
-        parts, narrow = ("mirrors", name, "allow"), list[str]()
-        if not _is_narrow(mirror.allow):
+        is_default = name in draft.default_lists
+        parts = ("mirror_defaults", "allow") if is_default else ("mirrors", name, "allow")
+        narrow = list[str]()
+        is_unknown = not mirror.allow and draft.is_unreadable("mirror_defaults", "allow")
+        if not _is_narrow(mirror.allow) and not is_unknown:
             for one in mirror.allow:
                 narrow += [one] if _is_narrow((*narrow, one)) else []
             yield (
