@@ -27,7 +27,7 @@ from components.configuration.problems import (
     set_command,
     shown_key,
 )
-from components.configuration.settings import FROZEN, Mirror, MirrorSettings, Role, Secrets, UserSettings
+from components.configuration.settings import FROZEN, MirrorSettings, Role, Secrets, UserSettings
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class StackConfig:
         return Credentials(
             url=self._valid("registry.url", Url, url) if url else None,
             users=self._valid("registry.users", dict[UserName, UserSettings], registry.get("users") or {}),
-            mirrors=self._valid("mirrors", dict[UpstreamName, Mirror], values.get(f"{PROJECT}:mirrors") or {}),
+            mirrors=self._valid("mirrors", dict[UpstreamName, MirrorSettings], values.get(f"{PROJECT}:mirrors") or {}),
             stack_secret=SecretStr(values.get(f"{PROJECT}:stack_secret") or ""),
             **{
                 key: self._valid(key, dict[str, SecretStr], values.get(f"{PROJECT}:{key}") or {})

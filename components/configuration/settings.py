@@ -55,16 +55,24 @@ ROLES_OF: dict[Process, tuple[Role, ...]] = {
 }
 
 
-#: API origins of well-known registries; for docker.io, the origin is not ``https://NAME``.
+#: API origins of well-known registries; for docker.io and lscr.io, the origin is not ``https://NAME``.
 KNOWN_UPSTREAMS = {
     "docker.io": "https://registry-1.docker.io",
     "gcr.io": "https://gcr.io",
     "ghcr.io": "https://ghcr.io",
+    "lscr.io": "https://ghcr.io",
     "mcr.microsoft.com": "https://mcr.microsoft.com",
     "public.ecr.aws": "https://public.ecr.aws",
     "quay.io": "https://quay.io",
     "registry.gitlab.com": "https://registry.gitlab.com",
     "registry.k8s.io": "https://registry.k8s.io",
+}
+#: API origins of the registries behind hosts that send clients for a token to another domain. A mirror of such a host
+#: answers every pull with 404: distribution ignores a token service outside the domain of its upstream.
+REAL_UPSTREAMS = {
+    "docker.io": "https://registry-1.docker.io",
+    "lscr.io": "https://ghcr.io",
+    "registry.hub.docker.com": "https://registry-1.docker.io",
 }
 
 
@@ -127,10 +135,6 @@ class MirrorSettings(BaseModel):
     storage: StorageSettings = StorageSettings()
     log_level: LogLevel = "info"
     memory_mb: MemoryMb = 1024
-
-
-#: A mirror may have no keys at all beside ``mirror_url`` and ``mirror_defaults``.
-Mirror = Annotated[MirrorSettings, EMPTY_OBJECT]
 
 
 class MirrorDefaults(BaseModel):
@@ -269,7 +273,7 @@ class Settings(BaseModel):
     docker_host: DockerHost
     registry: RegistrySettings
     proxy: ProxySettings
-    mirrors: dict[UpstreamName, Mirror] = {}
+    mirrors: dict[UpstreamName, MirrorSettings] = {}
     """With the values of ``mirror_defaults``: ``loading.py`` applies them."""
     mirror_defaults: MirrorDefaults | None = None
     mirror_url: Url | None = None

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from components.configuration.loading import load, notices
 from components.configuration.problems import ConfigError, path
-from components.configuration.settings import without_expired
+from components.configuration.settings import upstream_url, without_expired
 from tests.harness.certificates import certificate_pair, issue
 from tests.harness.configuration import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
 from tests.unit.test_secrecy import EVERY_KEY, places
@@ -225,6 +225,14 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     (configuration(mirror_url="https://all.example.com:80"), "mirror_url", "any port except 80"),
     (configuration(mirror_url="https://192.0.2.1"), "mirror_url", "a public DNS name"),
     (configuration(mirror_url="https://all.example.com/v2"), "mirror_url", "https:// URL without a path"),
+    (with_mirror(upstream="https://docker.io"), 'mirrors["docker.io"].upstream', "https://registry-1.docker.io: "),
+    (with_mirror(upstream="https://registry.hub.docker.com"),
+     'mirrors["docker.io"].upstream', "https://registry-1.docker.io: "),
+    (configuration(mirrors={"lscr.io": MIRROR | {"upstream": "https://lscr.io:443"}}),
+     'mirrors["lscr.io"].upstream', "https://ghcr.io: "),
+    (configuration(mirrors={"images.corp": MIRROR | {"upstream": "http://lscr.io", "username": "robot"}},
+                   upstream_passwords={"images.corp": "token"}),
+     'mirrors["images.corp"].upstream', "https://ghcr.io: "),
     (configuration(mirror_defaults={"ttl": "week"}), "mirror_defaults.ttl", "Go duration"),
     (configuration(mirror_defaults={"allow": ["10.0.0.1/8"]}), "mirror_defaults.allow[0]", "CIDR"),
     (configuration(mirror_defaults={"allow": "10.0.0.0/8"}), "mirror_defaults.allow", "a list of address ranges"),
@@ -404,7 +412,7 @@ def test_a_broken_mirror_does_not_make_its_password_look_unused() -> None:
 
 
 def test_a_mirror_needs_no_address_of_its_own_beside_one_for_all() -> None:
-    mirrors = {"docker.io": {"allow": ["10.0.0.0/8"]}, "ghcr.io": "{}"}
+    mirrors = {"docker.io": {"allow": ["10.0.0.0/8"]}, "ghcr.io": {}}
     values = configuration(mirrors=mirrors, mirror_url="https://mirror.example.com", acknowledge=["open_mirror"])
 
     found = loaded(values)[0]
@@ -423,6 +431,12 @@ def test_a_broken_mirror_does_not_make_the_address_for_all_look_unused() -> None
     values = with_mirror(ttl="week") | {"mirror_url": "https://all.example.com"}
 
     assert set(problems(values)) == {'mirrors["docker.io"].ttl'}
+
+
+def test_a_mirror_of_lscr_io_asks_the_registry_that_has_its_images() -> None:
+    found = loaded(configuration(mirrors={"lscr.io": MIRROR}))[0]
+
+    assert upstream_url("lscr.io", found.mirrors["lscr.io"]) == "https://ghcr.io"
 
 
 def test_a_mirror_has_the_defaults_of_the_keys_that_it_does_not_set() -> None:
