@@ -20,7 +20,7 @@ SHARED, OWN = "5444", "5445"
 EVERYONE, NOBODY = ["127.0.0.0/8"], ["192.0.2.0/24"]
 
 
-def configuration(server: str, **allow: list[str]) -> str:
+def configuration(server: str, memory_mb: int = 1024, **allow: list[str]) -> str:
     """The configuration of a server in front of three mirrors, with an allow-list for each."""
     values: dict[str, Any] = configuration_of(CASE[server])
     values["registry"].pop("anonymous_url", None)
@@ -31,7 +31,7 @@ def configuration(server: str, **allow: list[str]) -> str:
         "images.example.org:5000": {"upstream": "https://images.example.org:5000"},
     }
     for name, mirror in values["mirrors"].items():
-        mirror["allow"] = allow.get(name.partition(".")[0], EVERYONE)
+        mirror |= {"allow": allow.get(name.partition(".")[0], EVERYONE), "memory_mb": memory_mb}
     return rendered(*loaded(values))[FILE[server]]
 
 
@@ -190,6 +190,23 @@ def test_the_allow_list_of_each_mirror_holds_at_the_address_of_all(binary: Binar
         ]
 
     assert answers == [200, 403, 403, 200]
+
+
+def test_a_mirror_sends_no_more_layers_at_once_because_it_has_two_addresses(
+    binary: Binary, server: str, tmp_path: Path
+) -> None:
+    login = {"Authorization": "Basic known"}
+    with (
+        stand_ins(configuration(server, memory_mb=64), MIRRORS) as text,
+        running_proxy(binary, server, text, tmp_path) as proxy,
+        proxy.client.stream("GET", proxy.url("/v2/large/blobs/sha256:0", OWN), headers=login) as first,
+    ):
+        same, other = (proxy("GET", f"/v2/small/blobs/sha256:0{query}", port=SHARED) for query in ("", "?ns=ghcr.io"))
+
+    assert first.status_code == 200
+    assert (same.status_code, same.headers.get("retry-after")) == (429, "10")
+    assert same.json()["errors"][0]["message"] == "the mirror of docker.io is busy, please try again"
+    assert other.status_code == 200
 
 
 def test_who_may_use_no_mirror_learns_no_name(binary: Binary, server: str, tmp_path: Path) -> None:
