@@ -141,7 +141,9 @@ else:
 
 process_limit(services.values(), docker_host=settings.docker_host)
 pulumi.export("registry_url", str(settings.registry.url))
-pulumi.export("mirror_urls", {upstream: str(mirror.url) for upstream, mirror in settings.mirrors.items()})
+pulumi.export("mirror_urls", {name: str(mirror.url) for name, mirror in settings.mirrors.items() if mirror.url})
+if settings.mirror_url:
+    pulumi.export("mirror_url", str(settings.mirror_url))
 # A preview shows this output line by line: added and removed users, changed roles and passwords.
 pulumi.export(
     "users",

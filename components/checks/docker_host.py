@@ -203,7 +203,7 @@ def _published(settings: Settings) -> dict[tuple[str, int], dict[str, str]]:
         found[address, 80] = {"proxy.certificates.acme": ""}
     if settings.proxy.metrics_port:
         found[_LOOPBACK, settings.proxy.metrics_port] = {"proxy.metrics_port": "{port}"}
-    for key, url in endpoints(settings.registry, settings.mirrors).items():
+    for key, url in endpoints(settings.registry, settings.mirrors, settings.mirror_url).items():
         found.setdefault((address, url.port), {})[key] = f"https://{url.host}:{{port}}"
     return found
 

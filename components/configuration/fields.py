@@ -86,6 +86,8 @@ def is_origin(host: str, port: str | None = None) -> bool:
 
 
 def _endpoint(value: object) -> Endpoint:
+    if isinstance(value, Endpoint):  # parsed before, as the value of a top-level key
+        return value
     match = re.fullmatch(rf"https://({_HOST})(?::([0-9]{{1,5}}))?/?", value) if isinstance(value, str) else None
     if not match or not is_origin(match[1], match[2]):
         raise ValueError(

@@ -27,6 +27,7 @@ from components.configuration.settings import (
     DANGERS,
     AcmeCertificates,
     ImageSettings,
+    MirrorDefaults,
     MirrorSettings,
     ProxySettings,
     RegistrySettings,
@@ -38,11 +39,15 @@ from components.configuration.settings import (
 
 Parts = tuple[str | int, ...]
 
+#: Example of the address for all mirrors.
+MIRROR_URL = "https://mirror.example.com"
+
 _SECTIONS: Mapping[str, type[BaseModel]] = {
     "": Settings,
     "registry.": RegistrySettings,
     "registry.users.*.": UserSettings,
     "mirrors.*.": MirrorSettings,
+    "mirror_defaults.": MirrorDefaults,
     "proxy.": ProxySettings,
     "proxy.certificates.acme.": AcmeCertificates,
     "images.": ImageSettings,
@@ -59,6 +64,8 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "registry": ("url", "https://registry.example.com"),
     "registry.url": ("https://registry.example.com",),
     "registry.anonymous_url": ("https://public.example.com",),
+    "mirror_url": (MIRROR_URL,),
+    "mirror_defaults.ttl": (MirrorSettings.model_fields["ttl"].default,),
     "registry.users": ("ci", "role", "push"),
     "registry.users.*": ("role", "pull"),
     "registry.users.*.expires": ("2099-12-31",),
@@ -83,10 +90,12 @@ _ALLOWED = {
     "registry.url": "the URL that clients use",
     "registry.users": "an object with a role for each user",
     "registry.users.*": "an object with a role",
-    "mirrors": "an object with a url for each upstream",
-    "mirrors.*": "an object with a url",
+    "mirrors": "an object with the settings of each upstream",
+    "mirrors.*": "an object with the settings of the mirror",
     "mirrors.*.url": "the URL that clients use",
     "mirrors.*.allow": "a list of address ranges, like [10.0.0.0/8]",
+    "mirror_defaults": "an object with ttl, allow or both",
+    "mirror_defaults.allow": "a list of address ranges, like [10.0.0.0/8]",
     "proxy": "a source of certificates: acme, files or internal",
     "proxy.certificates": "a source of certificates: acme, files or internal",
     "proxy.certificates.files": "an object without keys: {}",
@@ -159,9 +168,9 @@ def _fixes(parts: Parts, detail: Mapping[str, Any], whole: object) -> list[str]:
         fix = set_secret_command(parts)
     elif parts[0] == "acknowledge":
         fix = list_command(("acknowledge",), intended_dangers(whole))
-    elif shape == "mirrors.*.allow":
+    elif shape in ("mirrors.*.allow", "mirror_defaults.allow"):
         fix = list_command(parts, _networks(value) or ["10.0.0.0/8"])
-    elif shape == "mirrors.*.allow.*":
+    elif shape in ("mirrors.*.allow.*", "mirror_defaults.allow.*"):
         fix = set_command(path(*parts), (_networks(value) or ["10.0.0.0/8"])[0])
     elif detail["type"] in ("dict_type", "model_type"):
         fix = _replace_by_object(parts, value)

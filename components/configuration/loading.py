@@ -17,7 +17,7 @@ from components.configuration.problems import ConfigError, Problem, certificate_
 from components.configuration.rules import RULES
 from components.configuration.rules.certificates import certificate_problems
 from components.configuration.rules.draft import Draft
-from components.configuration.settings import Secrets, Settings
+from components.configuration.settings import Secrets, Settings, with_defaults
 
 _EXPIRY_NOTICE_DAYS = 14
 
@@ -30,6 +30,8 @@ def _adapter(field: FieldInfo) -> TypeAdapter[Any]:
 _FIELDS = Settings.model_fields | Secrets.model_fields
 #: Objects with member names that the operator chooses.
 _BY_NAME = ("mirrors", "passwords", "upstream_passwords", "certificates")
+#: Keys whose absence the rules must tell from a refused value.
+_NOTED = (*_BY_NAME, "mirror_url", "mirror_defaults")
 _ADAPTERS = {key: _adapter(field) for key, field in _FIELDS.items()}
 
 
@@ -67,6 +69,8 @@ def load(
             problems.append(missing(key))
         elif given[key] is not None:
             problems += _parse(parsed, key, given[key])
+    if defaults := parsed.get("mirror_defaults"):
+        parsed["mirrors"] = {name: with_defaults(each, defaults) for name, each in parsed.get("mirrors", {}).items()}
     draft = _draft(given, parsed)
     for rule in RULES:
         problems += rule(draft)
@@ -143,13 +147,19 @@ def _draft(given: Mapping[str, Any], parsed: Mapping[str, Any]) -> Draft:
     users = registry.get("users") if isinstance(registry, dict) else registry
     words = given["acknowledge"]
     names = {key: set(given[key]) if isinstance(given[key], dict) else set() for key in _BY_NAME}
+    defaults, mirrors = parsed.get("mirror_defaults"), parsed.get("mirrors", {})
+    own_lists = {
+        name for name in mirrors if isinstance(given["mirrors"][name], dict) and "allow" in given["mirrors"][name]
+    }
     unreadable = {(key, name) for key in _BY_NAME for name in names[key] - parsed.get(key, {}).keys()}
     return Draft(
         users={} if users is None else users if isinstance(users, dict) else None,
         registry=parsed.get("registry"),
         proxy=parsed.get("proxy"),
-        mirrors=parsed.get("mirrors", {}),
-        unreadable=frozenset(unreadable | {(key,) for key in _BY_NAME if given[key] is not None and key not in parsed}),
+        mirrors=mirrors,
+        default_lists=frozenset(mirrors.keys() - own_lists if defaults and defaults.allow is not None else ()),
+        mirror_url=parsed.get("mirror_url"),
+        unreadable=frozenset(unreadable | {(key,) for key in _NOTED if given[key] is not None and key not in parsed}),
         acknowledge=parsed.get("acknowledge", frozenset(intended_dangers(words))),
         acknowledged=len(words or ()) if words is None or "acknowledge" in parsed else None,
         name_prefix=parsed.get("name_prefix", Settings.model_fields["name_prefix"].default),

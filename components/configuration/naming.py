@@ -79,22 +79,30 @@ def quick_alias(name: str) -> str:
     return f"{name}-quick"
 
 
-def endpoints(registry: RegistrySettings | None, mirrors: Mapping[str, MirrorSettings]) -> dict[str, Endpoint]:
+def endpoints(
+    registry: RegistrySettings | None, mirrors: Mapping[str, MirrorSettings], mirror_url: Endpoint | None
+) -> dict[str, Endpoint]:
     """Return every URL for clients by its configuration key; ``registry`` is None if its section is unreadable."""
     found = {"registry.url": registry.url} if registry else {}
     if registry and registry.anonymous_url:
         found["registry.anonymous_url"] = registry.anonymous_url
-    return found | {path("mirrors", name, "url"): mirror.url for name, mirror in mirrors.items()}
+    if mirror_url:
+        found["mirror_url"] = mirror_url
+    return found | {path("mirrors", name, "url"): mirror.url for name, mirror in mirrors.items() if mirror.url}
 
 
 def hosts(settings: Settings) -> tuple[str, ...]:
     """Return the hosts that certificates must cover, without duplicates."""
-    return tuple(dict.fromkeys(url.host for url in endpoints(settings.registry, settings.mirrors).values()))
+    return tuple(
+        dict.fromkeys(url.host for url in endpoints(settings.registry, settings.mirrors, settings.mirror_url).values())
+    )
 
 
 def ports(settings: Settings) -> tuple[int, ...]:
     """Return the ports for clients, sorted and without duplicates."""
-    return tuple(sorted({url.port for url in endpoints(settings.registry, settings.mirrors).values()}))
+    return tuple(
+        sorted({url.port for url in endpoints(settings.registry, settings.mirrors, settings.mirror_url).values()})
+    )
 
 
 def service_ports(settings: Settings) -> dict[str, int]:

@@ -55,16 +55,24 @@ ROLES_OF: dict[Process, tuple[Role, ...]] = {
 }
 
 
-#: API origins of well-known registries; for docker.io, the origin is not ``https://NAME``.
+#: API origins of well-known registries; for docker.io and lscr.io, the origin is not ``https://NAME``.
 KNOWN_UPSTREAMS = {
     "docker.io": "https://registry-1.docker.io",
     "gcr.io": "https://gcr.io",
     "ghcr.io": "https://ghcr.io",
+    "lscr.io": "https://ghcr.io",
     "mcr.microsoft.com": "https://mcr.microsoft.com",
     "public.ecr.aws": "https://public.ecr.aws",
     "quay.io": "https://quay.io",
     "registry.gitlab.com": "https://registry.gitlab.com",
     "registry.k8s.io": "https://registry.k8s.io",
+}
+#: API origins of the registries behind hosts that send clients for a token to another domain. A mirror of such a host
+#: answers every pull with 404: distribution ignores a token service outside the domain of its upstream.
+REAL_UPSTREAMS = {
+    "docker.io": "https://registry-1.docker.io",
+    "lscr.io": "https://ghcr.io",
+    "registry.hub.docker.com": "https://registry-1.docker.io",
 }
 
 
@@ -113,10 +121,13 @@ class RegistrySettings(BaseModel):
 
 
 class MirrorSettings(BaseModel):
-    """A pull-through cache of one upstream; ``allow`` is the allow-list, because mirror clients cannot log in."""
+    """A pull-through cache of one upstream; ``allow`` is the allow-list, because mirror clients cannot log in.
+
+    ``url`` is the mirror's own address; None if clients reach the mirror only at ``mirror_url``.
+    """
 
     model_config = FROZEN
-    url: Url
+    url: Url | None = None
     upstream: Upstream | None = None
     ttl: Duration = "168h"
     allow: tuple[Network, ...] = ()
@@ -124,6 +135,14 @@ class MirrorSettings(BaseModel):
     storage: StorageSettings = StorageSettings()
     log_level: LogLevel = "info"
     memory_mb: MemoryMb = 1024
+
+
+class MirrorDefaults(BaseModel):
+    """Values for every mirror that does not set the same key itself."""
+
+    model_config = FROZEN
+    ttl: Duration | None = None
+    allow: tuple[Network, ...] | None = None
 
 
 class InternalCertificates(BaseModel):
@@ -255,6 +274,10 @@ class Settings(BaseModel):
     registry: RegistrySettings
     proxy: ProxySettings
     mirrors: dict[UpstreamName, MirrorSettings] = {}
+    """With the values of ``mirror_defaults``: ``loading.py`` applies them."""
+    mirror_defaults: MirrorDefaults | None = None
+    mirror_url: Url | None = None
+    """One address for all mirrors: clients name the upstream in the query (``?ns=ghcr.io``)."""
     images: ImageSettings = ImageSettings()
     name_prefix: DockerName = "registry-stack"
     protect_data: bool = True
@@ -290,6 +313,12 @@ def without_expired(settings: Settings, today: datetime.date) -> Settings:
     users = settings.registry.users
     valid = {name: user for name, user in users.items() if user.expires is None or user.expires >= today}
     return settings.model_copy(update={"registry": settings.registry.model_copy(update={"users": valid})})
+
+
+def with_defaults(mirror: MirrorSettings, defaults: MirrorDefaults) -> MirrorSettings:
+    """Return the mirror with the default of each key that the operator did not set for this mirror."""
+    given = {key: value for key, value in defaults if value is not None}
+    return mirror.model_copy(update={key: given[key] for key in given.keys() - mirror.model_fields_set})
 
 
 def upstream_url(name: str, mirror: MirrorSettings) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -44,6 +45,10 @@ LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "localhost"}
 _SAFE = r"!#-%\x27-;=?-\x5b\x5d-~"
 LOGGED_URL, LOGGED_HEADER = (rf"[{safe}]*(?:[\x22&<>\x5c][{safe}]*){{0,16}}" for safe in (_SAFE, f"{_SAFE} "))
 LONGEST = {"url": 1000, "user_agent": 512, "content_type": 128, "login": 256}
+#: Upstream of requests that name none: Docker asks a mirror in ``registry-mirrors`` for images of Docker Hub alone.
+DOCKER_HUB = "docker.io"
+#: A parameter of a query other than ``ns`` in any spelling: its name is ``n`` or begins with another letter.
+_OTHER = r"(?:n|[a-mo-zA-MO-Z_][\w-]*)=[^&#]*"
 #: Most seconds for which each server does not know a new, healthy process that has the name of an old process. nginx
 #: caches the addresses of a name for up to 2 seconds, and a process takes at least 0.5 seconds to become healthy. Caddy
 #: resolves the name for each connection. With the operator's own proxy, the new process starts after the old process
@@ -66,15 +71,39 @@ _TEMPLATES = Environment(  # noqa: S701
 class MirrorRoute:
     """The route of clients to the mirror ``name``.
 
-    ``allow`` is empty if everyone may pull. ``most_layers`` is how many layers the mirror may send at once.
+    ``endpoint`` is the mirror's own address, if any. At the address of all mirrors, ``asked`` matches the URLs of its
+    requests. ``allow`` is empty if everyone may pull. ``most_layers`` is how many layers the mirror may send at once.
     """
 
     upstream: str
     name: str
-    endpoint: Endpoint
+    endpoint: Endpoint | None
+    asked: str
     allow: tuple[str, ...]
     official_images: bool
     most_layers: int
+
+
+@dataclass(frozen=True)
+class SharedRoute:
+    """The address of all mirrors. ``allow`` has the addresses that may use any mirror; empty if everyone may."""
+
+    endpoint: Endpoint
+    allow: tuple[str, ...]
+    upstreams: str
+
+
+def asks_for(upstream: str) -> str:
+    """Return a pattern of the URLs that name an upstream in their query, for both servers.
+
+    Exactly one parameter ``ns`` must have the exact name; a port follows ``:`` or, as containerd writes it, ``%3A``.
+    Docker Hub also gets URLs without ``ns``. An ambiguous URL matches no mirror: one with a second ``ns``, or with
+    another spelling of ``ns``.
+    """
+    named = "ns=" + re.escape(upstream).replace(":", "(?::|%3A)")
+    if upstream == DOCKER_HUB:
+        return rf"^[^?#]*(?:\?(?:{_OTHER}&)*(?:{named}|{_OTHER})(?:&{_OTHER})*)?$"
+    return rf"^[^?#]*\?(?:{_OTHER}&)*{named}(?:&{_OTHER})*$"
 
 
 def certificate_files(name: str) -> tuple[str, str]:
@@ -130,7 +159,8 @@ class Routes:
 
     ``most_layers`` is how many layers reader and public may each send at once. ``sites`` has the origins of each
     endpoint: with internal certificates, both names of loopback, because docker tries HTTP if the certificate does not
-    match. ``address`` is the host for clients that send no SNI, if any.
+    match. ``address`` is the host for clients that send no SNI, if any. ``shared`` is the address of
+    all mirrors, if any.
 
     ``addresses`` has the host:port for the proxy of each registry process and each mirror, by name;
     ``quick_addresses`` has the same under a second name.
@@ -147,6 +177,7 @@ class Routes:
     addresses: Mapping[str, str]
     quick_addresses: Mapping[str, str]
     mirrors: tuple[MirrorRoute, ...]
+    shared: SharedRoute | None
     certificates: Mapping[str, tuple[str, str] | None]
     chains: Mapping[str, str]
     ends: Mapping[str, int]
@@ -182,19 +213,29 @@ def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
                 upstream=name,
                 name=mirror_alias(name),
                 endpoint=mirror.url,
+                asked=asks_for(name),
                 allow=mirror.allow,
                 # Only Docker Hub has official images, under library/.
-                official_images=name == "docker.io",
+                official_images=name == DOCKER_HUB,
                 most_layers=most_layers(mirror.memory_mb),
             )
             for name, mirror in sorted(settings.mirrors.items())
         ),
+        shared=_shared(settings),
         certificates=certificates,
         chains=chains,
         ends=ends,
-        endpoints=tuple(endpoints(settings.registry, settings.mirrors).values()),
+        endpoints=tuple(endpoints(settings.registry, settings.mirrors, settings.mirror_url).values()),
         ports=ports(settings),
     )
+
+
+def _shared(settings: Settings) -> SharedRoute | None:
+    if settings.mirror_url is None:
+        return None
+    lists = [mirror.allow for _, mirror in sorted(settings.mirrors.items())]
+    allow = dict.fromkeys(network for one in lists for network in one) if all(lists) else {}
+    return SharedRoute(settings.mirror_url, tuple(allow), ", ".join(sorted(settings.mirrors)))
 
 
 def addresses(settings: Settings, alias: Callable[[str], str]) -> dict[str, str]:
@@ -204,7 +245,7 @@ def addresses(settings: Settings, alias: Callable[[str], str]) -> dict[str, str]
 
 
 def _sites(settings: Settings) -> dict[Endpoint, tuple[Endpoint, ...]]:
-    own = endpoints(settings.registry, settings.mirrors).values()
+    own = endpoints(settings.registry, settings.mirrors, settings.mirror_url).values()
     other = {url: Endpoint(LOOPBACK.get(url.host, url.host), url.port) for url in own}
     both = settings.proxy.certificates.internal
     return {url: (url,) if not both or other[url] in own else (url, other[url]) for url in own}

@@ -121,7 +121,7 @@ def _mirrors(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]
 
 
 def _described(mirror: Mapping[str, Any]) -> str:
-    words = [code(mirror.get("url")), f"TTL {code(mirror.get('ttl'))}"]
+    words = [code(mirror["url"]) if mirror.get("url") else "at `mirror_url`", f"TTL {code(mirror.get('ttl'))}"]
     if upstream := mirror.get("upstream"):
         words.append(f"upstream {code(upstream)}")
     if login := mirror.get("username"):
@@ -147,9 +147,9 @@ def _hosts(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
     def urls(settings: Mapping[str, Any]) -> dict[str, str]:
         registry = settings.get("registry", {})
         found = {f"registry.{key}": registry[key] for key in ("url", "anonymous_url") if key in registry}
-        return found | {
-            path("mirrors", name, "url"): mirror["url"] for name, mirror in settings.get("mirrors", {}).items()
-        }
+        found |= {"mirror_url": settings["mirror_url"]} if "mirror_url" in settings else {}
+        mirrors = settings.get("mirrors", {})
+        return found | {path("mirrors", name, "url"): each["url"] for name, each in mirrors.items() if "url" in each}
 
     new_mirrors = now.get("mirrors", {}).keys() ^ was.get("mirrors", {}).keys()
     hidden = {path("mirrors", name, "url") for name in new_mirrors}
@@ -179,7 +179,8 @@ def _settings(
             case ("images", image):
                 if image in images_in_use:
                     yield "Images", Change(code(image), old, new, f"changes the image of {code(image)} to {new}")
-            case ("registry", "users" | "url" | "anonymous_url", *_):
+            # Each mirror shows the defaults that it has.
+            case ("registry", "users" | "url" | "anonymous_url", *_) | ("mirror_url",) | ("mirror_defaults", *_):
                 continue
             case ("mirrors", name, member, *_) if member != "storage" or not (
                 name in was.get("mirrors", {}) and name in now.get("mirrors", {})

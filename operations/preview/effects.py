@@ -145,6 +145,8 @@ def _has_fixed_name(step: Step) -> bool:
 
 
 def _addresses(outputs: Mapping[str, Any]) -> set[str]:
-    """Return the addresses under which clients reach the services."""
+    """Return the addresses under which clients reach the services; one for each mirror at the address of all."""
+    shared = outputs.get("mirror_url")
+    names = (recorded(outputs, "settings").get("mirrors") or {}) if shared else {}
     own = (outputs.get("registry_url"), outputs.get("anonymous_url"), *(outputs.get("mirror_urls") or {}).values())
-    return {address for address in own if address}
+    return {address for address in (*own, shared, *(f"{shared} {name}" for name in names)) if address}

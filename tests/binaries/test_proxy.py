@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -226,6 +226,21 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
         """Tests say enough."""
 
 
+@contextlib.contextmanager
+def stand_ins(text: str, processes: Sequence[str]) -> Iterator[str]:
+    """A configuration whose processes are stand-ins."""
+    text = text.replace("lb_try_duration 60s", "lb_try_duration 1s")
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            handler = type(process, (_Upstream,), {"process": process})
+            upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            threading.Thread(target=upstream.serve_forever, daemon=True).start()
+            stack.callback(upstream.server_close)
+            stack.callback(upstream.shutdown)
+            text = re.sub(rf"\b{process}(-quick)?:\d+( resolve)?", f"127.0.0.1:{upstream.server_port}", text)
+        yield text
+
+
 @pytest.fixture(scope="module", params=["caddy", "nginx"])
 def server(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -240,16 +255,9 @@ def folder(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def proxy(binary: Binary, server: str, folder: Path) -> Iterator[Proxy]:
     """Requests through each real server, with stand-ins for the processes behind it."""
-    text = (GOLDEN / CASE[server] / FILE[server]).read_text().replace("lb_try_duration 60s", "lb_try_duration 1s")
-    with contextlib.ExitStack() as stack:
-        for process in PROCESSES:
-            handler = type(process, (_Upstream,), {"process": process})
-            upstream = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-            threading.Thread(target=upstream.serve_forever, daemon=True).start()
-            stack.callback(upstream.server_close)
-            stack.callback(upstream.shutdown)
-            text = re.sub(rf"\b{process}(-quick)?:\d+( resolve)?", f"127.0.0.1:{upstream.server_port}", text)
-        yield stack.enter_context(running_proxy(binary, server, text, folder))
+    text = (GOLDEN / CASE[server] / FILE[server]).read_text()
+    with stand_ins(text, PROCESSES) as text, running_proxy(binary, server, text, folder) as running:
+        yield running
 
 
 @pytest.mark.parametrize(

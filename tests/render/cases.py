@@ -24,8 +24,8 @@ def configuration_of(case: str) -> dict[str, Any]:
     """The case's ``stack.yaml`` with the secrets that it needs."""
     values = configuration() | {"mirrors": {}} | yaml.safe_load((GOLDEN / case / "stack.yaml").read_text())
     if "files" in values["proxy"].get("certificates", {}):
-        urls = [service["url"] for service in (values["registry"], *values["mirrors"].values())]
-        urls += filter(None, [values["registry"].get("anonymous_url")])
+        urls = [service.get("url") for service in (values["registry"], *values["mirrors"].values())]
+        urls = [url for url in (*urls, values["registry"].get("anonymous_url"), values.get("mirror_url")) if url]
         hosts = [url.removeprefix("https://").partition(":")[0] for url in urls]
         values["certificates"] = {host: certificate_pair(host) for host in hosts}
     logins = [name for name, mirror in values["mirrors"].items() if "username" in mirror]

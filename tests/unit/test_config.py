@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from components.configuration.loading import load, notices
 from components.configuration.problems import ConfigError, path
-from components.configuration.settings import without_expired
+from components.configuration.settings import upstream_url, without_expired
 from tests.harness.certificates import certificate_pair, issue
 from tests.harness.configuration import SECRET_KEYS, as_pulumi_hands_over, configuration, example_password, loaded
 from tests.unit.test_secrecy import EVERY_KEY, places
@@ -217,6 +217,33 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
      'mirrors["docker.io"].ttl', "Go duration"),
     (configuration(mirrors={"docker.io": {"url": "https://registry.example.com", "allow": ["10.0.0.0/8"]}}),
      'mirrors["docker.io"].url', "a different host or port for each service"),
+    (configuration(mirrors={"docker.io": {"allow": ["10.0.0.0/8"]}}),
+     'mirrors["docker.io"].url', "or mirror_url as one address for all mirrors"),
+    (configuration(mirror_url="https://mirror.example.com"),
+     'mirrors["docker.io"].url', "a different host or port for each service"),
+    (configuration(mirror_url="https://registry.example.com"), "mirror_url", "a different host or port"),
+    (configuration(mirror_url="https://all.example.com:80"), "mirror_url", "any port except 80"),
+    (configuration(mirror_url="https://192.0.2.1"), "mirror_url", "a public DNS name"),
+    (configuration(mirror_url="https://all.example.com/v2"), "mirror_url", "https:// URL without a path"),
+    (with_mirror(upstream="https://docker.io"), 'mirrors["docker.io"].upstream', "https://registry-1.docker.io: "),
+    (with_mirror(upstream="https://registry.hub.docker.com"),
+     'mirrors["docker.io"].upstream', "https://registry-1.docker.io: "),
+    (configuration(mirrors={"lscr.io": MIRROR | {"upstream": "https://lscr.io:443"}}),
+     'mirrors["lscr.io"].upstream', "https://ghcr.io: "),
+    (configuration(mirrors={"images.corp": MIRROR | {"upstream": "http://lscr.io", "username": "robot"}},
+                   upstream_passwords={"images.corp": "token"}),
+     'mirrors["images.corp"].upstream', "https://ghcr.io: "),
+    (configuration(mirror_defaults={"ttl": "week"}), "mirror_defaults.ttl", "Go duration"),
+    (configuration(mirror_defaults={"allow": ["10.0.0.1/8"]}), "mirror_defaults.allow[0]", "CIDR"),
+    (configuration(mirror_defaults={"allow": "10.0.0.0/8"}), "mirror_defaults.allow", "a list of address ranges"),
+    (configuration(mirror_defaults="24h"), "mirror_defaults", "an object with ttl, allow or both"),
+    (configuration(mirror_defaults={"url": "https://all.example.com"}), "mirror_defaults.url", "the keys in the table"),
+    (configuration(mirror_defaults={"allow": ["0.0.0.0/0"]}, mirrors=OPEN_MIRROR),
+     "mirror_defaults.allow", "more public addresses than a /8 network"),
+    (configuration(mirror_defaults={"allow": []}, mirrors=OPEN_MIRROR), "mirror_defaults.allow", "no allow-list"),
+    (configuration(mirror_defaults={"allow": ["10.0.0.0/8"]}, mirrors={"docker.io": MIRROR | {"allow": []}}),
+     'mirrors["docker.io"].allow', "no allow-list"),
+    (configuration(mirror_url="https://all.example.com", mirrors=None), "mirror_url", "only together with mirrors"),
     (configuration(mirrors={"images.corp": {"url": "https://m.example.com", "allow": ["10.0.0.0/8"]}}),
      'mirrors["images.corp"].upstream', "API URL of the upstream"),
     (configuration(mirrors=OPEN_MIRROR), 'mirrors["docker.io"].allow', "fill its disk"),
@@ -382,6 +409,64 @@ def test_a_broken_mirror_does_not_make_its_password_look_unused() -> None:
     values = with_mirror(username="robot", ttl="week") | {"upstream_passwords": {"docker.io": "token"}}
 
     assert set(problems(values)) == {'mirrors["docker.io"].ttl'}
+
+
+def test_a_mirror_needs_no_address_of_its_own_beside_one_for_all() -> None:
+    mirrors = {"docker.io": {"allow": ["10.0.0.0/8"]}, "ghcr.io": {}}
+    values = configuration(mirrors=mirrors, mirror_url="https://mirror.example.com", acknowledge=["open_mirror"])
+
+    found = loaded(values)[0]
+
+    assert str(found.mirror_url) == "https://mirror.example.com"
+    assert [mirror.url for mirror in found.mirrors.values()] == [None, None]
+
+
+def test_a_broken_address_for_all_mirrors_does_not_make_their_own_look_missing() -> None:
+    values = configuration(mirrors={"docker.io": {"allow": ["10.0.0.0/8"]}}, mirror_url="http://mirror.example.com")
+
+    assert set(problems(values)) == {"mirror_url"}
+
+
+def test_a_broken_mirror_does_not_make_the_address_for_all_look_unused() -> None:
+    values = with_mirror(ttl="week") | {"mirror_url": "https://all.example.com"}
+
+    assert set(problems(values)) == {'mirrors["docker.io"].ttl'}
+
+
+def test_a_mirror_of_lscr_io_asks_the_registry_that_has_its_images() -> None:
+    found = loaded(configuration(mirrors={"lscr.io": MIRROR}))[0]
+
+    assert upstream_url("lscr.io", found.mirrors["lscr.io"]) == "https://ghcr.io"
+
+
+def test_a_mirror_has_the_defaults_of_the_keys_that_it_does_not_set() -> None:
+    mirrors = {
+        "docker.io": {"url": "https://mirror.example.com"},
+        "ghcr.io": {"url": "https://ghcr.example.com", "ttl": "168h", "allow": ["192.168.0.0/16"]},
+    }
+    defaults = {"ttl": "24h", "allow": ["10.0.0.0/8"]}
+
+    found = loaded(configuration(mirrors=mirrors, mirror_defaults=defaults))[0].mirrors
+
+    assert [(mirror.ttl, mirror.allow) for mirror in found.values()] == [
+        ("24h", ("10.0.0.0/8",)),
+        ("168h", ("192.168.0.0/16",)),
+    ]
+
+
+def test_a_default_list_that_is_too_wide_is_one_problem_for_each_danger() -> None:
+    mirrors = {name: {"url": f"https://{name}.example.com"} for name in ("docker.io", "ghcr.io", "quay.io")}
+    mirrors["ghcr.io"]["username"] = "robot"
+    values = configuration(mirrors=mirrors, mirror_defaults={"allow": ["0.0.0.0/0"]})
+
+    with pytest.raises(ConfigError) as caught:
+        loaded(values | {"upstream_passwords": {"ghcr.io": "token"}})
+
+    assert [problem.key for problem in caught.value.problems] == ["mirror_defaults.allow"] * 2
+
+
+def test_broken_defaults_do_not_make_the_mirrors_look_open() -> None:
+    assert set(problems(configuration(mirrors=OPEN_MIRROR, mirror_defaults={"ttl": 5}))) == {"mirror_defaults.ttl"}
 
 
 def test_a_stack_secret_may_have_large_letters_and_more_digits() -> None:

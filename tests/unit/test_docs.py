@@ -15,6 +15,7 @@ from components.configuration.settings import (
     DANGERS,
     CertificatePair,
     ImageSettings,
+    MirrorDefaults,
     MirrorSettings,
     ProxySettings,
     RegistrySettings,
@@ -29,6 +30,7 @@ CONFIGURATION = (ROOT / "docs/configuration.md").read_text()
 SECTIONS: dict[str, type[BaseModel]] = {
     "registry": RegistrySettings,
     "mirrors.NAME": MirrorSettings,
+    "mirror_defaults": MirrorDefaults,
     "proxy": ProxySettings,
     "images": ImageSettings,
 }
@@ -49,7 +51,9 @@ def fields() -> dict[str, Any]:
     nested = {
         f"{section}.{key}": field for section, model in SECTIONS.items() for key, field in model.model_fields.items()
     }
-    return {key: field for key, field in top.items() if key not in ("registry", "proxy", "images")} | nested
+    return {
+        key: field for key, field in top.items() if key not in ("registry", "mirror_defaults", "proxy", "images")
+    } | nested
 
 
 def prose(page: Path) -> str:

@@ -280,6 +280,32 @@ def test_new_address_ends_the_old_one() -> None:
     assert any("Clients of the removed address" in text for text in found.clients)
 
 
+def test_address_of_all_mirrors_is_told_as_a_host_and_a_mirror_that_leaves_it_stops() -> None:
+    mirrors = {name: {"allow": ["10.0.0.0/8"]} for name in ("docker.io", "ghcr.io")}
+    shared = configuration(mirrors=mirrors, mirror_url="https://mirror.example.com")
+
+    begun = preview(configuration(), shared)
+    assert ("`mirror_url`", "–", "`https://mirror.example.com`") in rows(begun, "Hosts and certificates")
+    assert rows(begun, "Mirrors") == [("`ghcr.io`", "–", "at `mirror_url`, TTL `168h`, allows `10.0.0.0/8`")]
+    assert {section.title for section in begun.sections} == {"Mirrors", "Hosts and certificates"}
+    assert not any("Clients of the removed address" in text for text in begun.clients), "the host goes on"
+
+    ended = preview(shared, shared | {"mirrors": {"docker.io": mirrors["docker.io"]}})
+    assert any("Clients of the removed address" in text for text in ended.clients)
+
+
+def test_changed_default_is_told_for_each_mirror_that_has_it() -> None:
+    own = {"docker.io": {"url": "https://mirror.example.com"}, "ghcr.io": {"url": "https://g.example.com", "ttl": "1h"}}
+    before, after = (
+        configuration(mirrors=own, mirror_defaults={"ttl": ttl, "allow": ["10.0.0.0/8"]}) for ttl in ("24h", "48h")
+    )
+
+    found = preview(before, after)
+
+    assert [section.title for section in found.sections] == ["Mirrors"]
+    assert rows(found, "Mirrors") == [("`docker.io` `ttl`", "`24h`", "`48h`")]
+
+
 def test_allow_list_that_closes_an_open_mirror_says_so() -> None:
     opened = {"mirrors": {"docker.io": {"url": "https://mirror.example.com"}}, "acknowledge": ["open_mirror"]}
 

@@ -283,6 +283,16 @@ def test_the_outputs_have_their_stable_names() -> None:
     assert set(exports["services"]) == {"reader", "writer", "admin", "mirror-docker-io", "mirror-ghcr-io", "proxy"}
 
 
+def test_the_address_of_all_mirrors_is_an_output_beside_the_own_addresses() -> None:
+    mirrors = {"docker.io": {"allow": ["10.0.0.0/8"]}, "ghcr.io": configuration()["mirrors"]["docker.io"]}
+
+    exports = run_program(configuration(mirrors=mirrors, mirror_url="https://all.example.com")).exports
+
+    assert exports["mirror_url"] == "https://all.example.com"
+    assert exports["mirror_urls"] == {"ghcr.io": "https://mirror.example.com"}
+    assert exports["configuration"]["settings"]["mirror_url"] == "https://all.example.com"
+
+
 def test_a_preview_shows_each_user_on_a_line_that_changes_with_role_and_password_alone() -> None:
     def users(**changes: Any) -> Any:
         return run_program(configuration(**changes)).exports["users"]

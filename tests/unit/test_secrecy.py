@@ -39,6 +39,8 @@ EVERY_KEY: dict[str, Any] = configuration(
             "memory_mb": 1024,
         },
     },
+    mirror_defaults={"ttl": "24h", "allow": ["10.0.0.0/8"]},
+    mirror_url="https://all.example.com",
     proxy={
         "server": "caddy",
         "address": "0.0.0.0",

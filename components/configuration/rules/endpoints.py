@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from components.configuration.fields import Endpoint
-from components.configuration.fixes import mirror_url, missing
+from components.configuration.fixes import MIRROR_URL, mirror_url, missing
 from components.configuration.naming import HEALTH_PORT, endpoints, mirror_alias, mirror_port
 from components.configuration.problems import Problem, list_command, path, remove_command, set_command
 from components.configuration.rules.draft import Draft
@@ -61,7 +61,8 @@ def _proxy_problems(draft: Draft) -> Iterator[Problem]:
 
 
 def _exposure_problems(draft: Draft) -> Iterator[Problem]:
-    found = [(danger, problem) for danger, problem in _exposures(draft) if danger not in draft.acknowledge]
+    # Mirrors with the default allow-list have the same problem, at the same key.
+    found = [one for one in dict.fromkeys(_exposures(draft)) if one[0] not in draft.acknowledge]
     found.sort(key=lambda one: one[1].key)
     # Indexes follow the order of the report, because `pulumi config set` can only append to a list.
     dangers = list(dict.fromkeys(danger for danger, _ in found))
@@ -89,8 +90,11 @@ def _exposures(draft: Draft) -> Iterator[tuple[Danger, Problem]]:
         )
     for name, mirror in draft.mirrors.items():
         danger: Danger = "open_mirror" if mirror.username is None else "open_upstream_login"
-        parts, narrow = ("mirrors", name, "allow"), list[str]()
-        if not _is_narrow(mirror.allow):
+        is_default = name in draft.default_lists
+        parts = ("mirror_defaults", "allow") if is_default else ("mirrors", name, "allow")
+        narrow = list[str]()
+        is_unknown = not mirror.allow and draft.is_unreadable("mirror_defaults", "allow")
+        if not _is_narrow(mirror.allow) and not is_unknown:
             for one in mirror.allow:
                 narrow += [one] if _is_narrow((*narrow, one)) else []
             yield (
@@ -119,7 +123,7 @@ def _nginx_problems(draft: Draft) -> Iterator[Problem]:
     """Refuse IP addresses in URLs with nginx; Caddy supports them."""
     if draft.proxy is None or draft.proxy.server != "nginx":
         return
-    for key, url in endpoints(draft.registry, draft.mirrors).items():
+    for key, url in endpoints(draft.registry, draft.mirrors, draft.mirror_url).items():
         if url.is_address:
             yield Problem(
                 key,
@@ -132,12 +136,22 @@ def _nginx_problems(draft: Draft) -> Iterator[Problem]:
 
 def _endpoint_problems(draft: Draft) -> Iterator[Problem]:
     seen: dict[str, str] = {}
-    urls, acme = endpoints(draft.registry, draft.mirrors), draft.proxy is not None and draft.proxy.certificates.acme
+    names = {path("mirrors", name, "url"): name for name in draft.mirrors}
+    urls, acme = (
+        endpoints(draft.registry, draft.mirrors, draft.mirror_url),
+        draft.proxy is not None and draft.proxy.certificates.acme,
+    )
     for key, url in urls.items():
         other_port = set_command(key, str(Endpoint(url.host, _free_port(draft, 8443 + list(urls).index(key)))))
         if (other := seen.setdefault(url.netloc, key)) != key:
+            # At `mirror_url`, every mirror can do without an address of its own.
+            is_shared = other == "mirror_url"
             yield Problem(
-                key, f"{url}, which {other} also uses", "a different host or port for each service", other_port
+                key,
+                f"{url}, which {other} also uses",
+                "a different host or port for each service",
+                remove_command("mirrors", names[key], "url") if is_shared else other_port,
+                (other_port,) if is_shared else (),
             )
         if draft.proxy and url.port in (HEALTH_PORT, draft.proxy.metrics_port):
             yield Problem(
@@ -166,12 +180,34 @@ def _public_examples(draft: Draft) -> dict[str, str]:
     """Return an example URL with a public name for each service, by its key."""
     mirrors = {path("mirrors", name, "url"): mirror_url(name) for name in draft.mirrors}
     own = {"registry.url": "https://registry.example.com", "registry.anonymous_url": "https://public.example.com"}
-    return own | mirrors
+    return own | mirrors | {"mirror_url": MIRROR_URL}
+
+
+def _mirror_url_problems(draft: Draft) -> Iterator[Problem]:
+    """Refuse a mirror without any address, and an address for all mirrors without a mirror."""
+    if draft.mirror_url is None and not draft.is_unreadable("mirror_url", ""):
+        for name, mirror in draft.mirrors.items():
+            if mirror.url is None:
+                yield Problem(
+                    path("mirrors", name, "url"),
+                    "nothing, and no mirror_url",
+                    "the URL that clients use, or mirror_url as one address for all mirrors",
+                    set_command(path("mirrors", name, "url"), mirror_url(name)),
+                    (set_command("mirror_url", MIRROR_URL),),
+                )
+    if draft.mirror_url is not None and not draft.mirrors and not any(one[0] == "mirrors" for one in draft.unreadable):
+        yield Problem(
+            "mirror_url",
+            f"{draft.mirror_url}, without mirrors",
+            "an address only together with mirrors",
+            set_command(path("mirrors", "docker.io", "allow", 0), "10.0.0.0/8"),
+            (remove_command("mirror_url"),),
+        )
 
 
 def _free_port(draft: Draft, first: int) -> int:
     """Return the first port from ``first`` that the stack does not use."""
-    used = {url.port for url in endpoints(draft.registry, draft.mirrors).values()}
+    used = {url.port for url in endpoints(draft.registry, draft.mirrors, draft.mirror_url).values()}
     used |= {draft.proxy.metrics_port or 0} if draft.proxy else set()
     return next(port for port in range(first, 65536) if port not in used)
 
@@ -192,4 +228,4 @@ def _name_problems(draft: Draft) -> Iterator[Problem]:
                 )
 
 
-RULES = (_proxy_problems, _exposure_problems, _endpoint_problems, _name_problems, _nginx_problems)
+RULES = (_proxy_problems, _exposure_problems, _endpoint_problems, _mirror_url_problems, _name_problems, _nginx_problems)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,7 +19,7 @@ from components.configuration.problems import (
     set_command,
 )
 from components.configuration.rules.draft import Draft
-from components.configuration.settings import KNOWN_UPSTREAMS
+from components.configuration.settings import KNOWN_UPSTREAMS, REAL_UPSTREAMS
 
 _ALLOWED_PASSWORD = (
     f"a generated password, a password of at most {LONGEST_PASSWORD_BYTES} bytes that withstands"
@@ -94,7 +95,14 @@ def _upstream_problems(draft: Draft) -> Iterator[Problem]:
                 "the password or access token of this login. The fix reads the file token.txt",
                 new_secret_command("upstream_passwords", name),
             )
-        if mirror.username is not None and (mirror.upstream or "").startswith("http://"):
+        if real := REAL_UPSTREAMS.get(urlsplit(mirror.upstream or "").hostname or ""):
+            yield Problem(
+                path("mirrors", name, "upstream"),
+                f"{mirror.upstream}, whose images and tokens come from {real}",
+                f"{real}: a mirror gets tokens only from the domain of its upstream, else every pull ends in 404",
+                set_command(path("mirrors", name, "upstream"), real),
+            )
+        elif mirror.username is not None and (mirror.upstream or "").startswith("http://"):
             yield Problem(
                 path("mirrors", name, "upstream"),
                 f"{mirror.upstream}, with a login",
