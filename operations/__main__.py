@@ -18,6 +18,7 @@ COMMANDS = {
     "comment": ("comment", "comment"),
     "history": ("history", "history"),
     "rollback-line": ("history", "rollback_line"),
+    "clients": ("clients", "clients"),
     "warm": ("warm", "warm"),
 }
 

@@ -61,6 +61,20 @@ class Deployed(BaseModel):
     services: Mapping[str, str]
 
 
+class DeployedMirrors(BaseModel):
+    """The deployed mirrors, from the stack's outputs.
+
+    ``mirror_urls`` has the mirrors with an address of their own. ``mirror_url`` is one address for all ``upstreams``.
+    ``ca_certificate`` is the authority of ``internal`` certificates.
+    """
+
+    model_config = FROZEN
+    upstreams: frozenset[UpstreamName]
+    mirror_urls: Mapping[UpstreamName, Url]
+    mirror_url: Url | None = None
+    ca_certificate: str | None = None
+
+
 @dataclass(frozen=True)
 class Change:
     """A change of one configuration value: the parts of its path, the old value and the new value.
@@ -166,6 +180,24 @@ class StackConfig:
         if not outputs:
             raise Failure("the stack is not deployed: it has no outputs", self.command("pulumi", "up"))
         return outputs
+
+    def deployed_mirrors(self) -> DeployedMirrors:
+        """Read the addresses of the mirrors of the last ``pulumi up``, and the authority of their certificates.
+
+        Raises:
+            Failure: if the stack is not deployed, or if another version of the program deployed it.
+        """
+        outputs = self.deployed_outputs()
+        try:
+            upstreams = list(outputs["configuration"]["settings"]["mirrors"])
+            values = {key: outputs.get(key) for key in ("mirror_urls", "mirror_url", "ca_certificate")}
+            return DeployedMirrors.model_validate({"upstreams": upstreams, **values})
+        except (KeyError, TypeError, ValidationError):
+            raise Failure(
+                "another version of the program wrote the stack's outputs of the mirrors: configuration, mirror_urls,"
+                " mirror_url, ca_certificate",
+                self.command("pulumi", "up"),
+            ) from None
 
     def change(self, *changes: Change) -> None:
         """Apply all changes to the stack's configuration, or none.

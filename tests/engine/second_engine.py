@@ -25,7 +25,7 @@ def second_engine(reached_port: int | None = None) -> Iterator[str]:
     can only be reached there; the engine itself does so when it pulls. With ``reached_port``, the engine also reaches
     that port of this machine's loopback, as it would reach a registry elsewhere.
     """
-    program = _running_dockerd()
+    program = running_dockerd()
     with (
         tempfile.TemporaryDirectory(prefix="second-", dir=home("engines")) as name,
         (Path(name) / "log").open("wb") as log,
@@ -68,7 +68,7 @@ def _forwarded(port: int, process: int, socket: Path) -> Iterator[None]:
         yield
 
 
-def _running_dockerd() -> Path:
+def running_dockerd() -> Path:
     for process in Path("/proc").glob("[0-9]*"):
         if engine._command(int(process.name)) == "dockerd":
             return (process / "exe").readlink()

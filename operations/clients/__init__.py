@@ -1,0 +1,1 @@
+"""Write the files that make clients use the mirrors: `python -m operations clients`."""

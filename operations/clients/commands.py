@@ -1,0 +1,96 @@
+"""Write the files that make clients use the mirrors of a stack."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from components.configuration.problems import Failure, set_command
+from components.render.clients import DOCKER_HUB, Mirror
+from operations.clients.files import Mirrors, client_files
+from operations.clients.folder import SUMS, write_folder
+from operations.clients.page import PAGE, page
+from operations.console import say
+from operations.options import ConfigFile, Stack
+from operations.stack import DeployedMirrors, StackConfig
+
+
+def clients(
+    *,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.", file_okay=False)
+    ],
+    merge: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Keep the keys and mirrors of this daemon.json of Docker.", dir_okay=False),
+    ] = None,
+    stack: Stack = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Write the files with which Docker, containerd, BuildKit, Podman, CRI-O, k3s and RKE2 use the mirrors.
+
+    README.md in the folder says where each file goes. A later run replaces the files that the command wrote before.
+    """
+    config = StackConfig(stack, config_file)
+    deployed = config.deployed_mirrors()
+    authority = deployed.ca_certificate and deployed.ca_certificate.rstrip() + "\n"
+    mirrors = Mirrors(_mirrors(config, deployed), authority, _daemon(merge) if merge else {})
+    if merge and not mirrors.docker_hub:
+        raise Failure(
+            f"the stack has no mirror of {DOCKER_HUB}, and daemon.json can name no other mirror",
+            "run the command without --merge",
+        )
+    files = client_files(mirrors)
+    texts = {name: text for own in files.values() for name, text in own.items()} | {PAGE: page(mirrors, files)}
+    removed = write_folder(output, texts)
+    for name in removed:
+        say(f"removed {output / name}: the stack no longer needs this file")
+    for name in (*texts, SUMS):
+        typer.echo(output / name)
+    say(f"To install the files on a client, read {output / PAGE}")
+
+
+def _mirrors(config: StackConfig, deployed: DeployedMirrors) -> tuple[Mirror, ...]:
+    """Return the mirrors with the addresses that clients use: the mirror's own, or the shared one.
+
+    Raises:
+        Failure: if the stack has no mirror.
+    """
+    found = []
+    for upstream in sorted(deployed.upstreams):
+        own = deployed.mirror_urls.get(upstream)
+        if address := own or deployed.mirror_url:
+            found.append(Mirror(upstream, address, is_shared=own is None))
+    if not found:
+        example = set_command(f'mirrors["{DOCKER_HUB}"].url', "https://mirror.example.com")
+        raise Failure(
+            "the stack has no mirrors", f"{config.on_this_stack(example)} && {config.command('pulumi', 'up')}"
+        )
+    return tuple(found)
+
+
+def _daemon(file: Path) -> dict[str, Any]:
+    """Read a ``daemon.json``. Docker accepts an empty file and a byte order mark.
+
+    Raises:
+        Failure: if Docker would refuse the file, or if the mirrors in the file are not a list of texts.
+    """
+    fix = f"correct {file}, or name the daemon.json of the client with --merge"
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        content = json.loads(text) if text.strip() else {}
+    except OSError as error:
+        raise Failure(f"cannot read {file}: {error.strerror}. Nothing was written", fix) from None
+    except UnicodeDecodeError:
+        raise Failure(f"{file} is not a text in UTF-8. Nothing was written", fix) from None
+    except json.JSONDecodeError as error:
+        raise Failure(f"{file}, line {error.lineno}: {error.msg}. Nothing was written", fix) from None
+    if not isinstance(content, dict):
+        raise Failure(f"{file} does not contain a JSON object. Nothing was written", fix)
+    others = content.get("registry-mirrors", [])
+    if not isinstance(others, list) or not all(isinstance(url, str) for url in others):
+        raise Failure(f"registry-mirrors in {file} is not a list of texts. Nothing was written", fix)
+    return content
