@@ -24,7 +24,7 @@ from components.render.registry import (
     environment,
     registry_config,
 )
-from components.render.registry_command import PRIVATELY, SERVE, USER, on_own_store, store_mark
+from components.render.registry_command import FREE, PRIVATELY, SERVE, USER, on_own_store, store_mark
 
 #: Reads ``http.secret`` from a separate file. distribution accepts the secret only in its environment or in its
 #: configuration file. ``docker inspect`` shows the environment of the container, and previews show the configuration.
@@ -120,6 +120,8 @@ def _process_service(
     """Return the service of one process; ``mounts`` hold its configuration and its secrets."""
     settings = args.settings
     program = (PRIVATELY if settings.storage.host_path else "") + (_START if http_secret else SERVE)
+    if process == "writer":
+        program = FREE + program
     return Service(
         role=process,
         image=args.image.name,

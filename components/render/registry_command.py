@@ -45,6 +45,20 @@ fi
 USER = "65532:65532"
 #: Runs distribution with the configuration $0.
 SERVE = 'exec registry serve "$0"'
+#: Runs before ``SERVE`` in a process that takes uploads or fills a cache. While the disk of the store $1 is full, each
+#: minute it removes unfinished uploads that got no data for a quarter of an hour: the proxies end a request that is
+#: silent for so long. distribution keeps what a failed push or download left until ``upload_purge_age``, and every
+#: push would fail for so long. The script empties each file first, because distribution may still hold it open.
+FREE = r"""
+full() { df -P "$1" | awk 'NR == 2 { used = $5 + 0 } END { exit used < 95 }'; }
+while sleep 60; do
+  ! full "$1" || find "$1/docker/registry/v2/repositories" \( -name _layers -o -name _manifests \) -prune -o \
+    -path '*/_uploads/*/data' -mmin +15 -print 2> /dev/null | while IFS= read -r data; do
+      size=$(stat -c %s "$data") && : > "$data" && rm -rf "${data%/data}" &&
+        echo "the disk is full: removed ${data%/data}, an unfinished upload of $size bytes" >&2
+    done
+done &
+"""
 #: Runs before ``SERVE`` if data lies in a folder of the host: other users of the host cannot read new files.
 PRIVATELY = "umask 027; "
 

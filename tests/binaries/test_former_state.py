@@ -1,4 +1,6 @@
-"""A stack that an earlier commit made has nothing to do: the resources keep their names, places and inputs.
+"""An update of a stack that an earlier commit made replaces only what CHANGELOG.md says.
+
+All other resources keep their names, places and inputs.
 
 ``former/`` holds the state of ``small_stack`` as 73c91ba made it on Docker 20.10 (``pulumi stack export``, with the
 address of a host that does not exist and without stack traces), and the stack file with its ``proxy.engine``.
@@ -6,6 +8,7 @@ address of a host that does not exist and without stack traces), and the stack f
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,7 +19,7 @@ from tests.harness.configuration import ROOT
 FORMER = Path(__file__).parent / "former"
 
 
-def test_a_stack_of_before_the_renamed_key_is_unchanged_but_for_its_outputs(tmp_path: Path) -> None:
+def test_an_update_of_the_program_replaces_the_processes_that_store_data_and_nothing_else(tmp_path: Path) -> None:
     variables = environment() | {
         "PULUMI_BACKEND_URL": f"file://{tmp_path / 'state'}",
         "PULUMI_CONFIG_PASSPHRASE": "example-only-zq7kx2vw9rj4hbm3",
@@ -43,7 +46,14 @@ def test_a_stack_of_before_the_renamed_key_is_unchanged_but_for_its_outputs(tmp_
     pulumi("config", "rm", "--path", "registry-stack:proxy.engine")
     pulumi("config", "set", "--path", "registry-stack:proxy.server", "caddy")
 
-    preview = pulumi("preview", "--expect-no-changes", "--diff", "--color=never")
+    preview = pulumi("preview", "--json")
 
-    assert "35 unchanged" in preview
-    assert "fingerprint" in preview, "the output users, which is an object by name now"
+    steps = {step["urn"].rpartition("::")[2]: step["op"] for step in json.loads(preview)["steps"]}
+    assert {name: kind for name, kind in steps.items() if kind != "same"} == {
+        "registry-writer": "replace",
+        "mirror-upstream-test-container": "replace",
+        "process-limit": "update",  # for the new containers
+    }
+    assert "fingerprint" in pulumi("preview", "--diff", "--color=never"), (
+        "the output users, which is an object by name now"
+    )

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,63 @@ def test_the_printed_commands_fix_it_and_a_lost_folder_is_not_made_anew(
     with pytest.raises(docker.errors.APIError):
         writer.start()
     assert not data.exists()
+
+
+@pytest.fixture
+def small_disks(stack: Stack, tmp_path: Path) -> Iterator[list[Path]]:
+    """Folders of registry and mirror, each on a disk of 40 MB; the stack runs on them."""
+    before = {key: stack.values[key] for key in ("registry", "mirrors")}
+    folders = [tmp_path / name for name in FOLDERS.values()]
+    for folder in folders:
+        folder.mkdir()
+        options = f"size=40m,mode=750,uid={USER.partition(':')[0]},gid={USER.partition(':')[2]}"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True)
+    try:
+        stack.write(**in_folders(*folders))
+        stack.up()
+        yield folders
+    finally:
+        stack.write(**before)
+        stack.up()
+        for folder in folders:
+            subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.mark.once
+def test_a_full_disk_serves_pulls_and_gets_back_what_failed_uploads_left(
+    client: docker.DockerClient, stack: Stack, tmp_path: Path, small_disks: list[Path]
+) -> None:
+    registry, mirror = small_disks
+    skopeo = clients.Skopeo(stack, tmp_path, "ci")
+    for name, size in (("small", 1000), ("large", 60_000_000)):
+        write_layout(tmp_path / name, [random_layer(size)])
+    assert skopeo.push(tmp_path / "small", "team/small:1").returncode == 0
+    assert skopeo.push(tmp_path / "large", "team/large:1").returncode != 0
+    download = mirror / "docker/registry/v2/repositories/library/alpine/_uploads/1/data"
+    download.parent.mkdir(parents=True)
+    download.write_bytes(b"-" * 41_000_000)
+    subprocess.run(["chown", "-R", USER, mirror / "docker"], check=True)
+    pulled = skopeo.pull("team/small:1", tmp_path / "pulled")
+    assert pulled.returncode == 0, pulled.stderr
+    left = [*registry.rglob("_uploads/*/data"), download]
+    assert sum(path.stat().st_size for path in left[:-1]) > 30_000_000
+    young = registry / "docker/registry/v2/repositories/team/young/_uploads/1/data"
+    young.parent.mkdir(parents=True)
+    young.touch()
+
+    for path in left:
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 16 * 60))
+
+    until = time.monotonic() + 120
+    while any(path.parent.exists() for path in left):
+        assert time.monotonic() < until
+        time.sleep(1)
+    assert young.exists()
+    again = skopeo.push(tmp_path / "small", "team/again:1")
+    assert again.returncode == 0, again.stderr
+    said = clients.containers(client, PREFIX)["writer"].logs().decode()
+    assert "no space left on device" in said
+    assert "the disk is full: removed " in said
 
 
 @pytest.mark.once
