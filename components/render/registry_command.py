@@ -48,13 +48,13 @@ SERVE = 'exec registry serve "$0"'
 #: Runs before ``SERVE`` in a process that takes uploads or fills a cache. While the disk of the store $1 is full, each
 #: minute it removes unfinished uploads that got no data for a quarter of an hour: the proxies end a request that is
 #: silent for so long. distribution keeps what a failed push or download left until ``upload_purge_age``, and every
-#: push would fail for so long.
+#: push would fail for so long. The script empties each file first, because distribution may still hold it open.
 FREE = r"""
 full() { df -P "$1" | awk 'NR == 2 { used = $5 + 0 } END { exit used < 95 }'; }
 while sleep 60; do
   ! full "$1" || find "$1/docker/registry/v2/repositories" \( -name _layers -o -name _manifests \) -prune -o \
     -path '*/_uploads/*/data' -mmin +15 -print 2> /dev/null | while IFS= read -r data; do
-      size=$(stat -c %s "$data") && rm -rf "${data%/data}" &&
+      size=$(stat -c %s "$data") && : > "$data" && rm -rf "${data%/data}" &&
         echo "the disk is full: removed ${data%/data}, an unfinished upload of $size bytes" >&2
     done
 done &

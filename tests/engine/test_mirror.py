@@ -107,7 +107,8 @@ def test_warmed_image_is_served_while_the_upstream_is_stopped(
     answer = subprocess.run(
         [sys.executable, "-m", "operations", "warm", str(images), "--stack", STACK],
         cwd=stack.folder,
-        env=stack.environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+        env=stack.environment
+        | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "SSL_CERT_FILE": str(stack.certificate_file)},
         capture_output=True,
         text=True,
         check=False,

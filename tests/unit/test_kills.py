@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,5 @@ def test_killed_comment_leaves_one_comment_after_the_next_run(old: list[str], tm
 
 def wait_for_calls() -> None:
     """Wait until the forge has handled the calls of a killed process."""
-    for thread in threading.enumerate():
-        if "process_request_thread" in thread.name:
-            thread.join()
+    while any("process_request_thread" in thread.name for thread in threading.enumerate()):
+        time.sleep(0.01)
