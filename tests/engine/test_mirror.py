@@ -30,15 +30,23 @@ from tests.harness.small_stack import (
 from tests.harness.stack import STACK, Stack
 
 MIRROR = f"localhost:{MIRROR_PORT}"
+#: The address of all mirrors.
+ALL = "localhost:25446"
+OCI = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
 
 
 @pytest.fixture(scope="module")
 def stack(
     client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """A stack whose mirror has the rules of Docker Hub; it comes up while its upstream does not exist."""
-    mirrors = {"docker.io": small_stack()["mirrors"][UPSTREAM]}
-    with running_stack(client, docker_host, tmp_path_factory.mktemp("stack"), mirrors=mirrors) as running:
+    """A stack whose first mirror has the rules of Docker Hub; it comes up while its upstream does not exist.
+
+    The second mirror has no own address.
+    """
+    own = small_stack()["mirrors"][UPSTREAM]
+    mirrors = {"docker.io": own, "ghcr.io": {"upstream": own["upstream"]}}
+    folder = tmp_path_factory.mktemp("stack")
+    with running_stack(client, docker_host, folder, mirrors=mirrors, mirror_url=f"https://{ALL}") as running:
         yield running
 
 
@@ -58,12 +66,10 @@ def upstream(
         yield container
 
 
-def pull(stack: Stack, name: str, folder: Path) -> str:
+def pull(stack: Stack, name: str, folder: Path, at: str = MIRROR) -> str:
     """Pull by the mirror's name into a new folder; the error text, empty if it went well."""
     certificates = stack.certificate_file.parent
-    answer = clients.run(
-        "skopeo", "copy", f"--src-cert-dir={certificates}", f"docker://{MIRROR}/{name}", f"oci:{folder}"
-    )
+    answer = clients.run("skopeo", "copy", f"--src-cert-dir={certificates}", f"docker://{at}/{name}", f"oci:{folder}")
     return answer.stderr if answer.returncode else ""
 
 
@@ -83,6 +89,25 @@ def test_the_docker_command_pulls_by_name(
 
     assert answer.returncode == 0, answer.stderr
     client.images.remove(f"{MIRROR}/alpine:latest", force=True)
+
+
+def test_one_address_serves_the_mirror_of_each_upstream(stack: Stack, upstream: Container, tmp_path: Path) -> None:
+    answers = [
+        httpx.get(f"https://{ALL}/v2/{path}", headers=OCI, verify=stack.trust)
+        for path in (
+            "alpine/manifests/latest",
+            "alpine/manifests/latest?ns=docker.io",
+            "library/alpine/manifests/latest?ns=ghcr.io",
+            "alpine/manifests/latest?ns=ghcr.io",
+            "alpine/manifests/latest?ns=quay.io",
+        )
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 404, 404]
+    codes = [answer.json()["errors"][0]["code"] for answer in answers[3:]]
+    assert codes == ["MANIFEST_UNKNOWN", "NAME_UNKNOWN"], "only Docker Hub has library/"
+    assert "mirrors of docker.io, ghcr.io" in answers[4].text
+    assert pull(stack, "alpine:latest", tmp_path / "pulled", at=ALL) == ""
 
 
 def test_a_second_pull_is_served_while_the_upstream_is_stopped(
@@ -205,12 +230,16 @@ def test_a_push_is_refused_with_a_reason(stack: Stack, upstream: Container, tmp_
 
 def test_an_address_outside_the_allow_list_is_refused(stack: Stack, upstream: Container, tmp_path: Path) -> None:
     open_to_all = stack.values["mirrors"]
-    stack.write(mirrors={"docker.io": open_to_all["docker.io"] | {"allow": ["192.0.2.0/24"]}})
+    stack.write(mirrors=open_to_all | {"docker.io": open_to_all["docker.io"] | {"allow": ["192.0.2.0/24"]}})
     stack.up()
     try:
         assert "403" in pull(stack, "team/tool:1", tmp_path / "refused")
         answer = httpx.get(f"https://{MIRROR}/v2/team/tool/manifests/1", verify=stack.trust)
         assert "not on the allow-list" in answer.json()["errors"][0]["message"]
+        allowed = {"": 403, "?ns=docker.io": 403, "?ns=ghcr.io": 200}
+        for query, status in allowed.items():
+            url = f"https://{ALL}/v2/team/tool/manifests/1{query}"
+            assert httpx.head(url, headers=OCI, verify=stack.trust).status_code == status, query
     finally:
         stack.write(mirrors=open_to_all)
         stack.up()
