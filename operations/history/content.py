@@ -6,19 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from operations.history.store import Store
+from operations.manifests import Descriptor, Document, Manifest, Platform
 
-#: Media types of manifests. Other entries of an index are blobs: BuildKit's cache is an index of layers.
-_MANIFESTS = frozenset(
-    {
-        "application/vnd.oci.image.index.v1+json",
-        "application/vnd.oci.image.manifest.v1+json",
-        "application/vnd.docker.distribution.manifest.list.v2+json",
-        "application/vnd.docker.distribution.manifest.v2+json",
-    }
-)
 #: BuildKit writes provenance as an image for this platform, which no host runs.
 _NO_PLATFORM = "unknown"
 
@@ -43,56 +35,22 @@ class Content:
     created: str | None
 
 
-class _Lenient(BaseModel):
-    """A part of a document. Clients wrote the documents, so unknown keys are ignored."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
-
-
-class _Platform(_Lenient):
-    os: str = ""
-    architecture: str = ""
-    variant: str | None = None
-
-    def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
-
-
-class _Descriptor(_Lenient):
-    digest: str
-    media_type: str = Field("", alias="mediaType")
-    urls: tuple[str, ...] | None = None
-    platform: _Platform | None = None
-
-
-class _Manifest(_Lenient):
-    config: _Descriptor | None = None
-    layers: tuple[_Descriptor, ...] | None = None
-    manifests: tuple[_Descriptor, ...] | None = None
+class _Manifest(Manifest):
     annotations: dict[str, str] | None = None
 
-    @property
-    def blobs(self) -> list[_Descriptor]:
-        entries = [entry for entry in self.manifests or () if entry.media_type not in _MANIFESTS]
-        return [*([self.config] if self.config else []), *(self.layers or ()), *entries]
 
-    @property
-    def children(self) -> list[_Descriptor]:
-        return [entry for entry in self.manifests or () if entry.media_type in _MANIFESTS]
-
-
-class _Settings(_Lenient):
+class _Settings(Document):
     labels: dict[str, str] | None = Field(None, alias="Labels")
 
 
-class _Configuration(_Platform):
+class _Configuration(Platform):
     created: str | None = None
     config: _Settings | None = None
 
 
 def content(store: Store, repository: str, digest: str) -> Content:
     """Return the content of the manifest ``digest``, with the images of an index."""
-    entries, manifests, missing = [_Descriptor(digest=digest)], dict[str, _Manifest](), dict[str, None]()
+    entries, manifests, missing = [Descriptor(digest=digest)], dict[str, _Manifest](), dict[str, None]()
     for entry in entries:  # grows by the entries of each index
         if entry.digest in manifests or entry.digest in missing:
             continue
@@ -139,7 +97,7 @@ def size_of_all(store: Store, repository: str) -> int:
     return sum(store.blobs.get(digest, 0) for digest in digests)
 
 
-def _is_attestation(entry: _Descriptor) -> bool:
+def _is_attestation(entry: Descriptor) -> bool:
     return entry.platform is not None and entry.platform.os == _NO_PLATFORM
 
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from operations.manifests import IMAGE_TYPES, INDEX_TYPES, Descriptor, Document, Manifest
 from operations.warm.mirrors import Mirror
 from operations.warm.references import Reference
 
@@ -26,12 +27,10 @@ RETRY_SECONDS = (1.0, 4.0, 15.0)
 LONGEST_WAIT_SECONDS = 60.0
 """Longest wait that a server may ask for with `Retry-After`."""
 AT_ONCE = 4
-_INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
-_MANIFESTS = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
 _LARGEST_MANIFEST = 4 << 20
 _HEADERS = {
     "User-Agent": "registry-stack",
-    "Accept": ", ".join((*_INDEXES, *_MANIFESTS, "*/*")),
+    "Accept": ", ".join((*INDEX_TYPES, *IMAGE_TYPES, "*/*")),
     "Accept-Encoding": "identity",
 }
 
@@ -52,28 +51,14 @@ class Pulled:
     size: int
 
 
-class _Lenient(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+class _Descriptor(Descriptor):
+    """A descriptor whose digest can be checked, and cannot lead to another address."""
 
-
-class _Platform(_Lenient):
-    os: str = ""
-    architecture: str = ""
-    variant: str | None = None
-
-    def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
-
-
-class _Descriptor(_Lenient):
     digest: str = Field(pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")
     size: int = 0
-    media_type: str = Field("", alias="mediaType")
-    urls: tuple[str, ...] | None = None
-    platform: _Platform | None = None
 
 
-class _Manifest(_Lenient):
+class _Manifest(Manifest):
     config: _Descriptor | None = None
     layers: tuple[_Descriptor, ...] | None = None
     manifests: tuple[_Descriptor, ...] | None = None
@@ -116,7 +101,7 @@ class Puller:
             body, _ = self._manifest(f"{base}/manifests/{child.digest}", query, child.digest)
             manifests.append(_parsed(body))
             size += len(body)
-        found = [blob for one in manifests for blob in _blobs(one)]
+        found = [blob for one in manifests for blob in one.blobs]
         blobs = {blob.digest: blob for blob in found if not blob.urls}  # other hosts have the layers with URLs
         pulls = [self._workers.submit(self._blob, f"{base}/blobs/{one}", query, one) for one in blobs]
         try:
@@ -125,8 +110,8 @@ class Puller:
             for pull in pulls:
                 pull.cancel()
 
-    def _wanted(self, index: _Manifest) -> list[_Descriptor]:
-        images = [entry for entry in index.manifests or () if entry.media_type in (*_MANIFESTS, *_INDEXES)]
+    def _wanted(self, index: Manifest) -> list[Descriptor]:
+        images = index.children
         if not self._platforms or not images:
             return images
         offered = {entry.digest: str(entry.platform or "") for entry in images}
@@ -230,21 +215,16 @@ def _refusal(what: str, answer: httpx.Response) -> Exception:
     return PullError(cause)
 
 
-class _RefusalEntry(_Lenient):
+class _RefusalEntry(Document):
     message: str = ""
 
 
-class _Refusal(_Lenient):
+class _Refusal(Document):
     errors: tuple[_RefusalEntry, ...]
 
 
-def _parsed(body: bytes) -> _Manifest:
+def _parsed(body: bytes) -> Manifest:
     try:
         return _Manifest.model_validate_json(body)
     except ValidationError:
         raise PullError("the mirror's answer is no manifest") from None
-
-
-def _blobs(manifest: _Manifest) -> list[_Descriptor]:
-    entries = [entry for entry in manifest.manifests or () if entry.media_type not in (*_MANIFESTS, *_INDEXES)]
-    return [*([manifest.config] if manifest.config else []), *(manifest.layers or ()), *entries]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from docker.models.containers import Container
 
 from components.configuration.naming import COUNTERS_PORT, mirror_alias, mirror_port
 from tests.harness import clients
-from tests.harness.configuration import ROOT
 from tests.harness.images import random_layer, write_layout
 from tests.harness.small_stack import (
     MIRROR_PORT,
@@ -27,7 +24,7 @@ from tests.harness.small_stack import (
     running_stack,
     small_stack,
 )
-from tests.harness.stack import STACK, Stack
+from tests.harness.stack import Stack
 
 MIRROR = f"localhost:{MIRROR_PORT}"
 #: The address of all mirrors.
@@ -129,17 +126,8 @@ def test_warmed_image_is_served_while_the_upstream_is_stopped(
     images = tmp_path / "images.txt"
     images.write_text("warmed:1\nghcr.io/owner/name:1\n")
 
-    answer = subprocess.run(
-        [sys.executable, "-m", "operations", "warm", str(images), "--stack", STACK],
-        cwd=stack.folder,
-        env=stack.environment
-        | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "SSL_CERT_FILE": str(stack.certificate_file)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    answer = stack.operations("warm", str(images), SSL_CERT_FILE=str(stack.certificate_file))
 
-    assert answer.returncode == 0, answer.stderr
     assert "skipped: the stack has no mirror of ghcr.io" in answer.stdout
     upstream.stop(timeout=1)
     try:

@@ -75,12 +75,12 @@ class Stack:
             raise AssertionError(f"pulumi {' '.join(arguments)}: {answer.stdout}\n{answer.stderr}")
         return answer
 
-    def operations(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def operations(self, *arguments: str, check: bool = True, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run ``python -m operations`` on the stack. A failure shows the output."""
         answer = subprocess.run(
             [sys.executable, "-m", "operations", *arguments, "--stack", STACK],
             cwd=self.folder,
-            env=self.environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+            env=self.environment | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | variables,
             capture_output=True,
             text=True,
             check=False,

@@ -1,0 +1,53 @@
+"""Manifests of images and indexes, as far as commands read them. Clients wrote them, so unknown keys are ignored."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
+IMAGE_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+
+
+class Document(BaseModel):
+    """A part of a document."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class Platform(Document):
+    """The platform of an image. Its text is such as ``linux/arm64/v8``, or empty."""
+
+    os: str = ""
+    architecture: str = ""
+    variant: str | None = None
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+class Descriptor(Document):
+    """A reference to a manifest or a blob. Layers of Windows have ``urls`` on other hosts."""
+
+    digest: str
+    media_type: str = Field("", alias="mediaType")
+    urls: tuple[str, ...] | None = None
+    platform: Platform | None = None
+
+
+class Manifest(Document):
+    """A manifest of an image or an index."""
+
+    config: Descriptor | None = None
+    layers: tuple[Descriptor, ...] | None = None
+    manifests: tuple[Descriptor, ...] | None = None
+
+    @property
+    def blobs(self) -> list[Descriptor]:
+        """The blobs. An entry of an index can be a blob: BuildKit's cache is an index of layers."""
+        entries = [entry for entry in self.manifests or () if entry.media_type not in (*INDEX_TYPES, *IMAGE_TYPES)]
+        return [*([self.config] if self.config else []), *(self.layers or ()), *entries]
+
+    @property
+    def children(self) -> list[Descriptor]:
+        """The manifests of an index."""
+        return [entry for entry in self.manifests or () if entry.media_type in (*INDEX_TYPES, *IMAGE_TYPES)]
