@@ -52,6 +52,7 @@ def test_an_update_of_the_program_replaces_the_processes_that_store_data_and_not
     assert {name: kind for name, kind in steps.items() if kind != "same"} == {
         "registry-writer": "replace",
         "mirror-upstream-test-container": "replace",
+        "mirror-upstream-test-config-carrier": "replace",
         "process-limit": "update",  # for the new containers
     }
     assert "fingerprint" in pulumi("preview", "--diff", "--color=never"), (
