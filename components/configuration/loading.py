@@ -69,8 +69,8 @@ def load(
             problems.append(missing(key))
         elif given[key] is not None:
             problems += _parse(parsed, key, given[key])
-    if defaults := parsed.get("mirror_defaults"):
-        parsed["mirrors"] = {name: with_defaults(each, defaults) for name, each in parsed.get("mirrors", {}).items()}
+    if (defaults := parsed.get("mirror_defaults")) and "mirrors" in parsed:
+        parsed["mirrors"] = {name: with_defaults(each, defaults) for name, each in parsed["mirrors"].items()}
     draft = _draft(given, parsed)
     for rule in RULES:
         problems += rule(draft)

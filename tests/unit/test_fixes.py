@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -178,6 +178,7 @@ VALUES = st.sampled_from(
 
 @hypothesis_settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(sorted(places(EVERY_KEY), key=str)), VALUES), min_size=1, max_size=3))
+@example([(("mirrors",), [])])  # beside mirror_url and mirror_defaults
 def test_any_value_at_any_place_is_fixed_by_its_commands(changes: list[tuple[tuple[str | int, ...], Any]]) -> None:
     values = copy.deepcopy(EVERY_KEY)
     for parts, value in changes:
