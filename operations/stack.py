@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
-from components.configuration.fields import DockerHost, Endpoint, UpstreamName, Url, UserName
+from components.configuration.fields import DockerHost, Duration, Endpoint, UpstreamName, Url, UserName
 from components.configuration.problems import (
     PROJECT,
     Failure,
@@ -65,18 +65,33 @@ class Deployed(BaseModel):
     mirror_urls: Mapping[UpstreamName, Url] = {}
 
 
+class DeployedMirror(BaseModel):
+    """The setting of a deployed mirror that commands read."""
+
+    model_config = FROZEN | {"extra": "ignore"}
+    ttl: Duration = MirrorSettings.model_fields["ttl"].default
+
+
 class DeployedMirrors(BaseModel):
     """The deployed mirrors, from the stack's outputs.
 
-    ``mirror_urls`` has the mirrors with an address of their own. ``mirror_url`` is one address for all ``upstreams``.
-    ``ca_certificate`` is the authority of ``internal`` certificates.
+    ``mirrors`` has every mirror by its upstream. ``mirror_urls`` has the mirrors with an address of their own.
+    ``mirror_url`` is one address for all mirrors. ``registry_url`` and ``anonymous_url`` are the addresses of the
+    private registry. ``ca_certificate`` is the authority of ``internal`` certificates.
     """
 
     model_config = FROZEN
-    upstreams: frozenset[UpstreamName]
+    mirrors: Mapping[UpstreamName, DeployedMirror]
     mirror_urls: Mapping[UpstreamName, Url]
     mirror_url: Url | None = None
+    registry_url: Url | None = None
+    anonymous_url: Url | None = None
     ca_certificate: str | None = None
+
+    @property
+    def upstreams(self) -> frozenset[str]:
+        """The upstreams that have a mirror."""
+        return frozenset(self.mirrors)
 
 
 @dataclass(frozen=True)
@@ -186,20 +201,20 @@ class StackConfig:
         return outputs
 
     def deployed_mirrors(self) -> DeployedMirrors:
-        """Read the addresses of the mirrors of the last ``pulumi up``, and the authority of their certificates.
+        """Read the mirrors of the last ``pulumi up``, their addresses, and the authority of their certificates.
 
         Raises:
             Failure: if the stack is not deployed, or if another version of the program deployed it.
         """
         outputs = self.deployed_outputs()
         try:
-            upstreams = list(outputs["configuration"]["settings"]["mirrors"])
-            values = {key: outputs.get(key) for key in ("mirror_urls", "mirror_url", "ca_certificate")}
-            return DeployedMirrors.model_validate({"upstreams": upstreams, **values})
+            mirrors = outputs["configuration"]["settings"]["mirrors"]
+            values = {key: outputs.get(key) for key in DeployedMirrors.model_fields}
+            return DeployedMirrors.model_validate(values | {"mirrors": mirrors})
         except (KeyError, TypeError, ValidationError):
+            others = ", ".join(key for key in DeployedMirrors.model_fields if key != "mirrors")
             raise Failure(
-                "another version of the program wrote the stack's outputs of the mirrors: configuration, mirror_urls,"
-                " mirror_url, ca_certificate",
+                f"another version of the program wrote the stack's outputs of the mirrors: configuration, {others}",
                 self.command("pulumi", "up"),
             ) from None
 

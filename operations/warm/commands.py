@@ -21,7 +21,7 @@ from operations.console import say, screen, waiting
 from operations.options import ConfigFile, Stack
 from operations.stack import StackConfig
 from operations.warm.files import references
-from operations.warm.mirrors import Mirror, Mirrors, from_outputs, interval
+from operations.warm.mirrors import Mirror, Mirrors, from_deployed, interval
 from operations.warm.pull import Puller, PullError, Stopped
 from operations.warm.references import Reference
 
@@ -57,8 +57,8 @@ def warm(
         raise Failure(f"--platform {wrong[0]} is not a platform", "use OS/ARCH, such as linux/amd64 or linux/arm64/v8")
     config = StackConfig(stack, config_file)
     wanted = references(files, os.environ)
-    outputs = config.deployed_outputs()
-    mirrors, trust = from_outputs(outputs), _trust(outputs.get("ca_certificate"), config)
+    deployed = config.deployed_mirrors()
+    mirrors, trust = from_deployed(deployed), _trust(deployed.ca_certificate, config)
     seconds = None
     if keep:
         used = [found[1].ttl for one in wanted if not isinstance(found := mirrors.find(one), str)]

@@ -1,13 +1,12 @@
-"""The mirrors of a deployed stack, from its outputs, and the mirror of each reference."""
+"""The mirrors of a deployed stack, and the mirror of each reference."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from components.configuration.fields import seconds
-from components.configuration.settings import MirrorSettings
+from operations.stack import DeployedMirrors
 from operations.warm.references import DOCKER_HUB, Reference
 
 #: Runs of `--keep` within one TTL. Content expires after a fixed time, also if clients pull it, so the interval is the
@@ -53,26 +52,15 @@ class Mirrors:
         return f"the stack has no mirror of {reference.registry}"
 
 
-def from_outputs(outputs: Mapping[str, Any]) -> Mirrors:
-    """Return the mirrors of the outputs of a stack.
-
-    The output ``mirror_url``, if the stack has it, is the address of the mirrors without an own address.
-    """
-    settings = outputs.get("configuration", {}).get("settings", {})
-    configured, defaults = settings.get("mirrors", {}), settings.get("mirror_defaults", {})
-    own, shared = outputs.get("mirror_urls", {}), outputs.get("mirror_url")
-    usual = MirrorSettings.model_fields["ttl"].default
-    mirrors = {
-        upstream: Mirror(
-            upstream=upstream,
-            url=str(own.get(upstream) or shared).rstrip("/"),
-            is_shared=upstream not in own,
-            ttl=seconds(configured.get(upstream, {}).get("ttl") or defaults.get("ttl") or usual),
-        )
-        for upstream in dict.fromkeys([*own, *(configured if shared else ())])
-    }
-    registries = (outputs.get(name) for name in ("registry_url", "anonymous_url"))
-    return Mirrors(mirrors, frozenset(str(url).removeprefix("https://") for url in registries if url))
+def from_deployed(deployed: DeployedMirrors) -> Mirrors:
+    """Return the mirrors that clients can reach: at their own address, or at the shared address."""
+    mirrors = {}
+    for upstream, settings in deployed.mirrors.items():
+        own = deployed.mirror_urls.get(upstream)
+        if address := own or deployed.mirror_url:
+            mirrors[upstream] = Mirror(upstream, str(address), is_shared=own is None, ttl=seconds(settings.ttl))
+    registries = (deployed.registry_url, deployed.anonymous_url)
+    return Mirrors(mirrors, frozenset(url.netloc for url in registries if url))
 
 
 def interval(ttls: list[int]) -> int | None:

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.configuration.problems import Failure
+from operations.stack import DeployedMirrors
 from operations.warm import dockerfile
 from operations.warm.files import references
-from operations.warm.mirrors import from_outputs, interval
+from operations.warm.mirrors import from_deployed, interval
 from operations.warm.references import Reference, parse
 from operations.warm.variables import expand, parse_env
 
@@ -232,21 +233,18 @@ def test_files_without_images_are_refused(tmp_path: Path) -> None:
 
 # --- Mirrors of a stack -----------------------------------------------------------------------------------------------
 
-OUTPUTS = {
-    "registry_url": "https://registry.example.com",
-    "mirror_urls": {"docker.io": "https://mirror.example.com:5444"},
-    "mirror_url": "https://all.example.com",
-    "configuration": {
-        "settings": {
-            "mirrors": {"docker.io": {"ttl": "48h"}, "ghcr.io": {}, "quay.io": {"ttl": "0s"}},
-            "mirror_defaults": {"ttl": "24h"},
-        }
-    },
-}
+DEPLOYED = DeployedMirrors.model_validate(
+    {
+        "mirrors": {"docker.io": {"ttl": "48h"}, "ghcr.io": {"ttl": "24h"}, "quay.io": {"ttl": "0s"}},
+        "mirror_urls": {"docker.io": "https://mirror.example.com:5444"},
+        "mirror_url": "https://all.example.com",
+        "registry_url": "https://registry.example.com",
+    }
+)
 
 
 def test_each_reference_has_the_mirror_of_its_upstream() -> None:
-    mirrors = from_outputs(OUTPUTS)
+    mirrors = from_deployed(DEPLOYED)
 
     hub, ghcr = mirrors.find(parse("alpine")), mirrors.find(parse("ghcr.io/a/b:1"))
     assert hub == (parse("alpine"), mirrors.mirrors["docker.io"])

@@ -28,6 +28,7 @@ from operations.warm import commands, pull
 from operations.warm.mirrors import Mirror
 from operations.warm.pull import Pulled, Puller, PullError, Stopped
 from operations.warm.references import parse
+from tests.harness.certificates import authority, certificate_pair
 from tests.harness.configuration import ROOT
 
 INDEX, MANIFEST = "application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json"
@@ -51,8 +52,11 @@ class Fault:
 class Upstream(ThreadingHTTPServer):
     """A mirror with one image for two platforms. ``faults`` has the next answers of a path's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, pair: Path) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(pair)
+        self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.content: dict[str, tuple[str, bytes]] = {}
         self.faults: dict[str, list[Fault]] = {}
         self.seen = Counter[str]()
@@ -80,7 +84,7 @@ class Upstream(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"https://127.0.0.1:{self.server_address[1]}"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -116,12 +120,14 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstream]:
+def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Upstream]:
     """A mirror. Further tries do not wait."""
     monkeypatch.setattr(pull, "RETRY_SECONDS", (0.0, 0.0, 0.0))
     for name in "HTTP_PROXY HTTPS_PROXY ALL_PROXY http_proxy https_proxy all_proxy".split():
         monkeypatch.delenv(name, raising=False)
-    server = Upstream()
+    pair = tmp_path / "pair.pem"
+    pair.write_text("".join(certificate_pair("127.0.0.1").values()))
+    server = Upstream(pair)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield server
@@ -139,7 +145,7 @@ def pulled(
     stop: threading.Event | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Pulled:
-    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trust = ssl.create_default_context(cadata=authority().pair()["certificate"])
     with Puller(trust, platforms, progress, stop or threading.Event()) as puller:
         return puller.pull(parse(reference), Mirror("docker.io", mirror.url, is_shared, 3600))
 
@@ -254,14 +260,19 @@ def test_stop_ends_a_pull(mirror: Upstream) -> None:
 
 @pytest.fixture
 def outputs(mirror: Upstream, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    found = {
-        "registry_url": "https://registry.example.com",
-        "mirror_urls": {"docker.io": mirror.url},
-        "configuration": {"settings": {"mirrors": {"docker.io": {"ttl": "1h"}}}},
-    }
+    found = {"registry_url": "https://registry.example.com"} | outputs_of(mirror)
     monkeypatch.setattr(StackConfig, "deployed_outputs", lambda _: found)
     monkeypatch.setattr(commands.signal, "signal", lambda *_: None)
     return found
+
+
+def outputs_of(mirror: Upstream) -> dict[str, Any]:
+    """The stack's outputs with this mirror."""
+    return {
+        "mirror_urls": {"docker.io": mirror.url},
+        "ca_certificate": authority().pair()["certificate"],
+        "configuration": {"settings": {"mirrors": {"docker.io": {"ttl": "1h"}}}},
+    }
 
 
 def run(folder: Path, text: str, *options: str) -> Any:
@@ -313,11 +324,7 @@ def test_keep_pulls_again_until_it_is_stopped(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_ends_a_real_process_that_keeps_images(number: int, mirror: Upstream, tmp_path: Path) -> None:
-    outputs = {
-        "mirror_urls": {"docker.io": mirror.url},
-        "configuration": {"settings": {"mirrors": {"docker.io": {"ttl": "1h"}}}},
-    }
-    (tmp_path / "pulumi").write_text(f"#!/bin/sh\necho '{json.dumps(outputs)}'\n")
+    (tmp_path / "pulumi").write_text(f"#!/bin/sh\ncat <<'END'\n{json.dumps(outputs_of(mirror))}\nEND\n")
     (tmp_path / "pulumi").chmod(0o755)
     (tmp_path / "images.txt").write_text("tool:1\nquay.io/a/b\n")
     process = subprocess.Popen(
