@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import BaseModel, ConfigDict, Field
 
 from components.configuration.fields import Endpoint
 from components.render.clients import Mirror
@@ -98,15 +99,54 @@ def test_podman_gets_only_mirrors_with_an_address_of_their_own() -> None:
     assert "## Not covered" in rendered("only-shared")[PAGE]
 
 
-@pytest.mark.parametrize("distribution", ["k3s", "rke2"])
-def test_k3s_and_rke2_have_an_endpoint_for_each_upstream_and_trust_the_authority(distribution: str) -> None:
-    files = rendered("internal-authority")
+class Strict(BaseModel):
+    """A part of `registries.yaml`, with the documented keys only."""
 
-    values = yaml.safe_load(files[f"rancher/{distribution}/registries.yaml"])
-    ca = f"/etc/rancher/{distribution}/registry-stack-ca.crt"
-    assert values["mirrors"]["ghcr.io"] == {"endpoint": ["https://ghcr.mirror.example.com:8443"]}
-    assert values["configs"]["ghcr.mirror.example.com:8443"] == {"tls": {"ca_file": ca}}
-    assert ca.removeprefix("/etc/") in files
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Upstream(Strict):
+    endpoint: list[str] = Field(min_length=1)
+    rewrite: dict[str, str] = {}
+
+
+class Auth(Strict):
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+
+
+class Tls(Strict):
+    cert_file: str = ""
+    key_file: str = ""
+    ca_file: str = ""
+    insecure_skip_verify: bool = False
+
+
+class Server(Strict):
+    auth: Auth | None = None
+    tls: Tls | None = None
+
+
+class Registries(Strict):
+    """`registries.yaml` as k3s and RKE2 document it: upstreams in ``mirrors``, hosts of mirrors in ``configs``."""
+
+    mirrors: dict[str, Upstream]
+    configs: dict[str, Server] = {}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("distribution", ["k3s", "rke2"])
+def test_k3s_and_rke2_have_an_endpoint_for_each_upstream_and_trust_the_authority(distribution: str, case: str) -> None:
+    files, mirrors = rendered(case), CASES[case]
+
+    registries = Registries.model_validate(yaml.safe_load(files[f"rancher/{distribution}/registries.yaml"]))
+
+    assert registries.mirrors == {mirror.upstream: Upstream(endpoint=[str(mirror.address)]) for mirror in mirrors.every}
+    trust = Server(tls=Tls(ca_file=f"/etc/rancher/{distribution}/registry-stack-ca.crt"))
+    hosts = {mirror.address.netloc for mirror in mirrors.every} if mirrors.authority else set()
+    assert registries.configs == dict.fromkeys(hosts, trust)
+    assert (f"rancher/{distribution}/registry-stack-ca.crt" in files) == bool(mirrors.authority)
 
 
 @pytest.mark.parametrize("case", CASES)
