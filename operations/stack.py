@@ -53,16 +53,12 @@ class DeployedUser(BaseModel):
 
 
 class Deployed(BaseModel):
-    """The running stack, from its outputs; ``services`` has the current container of each role.
-
-    ``mirror_urls`` has the URL of each mirror by the name of its upstream.
-    """
+    """The running stack, from its outputs; ``services`` has the current container of each role."""
 
     model_config = FROZEN
     registry_url: Url
     docker_host: DockerHost
     services: Mapping[str, str]
-    mirror_urls: Mapping[UpstreamName, Url] = {}
 
 
 class DeployedMirror(BaseModel):
@@ -92,6 +88,10 @@ class DeployedMirrors(BaseModel):
     def upstreams(self) -> frozenset[str]:
         """The upstreams that have a mirror."""
         return frozenset(self.mirrors)
+
+    def address(self, upstream: str) -> Endpoint | None:
+        """Return the address of a mirror for clients: its own, or the one for all mirrors."""
+        return self.mirror_urls.get(upstream) or self.mirror_url
 
 
 @dataclass(frozen=True)

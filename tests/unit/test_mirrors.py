@@ -37,7 +37,9 @@ OUTPUTS = {
     "registry_url": "https://registry.example.com",
     "docker_host": "ssh://deploy@registry.example.com",
     "mirror_urls": {"docker.io": "https://mirror.example.com", "ghcr.io": "https://ghcr.example.com"},
+    "mirror_url": None,
     "services": {"reader": "reader-1", "mirror-docker-io": "hub", "mirror-ghcr-io": "ghcr"},
+    "configuration": {"settings": {"mirrors": {"docker.io": {}, "ghcr.io": {}}}},
 }
 
 
@@ -272,10 +274,24 @@ def test_the_counters_come_from_the_loopback_of_the_container(monkeypatch: pytes
     assert calls.count("container inspect hub ghcr") == 1
 
 
+def test_a_mirror_without_an_own_address_has_the_address_of_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Host(monkeypatch, tmp_path, {"hub": "healthy", "ghcr": "healthy"}, SAID)
+    urls = {"mirror_urls": {"ghcr.io": "https://ghcr.example.com"}, "mirror_url": "https://all.example.com"}
+
+    answer = run(monkeypatch, "--json", outputs=OUTPUTS | urls)
+
+    assert [(one["upstream"], one["url"]) for one in json.loads(answer.stdout)["mirrors"]] == [
+        ("docker.io", "https://all.example.com"),
+        ("ghcr.io", "https://ghcr.example.com"),
+    ]
+
+
 def test_a_stack_without_mirrors_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
 
-    answer = run(monkeypatch, outputs=OUTPUTS | {"services": {"reader": "reader-1"}, "mirror_urls": {}})
+    answer = run(monkeypatch, outputs=OUTPUTS | {"configuration": {"settings": {"mirrors": {}}}, "mirror_urls": {}})
 
     assert (answer.exit_code, answer.stdout) == (0, "The stack has no mirrors.\n")
 
