@@ -9,7 +9,7 @@ from components.render.clients import DOCKER_HUB, Mirror
 from operations.clients.files import Client, Mirrors, client_files
 from operations.clients.merging import Unmergeable, contains
 from operations.clients.planning import DAEMON, File
-from operations.clients.programs import CERTIFICATES, Programs
+from operations.clients.programs import CERTIFICATES, Programs, registry_mirrors
 
 INSTALL = "the files do not name the mirror: run `clients install`"
 
@@ -21,6 +21,16 @@ class Use:
     client: Client
     mirror: Mirror
     reason: str
+
+    def as_json(self) -> dict[str, object]:
+        """Return the fields for JSON."""
+        return {
+            "client": self.client.name,
+            "upstream": self.mirror.upstream,
+            "mirror": str(self.mirror.address),
+            "used": not self.reason,
+            "reason": self.reason or None,
+        }
 
 
 def our_files(mirrors: Mirrors, clients: tuple[Client, ...]) -> dict[str, str]:
@@ -64,7 +74,7 @@ def _docker_reason(mirror: Mirror, ours: Mapping[str, str], programs: Programs, 
         return hosts
     if mirror.upstream != DOCKER_HUB:
         return "this image store of Docker has mirrors for docker.io alone"
-    if str(mirror.address) in programs.registry_mirrors:
+    if str(mirror.address) in registry_mirrors(programs.docker):
         return certificate
     return daemon or "Docker has not read its daemon.json: run `systemctl reload docker`"
 

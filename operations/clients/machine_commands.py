@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
 from typing import Annotated
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from components.configuration.fields import DockerHost
 from components.configuration.problems import Failure
-from operations.clients.checking import our_files, uses
+from operations.clients.checking import Use, our_files, uses
 from operations.clients.difference import difference
 from operations.clients.files import Mirrors
 from operations.clients.installing import carry_out, tidy_journal
@@ -71,28 +72,37 @@ def install(
             say(f"{client.name}: {client.reload}")
     if programs.docker is None and any(change.file.path == DAEMON for change in made.changes) and not root:
         say("Docker did not answer. If it runs, run `systemctl reload docker` on the machine.")
-    for use in uses(mirrors, programs, machine.read(our_files(mirrors, programs.clients))):
+    for use in uses(mirrors, find(machine), machine.read(our_files(mirrors, programs.clients))):
         if use.reason:
             say(f"{use.client.name} does not use the mirror of {use.mirror.upstream}: {use.reason}")
 
 
-def check(host: Hosts = None, root: Root = "", stack: Stack = None, config_file: ConfigFile = None) -> None:
+def check(
+    host: Hosts = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON. docs/clients.md describes the fields.")] = False,
+    root: Root = "",
+    stack: Stack = None,
+    config_file: ConfigFile = None,
+) -> None:
     """Show for each machine which upstreams go through a mirror. The exit status is 1 if some do not."""
     mirrors = deployed_mirrors(StackConfig(stack, config_file), {})
-    table = Table("Machine", "Client", "Upstream", "Mirror", "Through the mirror", box=None, pad_edge=False)
-    missing = False
+    rows = list[tuple[str, Use]]()
     for machine in [_machine(each, root) for each in host or ()] or [_machine(None, root)]:
         with waiting(f"Reading the files of {machine.name} …"):
             programs = find(machine)
             found = uses(mirrors, programs, machine.read(our_files(mirrors, programs.clients)))
-        for use in found:
+        rows += [(machine.name, use) for use in found]
+    if as_json:
+        typer.echo(json.dumps([{"machine": name, **use.as_json()} for name, use in rows], indent=2))
+    else:
+        table = Table("Machine", "Client", "Upstream", "Mirror", "Through the mirror", box=None, pad_edge=False)
+        for name, use in rows:
             state = f"no: {use.reason}" if use.reason else "yes"
-            table.add_row(machine.name, use.client.name, use.mirror.upstream, str(use.mirror.address), state)
-            missing = missing or bool(use.reason)
-    # In a file or a pipe, a row is one line, so that a search finds whole rows.
-    wide = screen if screen.is_terminal else Console(width=_UNLIMITED, highlight=False, emoji=False)
-    wide.print(table)
-    if missing:
+            table.add_row(name, use.client.name, use.mirror.upstream, str(use.mirror.address), state)
+        # In a file or a pipe, a row is one line, so that a search finds whole rows.
+        wide = screen if screen.is_terminal else Console(width=_UNLIMITED, highlight=False, emoji=False)
+        wide.print(table)
+    if any(use.reason for _, use in rows):
         raise typer.Exit(1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,13 +84,14 @@ main() {
 
 @dataclass(frozen=True)
 class Programs:
-    """The clients of a machine, and what their programs say about themselves.
+    """The clients of a machine, the names of their programs, and what these programs say about themselves.
 
     ``docker`` is the answer of `docker info`, or None if Docker does not answer. ``by_certificates`` is whether the
     configuration of containerd names the folder of the files.
     """
 
     clients: tuple[Client, ...]
+    names: frozenset[str]
     docker: dict[str, Any] | None
     by_certificates: bool
 
@@ -98,12 +99,6 @@ class Programs:
     def has_containerd_store(self) -> bool:
         """Whether Docker has the image store of containerd, which reads ``hosts.toml``."""
         return "io.containerd.snapshotter" in json.dumps((self.docker or {}).get("DriverStatus"))
-
-    @property
-    def registry_mirrors(self) -> list[str]:
-        """The mirrors of Docker Hub that Docker uses now."""
-        config = (self.docker or {}).get("RegistryConfig") or {}
-        return [url.rstrip("/") for url in config.get("Mirrors") or []]
 
 
 def find(machine: Machine) -> Programs:
@@ -115,7 +110,10 @@ def find(machine: Machine) -> Programs:
         Failure: if the machine has none of the clients.
     """
     wanted = [name for client in CLIENTS for name in client.programs]
-    names = set(machine.run(_FIND, machine.path(""), *wanted).stdout.decode().split())
+    answer = machine.run(_FIND, machine.path(""), *wanted)
+    if answer.returncode:
+        raise Failure(f"cannot look for programs on {machine.name}: {said(answer)}", "correct the cause and try again")
+    names = set(answer.stdout.decode().split())
     docker, by_certificates = None, machine.is_image
     if not machine.is_image:
         if "dockerd" in names:
@@ -125,7 +123,7 @@ def find(machine: Machine) -> Programs:
     if "dockerd" in names and (machine.is_image or not by_certificates):
         names.discard("containerd")
     if clients := tuple(client for client in CLIENTS if names & {*client.programs}):
-        return Programs(clients, docker, by_certificates)
+        return Programs(clients, frozenset(names), docker, by_certificates)
     raise Failure(
         f"{machine.name} has none of these programs: {', '.join(wanted)}",
         "install a client first, or write the files into a folder with `clients --output`",
@@ -140,6 +138,12 @@ def docker_info(machine: Machine) -> dict[str, Any] | None:
     except json.JSONDecodeError:
         return None
     return found if found.get("ServerVersion") else None
+
+
+def registry_mirrors(info: Mapping[str, Any] | None) -> list[str]:
+    """Return the mirrors of Docker Hub that `docker info` shows."""
+    config = (info or {}).get("RegistryConfig") or {}
+    return [url.rstrip("/") for url in config.get("Mirrors") or []]
 
 
 def validate(machine: Machine, daemon: str) -> None:
@@ -189,8 +193,9 @@ def reload_docker(machine: Machine, mirrors: list[str]) -> None:
     answer = machine.run(_RELOAD_DOCKER)
     if answer.returncode:
         raise Failure(f"Docker on {machine.name} cannot reload: {said(answer)}", "systemctl status docker")
+    found = list[str]()
     for _ in range(_WAITS):
-        found = Programs((), docker_info(machine), by_certificates=False).registry_mirrors
+        found = registry_mirrors(docker_info(machine))
         if set(found) == {url.rstrip("/") for url in mirrors}:
             return
         time.sleep(0.5)

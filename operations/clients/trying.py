@@ -73,12 +73,11 @@ def trials(config: StackConfig, mirrors: Mirrors, programs: Programs, images: Se
 
 
 def _program(mirrors: Mirrors, programs: Programs, image: Reference) -> str:
-    folders = {client.folder for client in programs.clients}
     if programs.docker and (image.registry == DOCKER_HUB or programs.has_containerd_store):
         return "docker"
-    if "containers" in folders and image.registry in {mirror.upstream for mirror in mirrors.own}:
+    if "podman" in programs.names and image.registry in {mirror.upstream for mirror in mirrors.own}:
         return "podman"
-    if "containerd" in folders:
+    if "containerd" in programs.names:
         return "ctr"
     raise Failure(
         f"no program that runs on the machine can pull {image} through a mirror",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from tests.engine.pulling_engine import pulling_engine
 from tests.engine.second_engine import running_dockerd
+from tests.engine.sshd import ssh_host
 from tests.harness import clients
 from tests.harness.certificates import authority, certificate_pair
 from tests.harness.images import random_layer, write_layout
@@ -128,7 +130,7 @@ def push(registry: str, folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def engine(files: Path, trusted: Path) -> Iterator[str]:
     """The address of an engine with the files in /etc/docker. It starts only if daemon.json is valid."""
-    with pulling_engine(files / "docker", ORIGINS, trusted) as address:
+    with pulling_engine(files / "docker", ORIGINS, trusted) as (address, _):
         yield address
 
 
@@ -224,3 +226,55 @@ def test_skopeo_pulls_through_the_mirrors(files: Path, digests: Digests, tmp_pat
 
         assert answer.returncode == 0, answer.stderr
         assert json.loads((folder / "index.json").read_text())["manifests"][0]["digest"] == digests.by_mirror[upstream]
+
+
+def test_installation_over_ssh_makes_a_running_docker_use_the_mirrors_until_the_uninstallation(
+    stack: Stack, digests: Digests, trusted: Path, tmp_path: Path
+) -> None:
+    docker_folder = tmp_path / "docker"
+    docker_folder.mkdir()
+    daemon = docker_folder / "daemon.json"
+    daemon.write_text('{ "labels": ["here=yes"] }')
+    (tmp_path / "ssh").mkdir()
+    with (
+        pulling_engine(docker_folder, ORIGINS, trusted) as (engine, process),
+        ssh_host(tmp_path / "ssh", "unix:///absent.sock", process) as (address, programs),
+    ):
+
+        def operations(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+            path = f"{programs}:{stack.environment['PATH']}"
+            return stack.operations("clients", *words, "--host", address, check=check, PATH=path)
+
+        def names() -> set[str]:
+            return {path.name for path in docker_folder.rglob("*")} - {"key.json"}  # of engine 20.10 itself
+
+        def mirrors() -> list[str]:
+            info = clients.run("docker", "--host", engine, "info", "--format", "{{json .RegistryConfig.Mirrors}}")
+            return json.loads(info.stdout) or []
+
+        refused = operations("install", "--yes", "--try", "alpine:absent", check=False)
+        assert refused.returncode == 1, refused.stderr
+        assert "Every file is as before" in refused.stderr
+        assert names() == {"daemon.json"}
+        assert mirrors() == []
+
+        installed = operations("install", "--yes", "--try", "alpine:latest")
+        assert "through the mirror" in installed.stderr
+        assert mirrors() == [f"https://localhost:{MIRROR_PORT}/"]
+        mirrored = through_mirrors(engine)
+        for upstream in IMAGES:
+            expected = digests.by_mirror if upstream in mirrored else digests.by_origin
+            assert pull(engine, upstream) == expected[upstream], upstream
+
+        checked = operations("check", check=False)
+        rows = [row for row in checked.stdout.splitlines() if "Docker Engine" in row]
+        assert {upstream for upstream in PORTS for row in rows if upstream in row and "yes" in row} == mirrored
+        assert checked.returncode == (0 if mirrored == set(PORTS) else 1)
+
+        uninstall = (sys.executable, "-m", "operations", "clients", "uninstall", "--host", address, "--yes")
+        done = clients.run(*uninstall, variables={"PATH": f"{programs}:{stack.environment['PATH']}"})
+        assert done.returncode == 0, done.stderr
+        assert daemon.read_text() == '{ "labels": ["here=yes"] }'
+        assert names() == {"daemon.json"}
+        assert mirrors() == []
+        assert pull(engine, "docker.io") == digests.by_origin["docker.io"]
