@@ -70,7 +70,7 @@ main() {
   base64 -d >"$new"
   stored "$new"
   mv -f "$new" "$1"
-  stored "${1%/*}"
+  stored "${1%/*}" "${1%/*}/.."
 }
 """
 )
@@ -137,7 +137,7 @@ class Machine:
             raise Failure(f"{self.name} does not answer: {said(answer)}", shlex.join([*self._ssh, "true"]))
         if answer.stderr.startswith(b"sudo: "):
             raise Failure(
-                f"{self.name}: the command needs root: {said(answer)}",
+                f"on {self.name}, the command needs root: {said(answer)}",
                 "log in as root, or allow the user to run sudo without a password",
             )
         return answer
@@ -156,7 +156,7 @@ class Machine:
         answer = self.run(_READ, self._root, *(self.path(path) for path in wanted))
         lines = answer.stdout.decode().split("\n")
         if answer.returncode or len(lines) != 4 * len(wanted) + 1:
-            raise Failure(f"cannot read the files of {self.name}: {said(answer)}", "correct the cause and try again")
+            raise Failure(f"{self.name} cannot read its files: {said(answer)}", "correct the cause and try again")
         found = {}
         for number, path in enumerate(wanted):
             problem, target, folder, content = lines[4 * number : 4 * number + 4]
@@ -194,7 +194,7 @@ class Machine:
             raise Failure(f"{file.path} on {self.name} was changed meanwhile", "run the command again")
         if answer.returncode:
             raise Failure(
-                f"cannot change {file.path} on {self.name}: {said(answer)}", f"make {file.path} writable and try again"
+                f"{self.name} cannot change {file.path}: {said(answer)}", f"make {file.path} writable and try again"
             )
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from components.configuration.fields import DockerHost
-from components.configuration.problems import Failure
+from components.configuration.problems import Failure, redacted
 from operations.clients.checking import Use, our_files, uses
 from operations.clients.difference import difference
 from operations.clients.files import Mirrors
@@ -84,14 +84,21 @@ def check(
     stack: Stack = None,
     config_file: ConfigFile = None,
 ) -> None:
-    """Show for each machine which upstreams go through a mirror. The exit status is 1 if some do not."""
+    """Show for each machine which upstreams go through a mirror.
+
+    The exit status is 1 if some do not, or if a machine does not answer.
+    """
     mirrors = deployed_mirrors(StackConfig(stack, config_file), {})
-    rows = list[tuple[str, Use]]()
-    for machine in [_machine(each, root) for each in host or ()] or [_machine(None, root)]:
-        with waiting(f"Reading the files of {machine.name} …"):
-            programs = find(machine)
-            found = uses(mirrors, programs, machine.read(our_files(mirrors, programs.clients)))
-        rows += [(machine.name, use) for use in found]
+    rows, failures = list[tuple[str, Use]](), list[Failure]()
+    for machine in [_machine(name, root) for name in host or ()] or [_machine(None, root)]:
+        try:
+            with waiting(f"Reading the files of {machine.name} …"):
+                programs = find(machine)
+                found = uses(mirrors, programs, machine.read(our_files(mirrors, programs.clients)))
+        except Failure as failure:
+            failures.append(failure)
+        else:
+            rows += [(machine.name, use) for use in found]
     if as_json:
         typer.echo(json.dumps([{"machine": name, **use.as_json()} for name, use in rows], indent=2))
     else:
@@ -102,7 +109,9 @@ def check(
         # In a file or a pipe, a row is one line, so that a search finds whole rows.
         wide = screen if screen.is_terminal else Console(width=_UNLIMITED, highlight=False, emoji=False)
         wide.print(table)
-    if any(use.reason for _, use in rows):
+    for each in failures:
+        say(f"{redacted(str(each))}\n  fix: {redacted(each.fix)}")
+    if failures or any(use.reason for _, use in rows):
         raise typer.Exit(1)
 
 
@@ -183,4 +192,5 @@ def _carry_out(machine: Machine, made: Plan, files: Mapping[str, File], tries: l
         else:
             tidy_journal(machine, files[JOURNAL])
     if made.changes:
-        say(f"changed {len(made.changes)} files on {machine.name}. The former files are in {JOURNAL} there.")
+        back = f" The former files are in {JOURNAL} there." if made.done.files else ""
+        say(f"changed {len(made.changes)} files on {machine.name}.{back}")

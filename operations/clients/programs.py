@@ -112,7 +112,7 @@ def find(machine: Machine) -> Programs:
     wanted = [name for client in CLIENTS for name in client.programs]
     answer = machine.run(_FIND, machine.path(""), *wanted)
     if answer.returncode:
-        raise Failure(f"cannot look for programs on {machine.name}: {said(answer)}", "correct the cause and try again")
+        raise Failure(f"{machine.name} cannot look for its programs: {said(answer)}", "correct the cause and try again")
     names = set(answer.stdout.decode().split())
     docker, by_certificates = None, machine.is_image
     if not machine.is_image:
@@ -172,7 +172,7 @@ def ask(machine: Machine, mirror: Mirror, authority: str | None) -> bool:
         return False
     if answer.returncode:
         raise Failure(
-            f"the mirror of {mirror.upstream} at {mirror.address} does not answer {machine.name}: {said(answer)}."
+            f"{machine.name} gets no answer from the mirror of {mirror.upstream} at {mirror.address}: {said(answer)}."
             " Nothing was changed",
             "let the machine reach the address, and add the machine's address to `allow` of the mirror",
         )

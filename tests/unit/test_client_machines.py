@@ -371,6 +371,26 @@ def test_check_says_for_each_client_which_upstreams_go_through_a_mirror(
     assert [row.split("  ")[1] for row in rows] == ["Podman, CRI-O, Buildah and Skopeo"] * 2
 
 
+def test_check_prints_json_and_goes_on_after_a_machine_that_does_not_answer(
+    clients: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = 'case "$*" in *down*) echo "no route to host" >&2; exit 255;; esac; exec sh'
+    write(tmp_path, "bin/ssh", f"#!/bin/sh\n{lines}\n").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    clients("install")
+
+    answer = clients("check", "--json", "--host", "ssh://root@down", "--host", "ssh://root@up.example.com:2222")
+
+    assert answer.exit_code == 1
+    assert "ssh://root@down does not answer: no route to host" in answer.stderr
+    assert "fix: ssh -l root -- down true" in answer.stderr
+    rows = json.loads(answer.stdout)
+    assert {row["machine"] for row in rows} == {"ssh://root@up.example.com:2222"}
+    assert {row["used"] for row in rows} == {True}
+    assert {row["reason"] for row in rows} == {None}
+    assert len(rows) == 8
+
+
 def test_check_counts_a_shared_address_as_no_mirror_of_podman(clients: Callable[..., Result]) -> None:
     outputs = {"mirror_urls": {}, "mirror_url": "https://mirror.example.com"}
     clients("install", **outputs)
@@ -407,13 +427,13 @@ def test_image_store_of_docker_decides_which_files_count(
 
 
 #: Runs a command again and again, each time in a process group of its own. The whole group is killed before its Nth
-#: program starts, for every third N, until a run ends. After each killed run comes a line.
+#: program starts, for every fourth N, until a run ends. After each killed run comes a line.
 KILLER = """
 import os, sys
 from operations.__main__ import command_line
 arguments = sys.argv[1:]
 command_line(arguments[:1])
-for moment in range(1, 1000, 3):
+for moment in range(1, 1000, 4):
     child = os.fork()
     if not child:
         os.setpgid(0, 0)
