@@ -186,11 +186,15 @@ def _carry_out(machine: Machine, made: Plan, files: Mapping[str, File], tries: l
         for each in tries:
             each.run(machine)
 
-    with waiting(f"Changing the files of {machine.name} …"):
-        if made.changes or tries or made.done != journal(files[JOURNAL]):
-            carry_out(machine, made, files[JOURNAL], pulls)
-        else:
-            tidy_journal(machine, files[JOURNAL])
+    try:
+        with waiting(f"Changing the files of {machine.name} …"):
+            if made.changes or tries or made.done != journal(files[JOURNAL]):
+                carry_out(machine, made, files[JOURNAL], pulls)
+            else:
+                tidy_journal(machine, files[JOURNAL])
+    except KeyboardInterrupt:
+        say("Stopped. Every file is as before.")
+        raise typer.Exit(1) from None
     if made.changes:
         back = f" The former files are in {JOURNAL} there." if made.done.files else ""
         say(f"changed {len(made.changes)} files on {machine.name}.{back}")

@@ -19,7 +19,8 @@ from typer.testing import CliRunner, Result
 from components.configuration.problems import Failure
 from operations.__main__ import command_line
 from operations.clients import machine_commands
-from operations.clients.planning import JOURNAL
+from operations.clients.machine import Machine
+from operations.clients.planning import JOURNAL, File
 from operations.clients.programs import find
 from operations.stack import StackConfig
 from tests.harness.configuration import ROOT
@@ -332,6 +333,26 @@ def test_file_that_cannot_be_written_puts_the_others_back(
     assert "k3s/registries.yaml" in str(failure)
     assert "disk is full" in str(failure)
     assert "Every file is as before" in str(failure)
+    assert content(machine) == before
+
+
+def test_ctrl_c_puts_the_files_back(
+    clients: Callable[..., Result], machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_foreign_files(machine)
+    before, real = content(machine), Machine.replace
+
+    def replace_until_daemon(self: Machine, file: File, *words: str) -> None:
+        real(self, file, *words)
+        if file.path == f"/{DAEMON}" and "mirror.example.com" in words[0]:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Machine, "replace", replace_until_daemon)
+
+    answer = clients("install")
+
+    assert answer.exit_code == 1
+    assert "Every file is as before" in answer.stderr
     assert content(machine) == before
 
 
