@@ -18,7 +18,7 @@ COMMANDS = {
     "comment": ("comment", "comment"),
     "history": ("history", "history"),
     "rollback-line": ("history", "rollback_line"),
-    "clients": ("clients", "clients"),
+    "clients": ("clients", "app"),
     "mirrors": ("mirrors", "mirrors"),
     "warm": ("warm", "warm"),
 }

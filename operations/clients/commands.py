@@ -1,4 +1,4 @@
-"""Write the files that make clients use the mirrors of a stack."""
+"""Write the files that make clients use the mirrors of a stack; install, check and remove the files on machines."""
 
 from __future__ import annotations
 
@@ -8,21 +8,29 @@ from typing import Annotated, Any
 
 import typer
 
-from components.configuration.problems import Failure, set_command
-from components.render.clients import DOCKER_HUB, Mirror
-from operations.clients.files import Mirrors, client_files
+from components.configuration.problems import Failure
+from components.render.clients import DOCKER_HUB
+from operations.clients.files import client_files
 from operations.clients.folder import SUMS, write_folder
+from operations.clients.machine_commands import check, install, uninstall
+from operations.clients.outputs import deployed_mirrors
 from operations.clients.page import PAGE, page
 from operations.console import say
 from operations.options import ConfigFile, Stack
-from operations.stack import DeployedMirrors, StackConfig
+from operations.stack import StackConfig
+
+app = typer.Typer(invoke_without_command=True)
+app.command()(install)
+app.command()(check)
+app.command()(uninstall)
 
 
+@app.callback()
 def clients(
-    *,
+    context: typer.Context,
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.", file_okay=False)
-    ],
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.", file_okay=False)
+    ] = None,
     merge: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Keep the keys and mirrors of this daemon.json of Docker.", dir_okay=False),
@@ -32,12 +40,16 @@ def clients(
 ) -> None:
     """Write the files with which Docker, containerd, BuildKit, Podman, CRI-O, k3s and RKE2 use the mirrors.
 
-    README.md in the folder says where each file goes. A later run replaces the files that the command wrote before.
+    With --output, the command only writes into that folder. README.md there says where each file goes. A later run
+    replaces the files that the command wrote before. The commands below change the files of a machine.
     """
-    config = StackConfig(stack, config_file)
-    deployed = config.deployed_mirrors()
-    authority = deployed.ca_certificate and deployed.ca_certificate.rstrip() + "\n"
-    mirrors = Mirrors(_mirrors(config, deployed), authority, _daemon(merge) if merge else {})
+    if context.invoked_subcommand:
+        if output or merge or stack or config_file:
+            raise typer.BadParameter(f"write the options behind {context.invoked_subcommand}")
+        return
+    if output is None:
+        raise typer.BadParameter("name the folder for the files", param_hint="--output")
+    mirrors = deployed_mirrors(StackConfig(stack, config_file), _daemon(merge) if merge else {})
     if merge and not mirrors.docker_hub:
         raise Failure(
             f"the stack has no mirror of {DOCKER_HUB}, and daemon.json can name no other mirror",
@@ -51,25 +63,6 @@ def clients(
     for name in (*texts, SUMS):
         typer.echo(output / name)
     say(f"To install the files on a client, read {output / PAGE}")
-
-
-def _mirrors(config: StackConfig, deployed: DeployedMirrors) -> tuple[Mirror, ...]:
-    """Return the mirrors with the addresses that clients use: the mirror's own, or the shared one.
-
-    Raises:
-        Failure: if the stack has no mirror.
-    """
-    found = []
-    for upstream in sorted(deployed.upstreams):
-        own = deployed.mirror_urls.get(upstream)
-        if address := own or deployed.mirror_url:
-            found.append(Mirror(upstream, address, is_shared=own is None))
-    if not found:
-        example = set_command(f'mirrors["{DOCKER_HUB}"].url', "https://mirror.example.com")
-        raise Failure(
-            "the stack has no mirrors", f"{config.on_this_stack(example)} && {config.command('pulumi', 'up')}"
-        )
-    return tuple(found)
 
 
 def _daemon(file: Path) -> dict[str, Any]:

@@ -45,17 +45,20 @@ class Mirrors:
 class Client:
     """A program and its files in ``/etc/FOLDER``, with what an operator must know before copying them.
 
-    ``reload`` applies the files. ``fallback`` describes what happens if a mirror fails. ``limits`` are exceptions.
+    A machine has the client if it has one of the ``programs``. ``reload`` applies the files. ``restarts`` is whether an
+    operator must restart a program. ``fallback`` describes what happens if a mirror fails. ``limits`` are exceptions.
     ``names_upstreams`` is whether the program sends ``?ns=``, so that it can use a shared address.
     """
 
     name: str
     folder: str
+    programs: tuple[str, ...]
     files: Callable[[Mirrors], dict[str, str]]
     reload: str
     fallback: str
     limits: tuple[str, ...] = ()
     names_upstreams: bool = True
+    restarts: bool = False
 
 
 def client_files(mirrors: Mirrors) -> dict[Client, dict[str, str]]:
@@ -127,6 +130,7 @@ CLIENTS = (
     Client(
         name="Docker Engine",
         folder="docker",
+        programs=("dockerd",),
         files=_docker,
         reload="The engine reads `certs.d` at each pull. For `daemon.json`, run `systemctl reload docker`.",
         fallback="If the mirror fails, the engine pulls from the upstream.",
@@ -138,6 +142,7 @@ CLIENTS = (
     Client(
         name="containerd",
         folder="containerd",
+        programs=("containerd",),
         files=_hosts,
         reload="containerd reads `certs.d` at each pull. For `ctr`, add `--hosts-dir /etc/containerd/certs.d`.",
         fallback="If the mirror fails, containerd pulls from the upstream.",
@@ -146,15 +151,18 @@ CLIENTS = (
     Client(
         name="BuildKit",
         folder="buildkit",
+        programs=("buildkitd",),
         files=_buildkit,
         reload="Create a new builder: `docker buildx create --use --driver docker-container --buildkitd-config"
         " /etc/buildkit/buildkitd.toml`. For a `buildkitd` of your own, restart `buildkitd`.",
+        restarts=True,
         fallback="If the mirror fails, BuildKit pulls from the upstream.",
         limits=("The builder runs in a container: `localhost` in an address is then not this machine.",),
     ),
     Client(
         name="Podman, CRI-O, Buildah and Skopeo",
         folder="containers",
+        programs=("podman", "crio", "buildah", "skopeo"),
         files=_containers,
         reload="Podman, Buildah and Skopeo read the files at each start. For CRI-O, run `systemctl reload crio`.",
         fallback="If the mirror fails, these programs pull from the upstream.",
@@ -163,15 +171,19 @@ CLIENTS = (
     Client(
         name="k3s",
         folder="rancher/k3s",
+        programs=("k3s",),
         files=_rancher("k3s"),
         reload="`systemctl restart k3s` (on an agent: `k3s-agent`). Pods keep running.",
+        restarts=True,
         fallback=f"If the mirror fails, k3s pulls from the upstream. {_DISABLED}",
     ),
     Client(
         name="RKE2",
         folder="rancher/rke2",
+        programs=("rke2",),
         files=_rancher("rke2"),
         reload="`systemctl restart rke2-server` (on an agent: `rke2-agent`). Pods keep running.",
+        restarts=True,
         fallback=f"If the mirror fails, RKE2 pulls from the upstream. {_DISABLED}",
     ),
 )

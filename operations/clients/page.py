@@ -8,6 +8,7 @@ from operations.clients.files import Client, Mirrors
 
 PAGE = "README.md"
 _INTRODUCTION = """\
+`python -m operations clients install` does what this page describes, and keeps the entries of other people.
 Each folder here belongs into `/etc` of a client, under the same name. Run the commands below as root, in this folder.
 `cp` replaces files of the same name, so read the output of `diff` first."""
 _TRUST = """\

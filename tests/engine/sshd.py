@@ -14,10 +14,11 @@ from tests.harness.processes import free_port, running
 
 
 @contextlib.contextmanager
-def ssh_host(folder: Path, docker_host: str) -> Iterator[tuple[str, Path]]:
+def ssh_host(folder: Path, docker_host: str, process: int | None = None) -> Iterator[tuple[str, Path]]:
     """The ``ssh://`` address of this machine, and a folder for PATH with an ``ssh`` that has the key for it.
 
-    The user's own ``~/.ssh`` is neither read nor written.
+    With ``process``, commands run in the mount namespace of that process. The user's own ``~/.ssh`` is neither read nor
+    written.
     """
     for name in ("host", "client"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
@@ -31,6 +32,7 @@ def ssh_host(folder: Path, docker_host: str) -> Iterator[tuple[str, Path]]:
         # The remote docker command talks to the engine of this test run. Bash reads ~/.bashrc for ssh, and what people
         # have there (pyenv, say, waits up to a minute for a lock) would be in every connection.
         f"SetEnv DOCKER_HOST={docker_host} PATH={os.environ['PATH']} HOME={folder}\n"
+        + (f'ForceCommand exec nsenter --target {process} --mount sh -c "$SSH_ORIGINAL_COMMAND"\n' if process else "")
     )
     (folder / "ssh_config").write_text(
         f"Host *\nIdentityFile {folder}/client\nIdentitiesOnly yes\nUserKnownHostsFile {folder}/known_hosts\n"

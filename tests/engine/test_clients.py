@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.engine import pulling_clients
 from tests.engine.pulling_clients import ClientMachine, Pull
 from tests.engine.pulling_engine import pulling_engine
 from tests.engine.second_engine import running_dockerd
+from tests.engine.sshd import ssh_host
 from tests.harness import clients
 from tests.harness.certificates import authority, certificate_pair
 from tests.harness.configuration import ROOT
@@ -160,7 +162,7 @@ def trusted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def engine(files: Path, trusted: Path) -> Iterator[str]:
     """The address of an engine with the files in /etc/docker. It starts only if daemon.json is valid."""
-    with pulling_engine(files / "docker", ORIGINS, trusted) as address:
+    with pulling_engine(files / "docker", ORIGINS, trusted) as (address, _):
         yield address
 
 
@@ -223,11 +225,13 @@ def through_mirrors(name: str, addresses: str, request: pytest.FixtureRequest) -
     """The upstreams for which a client uses a mirror."""
     if name in NAME_NO_UPSTREAM and addresses == "shared":
         return set()
-    if name in DOCKER:
-        engine = request.getfixturevalue("engine")
-        store = clients.run("docker", "--host", engine, "info", "--format", "{{.DriverStatus}}").stdout
-        return set(PORTS) if "io.containerd.snapshotter" in store else {"docker.io"}
-    return set(PORTS)
+    return mirrored_by_docker(request.getfixturevalue("engine")) if name in DOCKER else set(PORTS)
+
+
+def mirrored_by_docker(engine: str) -> set[str]:
+    """The upstreams for which Docker uses a mirror. It depends on the image store."""
+    store = clients.run("docker", "--host", engine, "info", "--format", "{{.DriverStatus}}").stdout
+    return set(PORTS) if "io.containerd.snapshotter" in store else {"docker.io"}
 
 
 # --- Tests ------------------------------------------------------------------------------------------------------------
@@ -333,10 +337,69 @@ def test_both_ways_of_the_documentation_pull_through_the_mirror(
     (daemon,) = re.findall(r"^ *(\{\"registry-mirrors\".*\})$", page, re.MULTILINE)
     (tmp_path / "daemon.json").write_text(daemon)
 
-    with pulling_engine(tmp_path, ORIGINS, trusted) as engine:
+    with pulling_engine(tmp_path, ORIGINS, trusted) as (engine, _):
         for command in re.findall(r"^ *(docker pull .*)$", page, re.MULTILINE):
             answer = clients.run(*command.split(), variables={"DOCKER_HOST": engine})
             assert answer.returncode == 0, answer.stderr
             assert registries.upstream.new(), command
 
     assert not registries.origin.new()
+
+
+def test_installation_over_ssh_makes_a_running_docker_use_the_mirrors_until_the_uninstallation(
+    stack: Stack, addresses: str, registries: Registries, trusted: Path, tmp_path: Path
+) -> None:
+    port = MIRROR_PORT if addresses == "own" else SHARED_PORT
+    tag = f"installed-{addresses}"
+    registries.put(tag)
+    docker_folder = tmp_path / "docker"
+    docker_folder.mkdir()
+    daemon = docker_folder / "daemon.json"
+    daemon.write_text('{ "labels": ["here=yes"] }')
+    (tmp_path / "ssh").mkdir()
+    with (
+        pulling_engine(docker_folder, ORIGINS, trusted) as (engine, process),
+        ssh_host(tmp_path / "ssh", "unix:///absent.sock", process) as (address, programs),
+    ):
+
+        def operations(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+            path = f"{programs}:{stack.environment['PATH']}"
+            return stack.operations("clients", *words, "--host", address, check=check, PATH=path)
+
+        def names() -> set[str]:
+            return {path.name for path in docker_folder.rglob("*")} - {"key.json"}  # of engine 20.10 itself
+
+        def mirrors_of_docker() -> list[str]:
+            info = clients.run("docker", "--host", engine, "info", "--format", "{{json .RegistryConfig.Mirrors}}")
+            return json.loads(info.stdout) or []
+
+        pull = pulling_clients.docker_pull(engine)
+        refused = operations("install", "--yes", "--try", "alpine:absent", check=False)
+        assert refused.returncode == 1, refused.stderr
+        assert "Every file is as before" in refused.stderr
+        assert names() == {"daemon.json"}
+        assert mirrors_of_docker() == []
+
+        installed = operations("install", "--yes", "--try", f"alpine:{tag}")
+        assert "through the mirror" in installed.stderr
+        assert mirrors_of_docker() == [f"https://localhost:{port}/"]
+        assert registries.upstream.new()
+        mirrored = mirrored_by_docker(engine)
+        for upstream, repository in REPOSITORIES.items():
+            pull(f"{upstream}/{repository}:{tag}")
+            assert bool(registries.upstream.new()) == (upstream in mirrored), upstream
+            assert bool(registries.origin.new()) == (upstream not in mirrored), upstream
+
+        checked = operations("check", check=False)
+        rows = [row for row in checked.stdout.splitlines() if "Docker Engine" in row]
+        assert {upstream for upstream in PORTS for row in rows if upstream in row and "yes" in row} == mirrored
+        assert checked.returncode == (0 if mirrored == set(PORTS) else 1)
+
+        uninstall = (sys.executable, "-m", "operations", "clients", "uninstall", "--host", address, "--yes")
+        done = clients.run(*uninstall, variables={"PATH": f"{programs}:{stack.environment['PATH']}"})
+        assert done.returncode == 0, done.stderr
+        assert daemon.read_text() == '{ "labels": ["here=yes"] }'
+        assert names() == {"daemon.json"}
+        assert mirrors_of_docker() == []
+        pull(f"docker.io/{REPOSITORIES['docker.io']}:{tag}")
+        assert registries.origin.new()

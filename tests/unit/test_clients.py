@@ -49,6 +49,11 @@ def test_command_prints_the_files_that_it_wrote(monkeypatch: pytest.MonkeyPatch,
     assert "docker/certs.d/ghcr.io/hosts.toml" in answer.stdout
 
 
+@pytest.mark.parametrize("words", [[], ["--output", "x", "check"], ["--stack", "prod", "uninstall"]])
+def test_folder_that_is_missing_and_options_before_a_command_are_wrong_usage(words: list[str]) -> None:
+    assert CliRunner().invoke(command_line(["clients"]), ["clients", *words]).exit_code == 2
+
+
 def test_sums_can_be_checked_with_sha256sum(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     run(monkeypatch, "--output", str(tmp_path))
 
