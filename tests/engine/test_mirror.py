@@ -179,7 +179,9 @@ def test_the_last_error_and_an_unreachable_mirror_are_shown(
     finally:
         upstream.start()
         clients.wait_for_port(UPSTREAM_PORT)
-    assert "/v2/team/never/manifests/1" in shown(stack)["last_error"]["message"]
+    message = shown(stack)["last_error"]["message"]
+    assert "/v2/team/never:" in message
+    assert UPSTREAM in message, "the cause is the upstream"
 
     mirror = clients.containers(client, PREFIX)[mirror_alias("docker.io")]
     mirror.kill()
