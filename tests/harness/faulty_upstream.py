@@ -112,7 +112,9 @@ class FaultyUpstream:
 
     def find(self, path: str) -> tuple[str, str, bytes] | None:
         """The digest, media type and content of a manifest or blob."""
-        repository, kind, reference = path.removeprefix("/elsewhere").removeprefix("/v2/").rsplit("/", 2)
+        repository, kind, reference = (
+            path.partition("?")[0].removeprefix("/elsewhere").removeprefix("/v2/").rsplit("/", 2)
+        )
         if kind == "manifests" and ":" not in reference:
             reference = self._contents.get(f"{repository}:{reference}", ("", b""))[0]
         found = self._contents.get(reference)
