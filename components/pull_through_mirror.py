@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from components._delivery import Image, Mount, deliver
 from components._service import Attachment, Service, published, service
-from components.configuration.naming import StackName, mirror_alias, mirror_port, quick_alias
+from components.configuration.naming import StackName, cache_alias, cache_port, mirror_alias, mirror_port, quick_alias
 from components.configuration.settings import MirrorSettings
 from components.render.registry import (
     CONFIG_DIRECTORY,
@@ -20,12 +20,13 @@ from components.render.registry import (
     CREDENTIALS_FILE,
     MIRROR_DRAIN_SECONDS,
     SECRETS_DIRECTORY,
+    cache_config,
     credential_helper,
     credentials_file,
     environment,
     mirror_config,
 )
-from components.render.registry_command import FREE, PRIVATELY, SERVE, USER, on_own_store, store_mark
+from components.render.registry_command import FREE, PRIVATELY, SERVE, SERVE_CACHE, USER, on_own_store, store_mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,8 @@ class PullThroughMirrorArgs:
 class PullThroughMirror(pulumi.ComponentResource):
     """One distribution process in proxy mode, with the alias ``mirror-<upstream>`` on ``network``.
 
+    A second process in the same container serves the cache while the first waits for its upstream.
+
     Declares a volume and a carrier for configuration, the same for the credentials of an upstream login, and the
     container. A replacement deletes the old container first: two processes must not share a cache, because both would
     write ``scheduler-state.json``. Meanwhile, requests wait at the proxy.
@@ -60,11 +63,18 @@ class PullThroughMirror(pulumi.ComponentResource):
     def __init__(self, name: str, args: PullThroughMirrorArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:PullThroughMirror", name, {}, opts)
         names, settings, alias = args.names, args.settings, mirror_alias(args.upstream)
-        program = FREE + (PRIVATELY if settings.storage.host_path else "") + SERVE
+        program = FREE + (PRIVATELY if settings.storage.host_path else "") + SERVE_CACHE + SERVE
         text, helper = mirror_config(args.upstream, settings), credential_helper(settings)
+        cache = cache_config(args.upstream, settings)
+        aliases = [alias, quick_alias(alias), cache_alias(args.upstream)]
+        own_ports = [mirror_port(args.upstream), cache_port(args.upstream)]
         helper_path = f"{CONFIG_DIRECTORY}/{CREDENTIAL_HELPER}"
         files: dict[str, Mapping[str, Input[str]]] = {
-            "config": {f"{CONFIG_DIRECTORY}/config.yml": text, helper_path: helper}
+            "config": {
+                f"{CONFIG_DIRECTORY}/config.yml": text,
+                f"{CONFIG_DIRECTORY}/cache.yml": cache,
+                helper_path: helper,
+            }
         }
         if settings.username is not None and args.password is not None:
             answer = credentials_file(settings.username, args.password.get_secret_value())
@@ -82,13 +92,13 @@ class PullThroughMirror(pulumi.ComponentResource):
                 command=on_own_store(program, f"{CONFIG_DIRECTORY}/config.yml", store_mark(args.upstream), writes=True),
                 environment=environment(settings.memory_mb),
                 health_url=f"http://127.0.0.1:{mirror_port(args.upstream)}/",
-                config=text + helper,
+                config=text + cache + helper,
                 mounts=[config.mount, args.data, *(one.mount for one in login)],
-                attachments=[Attachment(network=args.network, aliases=[alias, quick_alias(alias)])],
+                attachments=[Attachment(network=args.network, aliases=aliases)],
                 memory_mb=settings.memory_mb,
                 stop_seconds=MIRROR_DRAIN_SECONDS,
                 user=USER,
-                ports=published(args.address, [mirror_port(args.upstream)]) if args.address else [],
+                ports=published(args.address, own_ports) if args.address else [],
             ),
             fixed_name=f"{names.prefix}-{name}",
             parent=self,

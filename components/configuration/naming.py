@@ -69,9 +69,19 @@ def mirror_port(name: str) -> int:
     return 10_000 + zlib.crc32(name.encode()) % 50_000
 
 
+def cache_port(name: str) -> int:
+    """Return the port of the process that serves the cache of the mirror of ``name`` without its upstream."""
+    return mirror_port(f"{name} cache")
+
+
 def mirror_alias(name: str) -> str:
     """Return the network name of the mirror of ``name``."""
     return f"mirror-{slug(name)}"
+
+
+def cache_alias(name: str) -> str:
+    """Return the network name of the same container for the process that serves only the cache."""
+    return f"{mirror_alias(name)}-cache"
 
 
 def quick_alias(name: str) -> str:
@@ -106,9 +116,11 @@ def ports(settings: Settings) -> tuple[int, ...]:
 
 
 def service_ports(settings: Settings) -> dict[str, int]:
-    """Return the port of each registry process and each mirror, by network name."""
+    """Return the port of each registry process, each mirror and each mirror's cache, by network name."""
     own: dict[str, int] = {process: PORTS[process] for process in processes(settings.registry)}
-    return own | {mirror_alias(name): mirror_port(name) for name in settings.mirrors}
+    for name in settings.mirrors:
+        own |= {mirror_alias(name): mirror_port(name), cache_alias(name): cache_port(name)}
+    return own
 
 
 def certificate_name(host: str, available: tuple[str, ...]) -> str | None:

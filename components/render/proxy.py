@@ -12,6 +12,7 @@ from components.configuration.certificates import canonical, canonical_root
 from components.configuration.fields import Endpoint
 from components.configuration.naming import (
     HEALTH_PORT,
+    cache_alias,
     certificate_name,
     certificates_in_use,
     endpoints,
@@ -54,6 +55,11 @@ _OTHER = r"(?:n|[a-mo-zA-MO-Z_][\w-]*)=[^&#]*"
 #: resolves the name for each connection. With the operator's own proxy, the new process starts after the old process
 #: has stopped.
 LEARNS_WITHIN = {"caddy": 0.0, "nginx": 1.5, "none": 0.0}
+#: Seconds without a byte of a mirror after which a request for a layer fails, and without an answer for any other.
+#: distribution gives a layer after up to six answers of the upstream, which it awaits one after the other.
+SILENT_AFTER = {"layer": 30, "other": 15}
+#: A digest that nobody has.
+NO_DIGEST = f"sha256:{'0' * 64}"
 #: Seconds that a stopping proxy gives requests to finish.
 GRACE_SECONDS = 30
 
@@ -71,12 +77,14 @@ _TEMPLATES = Environment(  # noqa: S701
 class MirrorRoute:
     """The route of clients to the mirror ``name``.
 
-    ``endpoint`` is the mirror's own address, if any. At the address of all mirrors, ``asked`` matches the URLs of its
-    requests. ``allow`` is empty if everyone may pull. ``most_layers`` is how many layers the mirror may send at once.
+    ``cache`` is the name of the route to its cache alone. ``endpoint`` is the mirror's own address, if any. At the
+    address of all mirrors, ``asked`` matches the URLs of its requests. ``allow`` is empty if everyone may pull.
+    ``most_layers`` is how many layers the mirror may send at once.
     """
 
     upstream: str
     name: str
+    cache: str
     endpoint: Endpoint | None
     asked: str
     allow: tuple[str, ...]
@@ -212,6 +220,7 @@ def routes(settings: Settings, given: Mapping[str, int]) -> Routes:
             MirrorRoute(
                 upstream=name,
                 name=mirror_alias(name),
+                cache=cache_alias(name),
                 endpoint=mirror.url,
                 asked=asks_for(name),
                 allow=mirror.allow,
@@ -269,6 +278,8 @@ def _rendered(template: str, settings: Settings, given: Mapping[str, int]) -> st
         logged_url=LOGGED_URL,
         logged_header=LOGGED_HEADER,
         longest=LONGEST,
+        silent_after=SILENT_AFTER,
+        no_digest=NO_DIGEST,
         realm=REALM,
         acme_root_file=ACME_ROOT_FILE,
         acme_mac_key_file=ACME_MAC_KEY_FILE,

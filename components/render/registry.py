@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from components.configuration.naming import COUNTERS_PORT, PORTS, mirror_port
+from components.configuration.naming import COUNTERS_PORT, PORTS, cache_port, mirror_port
 from components.configuration.settings import ROLES_OF, MirrorSettings, Process, RegistrySettings, upstream_url
 
 #: Paths of files in the containers: plain strings, because container outputs would make one replacement cascade.
@@ -95,6 +95,21 @@ def mirror_config(name: str, mirror: MirrorSettings) -> str:
         # helper, credentials rotate without a restart.
         "exec": {"command": f"{CONFIG_DIRECTORY}/{CREDENTIAL_HELPER}", "lifetime": "1m"},
     }
+    return _yaml(config)
+
+
+def cache_config(name: str, mirror: MirrorSettings) -> str:
+    """Render the configuration of the process that serves a mirror's cache without asking the upstream.
+
+    A mirror asks its upstream about a tag even if it has the tag, and waits without limit for the answer.
+    """
+    config = _common(cache_port(name), mirror.log_level, "1s")
+    config["storage"]["maintenance"] = {
+        "uploadpurging": {"enabled": False, "age": "24h", "interval": "24h", "dryrun": False},
+        "readonly": {"enabled": True},
+    }
+    # It signs nothing. Without any secret, distribution warns.
+    config["http"]["secret"] = "unused"  # noqa: S105
     return _yaml(config)
 
 

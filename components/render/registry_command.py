@@ -59,6 +59,11 @@ while sleep 60; do
     done
 done &
 """
+#: Runs before ``SERVE`` in a mirror: a process beside distribution that serves only the cache. Its errors, all of them
+#: that the cache lacks something, would hide those of the mirror.
+SERVE_CACHE = r"""
+while :; do registry serve "${0%/*}/cache.yml" > /dev/null 2>&1; sleep 1; done &
+"""
 #: Runs before ``SERVE`` if data lies in a folder of the host: other users of the host cannot read new files.
 PRIVATELY = "umask 027; "
 

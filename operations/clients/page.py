@@ -16,12 +16,10 @@ The mirrors have certificates of the stack's own authority. Copy the certificate
 Without the file, each pull of containerd, and of Docker with the containerd image store, fails, without a fallback."""
 _FALLBACK = """\
 A mirror fails if no program answers at its address, or if the answer is an error: 403 if `allow` of the mirror does not
-contain the client's address, 404 if the mirror cannot find the image, 5xx if the mirror is down. Then the client needs
-access to the upstream. If only the mirror's container is stopped, the proxy waits 60 seconds for each request before it
-answers 503, so the fallback takes minutes. These pulls do not fall back:
-
-- an image whose name contains the mirror's address, like `{address}/…`;
-- a pull through a mirror that accepts the connection and does not answer, until the client stops waiting."""
+contain the client's address, 404 if the upstream does not have the image, 424 if the upstream is unreachable or fails,
+503 if the mirror is down. Then the client needs access to the upstream. Each answer takes 15 seconds if only the
+container of the mirror is stopped or if the upstream is silent, and a client asks several times. A pull of an image
+whose name contains the mirror's address, like `{address}/…`, does not fall back."""
 
 
 def page(mirrors: Mirrors, files: Mapping[Client, Mapping[str, str]]) -> str:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from http.client import NOT_FOUND
 from typing import Any
 
 from components.configuration.problems import redacted
+from components.render.proxy import NO_DIGEST
 from components.render.registry import DATA_DIRECTORY
 
 _LEVELS = ("warning", "error", "fatal", "panic")
 #: distribution warns of this at each start of a mirror.
 _AT_EVERY_START = "Registry does not implement RepositoryRemover"
+#: After each tag that a mirror lacks, the proxy asks the mirror for this to get the reason.
+_ASKED_BY_PROXY = f"/manifests/{NO_DIGEST}"
 #: Lines that are not JSON: of Go's runtime, and of the check that the mirror starts on its own data.
 _PLAIN = ("panic: ", "fatal error: ", f"{DATA_DIRECTORY} ")
 _LONGEST = 500
@@ -42,6 +46,8 @@ def _error(line: str) -> LogError | None:
         return None
     if str(entry.get("msg")).startswith(_AT_EVERY_START):
         return None
+    if _ASKED_BY_PROXY in str(entry.get("http.request.uri")) and entry.get("http.response.status") == NOT_FOUND:
+        return None  # The upstream is well, and the line before names the tag that it lacks.
     return LogError(time=entry.get("time"), level=entry["level"], message=_shown(_message(entry)))
 
 
@@ -51,7 +57,8 @@ def _message(entry: dict[str, Any]) -> str:
     text = ": ".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
     if "http.request.uri" not in entry:
         return text
-    request = (entry.get("http.request.method"), str(entry["http.request.uri"]).partition("?")[0])
+    uri = str(entry["http.request.uri"]).partition("?")[0].removesuffix(_ASKED_BY_PROXY)
+    request = (entry.get("http.request.method"), uri)
     answer = entry.get("http.response.status")
     return f"{text} ({' '.join(map(str, request))}{f': {answer}' if answer else ''})"
 

@@ -19,7 +19,7 @@ from tests.harness.configuration import ROOT
 FORMER = Path(__file__).parent / "former"
 
 
-def test_an_update_of_the_program_replaces_the_processes_that_store_data_and_nothing_else(tmp_path: Path) -> None:
+def test_an_update_of_the_program_replaces_what_stores_data_and_reloads_the_proxy_and_no_more(tmp_path: Path) -> None:
     variables = environment() | {
         "PULUMI_BACKEND_URL": f"file://{tmp_path / 'state'}",
         "PULUMI_CONFIG_PASSPHRASE": "example-only-zq7kx2vw9rj4hbm3",
@@ -53,6 +53,9 @@ def test_an_update_of_the_program_replaces_the_processes_that_store_data_and_not
         "registry-writer": "replace",
         "mirror-upstream-test-container": "replace",
         "mirror-upstream-test-config-carrier": "replace",
+        "proxy-config-carrier": "replace",
+        "proxy-validation": "update",
+        "proxy-reload": "update",
         "process-limit": "update",  # for the new containers
     }
     assert "fingerprint" in pulumi("preview", "--diff", "--color=never"), (

@@ -229,7 +229,7 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def stand_ins(text: str, processes: Sequence[str]) -> Iterator[str]:
     """A configuration whose processes are stand-ins."""
-    text = text.replace("lb_try_duration 60s", "lb_try_duration 1s")
+    text = re.sub(r"lb_try_duration \d+s", "lb_try_duration 1s", text)
     with contextlib.ExitStack() as stack:
         for process in processes:
             handler = type(process, (_Upstream,), {"process": process})

@@ -124,11 +124,11 @@ def test_warmed_image_is_served_while_the_upstream_is_stopped(
     stack: Stack, upstream: Container, tmp_path: Path
 ) -> None:
     images = tmp_path / "images.txt"
-    images.write_text("warmed:1\nghcr.io/owner/name:1\n")
+    images.write_text("warmed:1\nquay.io/owner/name:1\n")
 
     answer = stack.operations("warm", str(images), SSL_CERT_FILE=str(stack.certificate_file))
 
-    assert "skipped: the stack has no mirror of ghcr.io" in answer.stdout
+    assert "skipped: the stack has no mirror of quay.io" in answer.stdout
     upstream.stop(timeout=1)
     try:
         assert pull(stack, "warmed:1", tmp_path / "warmed") == ""
@@ -138,9 +138,9 @@ def test_warmed_image_is_served_while_the_upstream_is_stopped(
 
 
 def shown(stack: Stack) -> dict[str, Any]:
-    """The mirror, by `mirrors --json`."""
-    (mirror,) = json.loads(stack.operations("mirrors", "--json").stdout)["mirrors"]
-    return dict(mirror)
+    """The mirror of docker.io, by `mirrors --json`."""
+    mirrors = json.loads(stack.operations("mirrors", "--json").stdout)["mirrors"]
+    return dict(next(mirror for mirror in mirrors if mirror["upstream"] == "docker.io"))
 
 
 @pytest.mark.once
@@ -179,7 +179,9 @@ def test_the_last_error_and_an_unreachable_mirror_are_shown(
     finally:
         upstream.start()
         clients.wait_for_port(UPSTREAM_PORT)
-    assert "/v2/team/never/manifests/1" in shown(stack)["last_error"]["message"]
+    message = shown(stack)["last_error"]["message"]
+    assert "/v2/team/never:" in message
+    assert UPSTREAM in message, "the cause is the upstream"
 
     mirror = clients.containers(client, PREFIX)[mirror_alias("docker.io")]
     mirror.kill()

@@ -10,7 +10,7 @@ import yaml
 from components.configuration.naming import slug
 from components.configuration.settings import Secrets, Settings, processes
 from components.render.proxy import caddyfile, issuer_caddyfile, needs_issuer, nginx_conf, snippets
-from components.render.registry import credential_helper, mirror_config, registry_config
+from components.render.registry import cache_config, credential_helper, mirror_config, registry_config
 from tests.harness.certificates import certificate_pair
 from tests.harness.configuration import configuration, example_password
 
@@ -50,5 +50,6 @@ def rendered(settings: Settings, secrets: Secrets) -> dict[str, str]:
     files |= {f"{process}.yml": registry_config(process, settings.registry) for process in processes(settings.registry)}
     for name, mirror in settings.mirrors.items():
         files |= {f"mirror-{slug(name)}.yml": mirror_config(name, mirror)}
+        files |= {f"mirror-{slug(name)}-cache.yml": cache_config(name, mirror)}
         files |= {f"mirror-{slug(name)}-upstream-credentials": credential_helper(mirror)}
     return files

@@ -56,4 +56,8 @@ def test_a_registry_configuration_has_known_keys_only(path: Path) -> None:
             assert value.keys() <= known[section], section
     assert "cache" not in config["storage"]
     assert config["http"].get("debug", {}).get("addr", "127.0.0.1:").startswith("127.0.0.1:"), "it serves profiles"
-    assert ("auth" in config) is ("proxy" not in config and path.name != "public.yml")
+    is_open = path.name == "public.yml" or path.name.startswith("mirror-")
+    assert ("auth" in config) is not is_open
+    assert ("proxy" in config) is (path.name.startswith("mirror-") and not path.name.endswith("-cache.yml"))
+    if is_open and "proxy" not in config:
+        assert config["storage"]["maintenance"]["readonly"] == {"enabled": True}

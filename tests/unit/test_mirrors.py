@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from components.configuration.naming import COUNTERS_PORT
 from components.configuration.problems import Failure
+from components.render.proxy import NO_DIGEST
 from operations.__main__ import command_line
 from operations.mirrors.counters import Counters, usage
 from operations.mirrors.log import last_error
@@ -88,6 +89,22 @@ def test_the_last_error_has_the_reason_and_the_request() -> None:
         'unknown error: Get "https://…@upstream.example/v2/": connection refused[31m'
         " (GET /v2/library/late/manifests/1: 500)"
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(404, "tag unknown (GET /v2/team/tool/manifests/1: 404)"), (500, "no route to host (GET /v2/team/tool: 500)")],
+)
+def test_the_last_error_is_the_answer_to_the_proxy_if_that_has_the_cause(status: int, message: str) -> None:
+    def failed(reference: str, status: int, message: str) -> str:
+        uri = f"/v2/team/tool/manifests/{reference}"
+        request = {"http.request.method": "GET", "http.request.uri": uri, "http.response.status": status}
+        return entry("error", "response completed with error", **{"err.message": message}, **request)
+
+    found = last_error(failed("1", 404, "tag unknown") + "\n" + failed(NO_DIGEST, status, "no route to host"))
+
+    assert found
+    assert found.message == message
 
 
 @pytest.mark.parametrize(

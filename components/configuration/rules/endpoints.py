@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from components.configuration.fields import Endpoint
 from components.configuration.fixes import MIRROR_URL, mirror_url, missing
-from components.configuration.naming import HEALTH_PORT, endpoints, mirror_alias, mirror_port
+from components.configuration.naming import HEALTH_PORT, cache_alias, cache_port, endpoints, mirror_alias, mirror_port
 from components.configuration.problems import Problem, list_command, path, remove_command, set_command
 from components.configuration.rules.draft import Draft
 from components.configuration.settings import DANGERS, Danger
@@ -214,10 +214,14 @@ def _free_port(draft: Draft, first: int) -> int:
 
 def _name_problems(draft: Draft) -> Iterator[Problem]:
     """Refuse mirrors with different names that give the same container name or port."""
-    for made, of_it in (("container name", mirror_alias), ("port", mirror_port)):
+    for made, of_it in (
+        ("container name", lambda name: (mirror_alias(name), cache_alias(name))),
+        ("port", lambda name: (mirror_port(name), cache_port(name))),
+    ):
         alike: dict[str | int, list[str]] = {}
         for name in draft.mirrors:
-            alike.setdefault(of_it(name), []).append(name)
+            for one in of_it(name):
+                alike.setdefault(one, []).append(name)
         for shared, names in alike.items():
             for name in names if len(names) > 1 else ():
                 yield Problem(
