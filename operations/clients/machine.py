@@ -7,9 +7,11 @@ can see arguments.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import shlex
 import subprocess
+import tempfile
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -100,19 +102,47 @@ main() {
 
 
 class Machine:
-    """This machine if ``host`` is None, else the machine at ``ssh://user@host``. ``root`` is a folder with an image."""
+    """This machine if ``host`` is None, else the machine at ``ssh://user@host``. ``root`` is a folder with an image.
+
+    In a ``with`` block, all calls share one connection.
+    """
 
     def __init__(self, host: str | None, root: str) -> None:
         self._root, self.name = root.rstrip("/"), host or "this machine"
-        self.is_image = bool(root)
-        if not host:
-            self._command = ["sh"] if root else ["sh", "-c", _ENTER]
-            return
-        url = urlsplit(host)
-        options = [*(["-p", str(url.port)] if url.port else []), *(["-l", url.username] if url.username else [])]
-        command = "sh" if root else f"sh -c {shlex.quote(_ENTER)}"
-        self._ssh = ["ssh", *options, "--", str(url.hostname)]
-        self._command = ["ssh", "-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", *self._ssh[1:], command]
+        self.is_image, self._ssh = bool(root), list[str]()
+        self._stop = contextlib.ExitStack()
+        self._command = ["sh"] if root else ["sh", "-c", _ENTER]
+        if host:
+            url = urlsplit(host)
+            options = [*(["-p", str(url.port)] if url.port else []), *(["-l", url.username] if url.username else [])]
+            self._ssh = ["ssh", *options, "--", str(url.hostname)]
+            self._command = self._over_ssh("sh" if root else f"sh -c {shlex.quote(_ENTER)}")
+
+    def __enter__(self) -> Machine:
+        """Open the connection. If that fails, the first call says why."""
+        if self._ssh:
+            socket = f"{self._stop.enter_context(tempfile.TemporaryDirectory(prefix='ssh-'))}/s"
+            with contextlib.suppress(OSError):
+                # `cat` ends with its input, so the connection ends with this process, also after SIGKILL.
+                connection = subprocess.Popen(
+                    self._over_ssh("echo ready; exec cat", "-M", "-S", socket),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C must not end the connection: the files go back over it
+                )
+                self._stop.callback(connection.communicate)
+                assert connection.stdout
+                connection.stdout.readline()
+                self._command = self._over_ssh(self._command[-1], "-S", socket)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.close()
+
+    def _over_ssh(self, command: str, *options: str) -> list[str]:
+        settings = ["-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15"]
+        return ["ssh", *settings, *options, *self._ssh[1:], command]
 
     def run(
         self, script: str, *arguments: str, text: str = "", within: int = _WITHIN
@@ -133,7 +163,7 @@ class Machine:
             raise Failure(f"{self.name} did not answer within {within} seconds", "run the command again") from None
         except OSError as error:
             raise Failure(f"cannot start `{self._command[0]}`: {error.strerror}", "add the program to PATH") from None
-        if answer.returncode == 255 and self._command[0] == "ssh":
+        if answer.returncode == 255 and self._ssh:
             raise Failure(f"{self.name} does not answer: {said(answer)}", shlex.join([*self._ssh, "true"]))
         if answer.stderr.startswith(b"sudo: "):
             raise Failure(

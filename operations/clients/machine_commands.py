@@ -58,11 +58,15 @@ def install(
 
     The command shows the difference and asks. If a step fails, every file is put back.
     """
-    machine, config = _machine(host, root), StackConfig(stack, config_file)
-    mirrors = deployed_mirrors(config, {})
+    config = StackConfig(stack, config_file)
+    with _machine(host, root) as machine:
+        _install(machine, config, deployed_mirrors(config, {}), try_ or [], yes=yes)
+
+
+def _install(machine: Machine, config: StackConfig, mirrors: Mirrors, images: list[str], *, yes: bool) -> None:
     with waiting(f"Reading the files of {machine.name} …"):
         programs = find(machine)
-        tries = trials(config, mirrors, programs, try_ or [])
+        tries = trials(config, mirrors, programs, images)
         made, files = _planned(machine, our_files(mirrors, programs.clients))
         _check_before(machine, mirrors, programs, made)
     _confirm(machine, made, yes=yes)
@@ -70,7 +74,8 @@ def install(
     for client in programs.clients:
         if client.restarts:
             say(f"{client.name}: {client.reload}")
-    if programs.docker is None and any(change.file.path == DAEMON for change in made.changes) and not root:
+    is_silent = programs.docker is None and not machine.is_image
+    if is_silent and any(change.file.path == DAEMON for change in made.changes):
         say("Docker did not answer. If it runs, run `systemctl reload docker` on the machine.")
     for use in uses(mirrors, find(machine), machine.read(our_files(mirrors, programs.clients))):
         if use.reason:
@@ -92,7 +97,7 @@ def check(
     rows, failures = list[tuple[str, Use]](), list[Failure]()
     for machine in [_machine(name, root) for name in host or ()] or [_machine(None, root)]:
         try:
-            with waiting(f"Reading the files of {machine.name} …"):
+            with waiting(f"Reading the files of {machine.name} …"), machine:
                 programs = find(machine)
                 found = uses(mirrors, programs, machine.read(our_files(mirrors, programs.clients)))
         except Failure as failure:
@@ -117,15 +122,15 @@ def check(
 
 def uninstall(host: Host = None, root: Root = "", yes: Yes = False) -> None:
     """Give a machine back the files from before `install`. In a file that others changed since, only our entries go."""
-    machine = _machine(host, root)
-    with waiting(f"Reading the files of {machine.name} …"):
-        made, files = _planned(machine, {})
-    if not made.begun.files:
-        tidy_journal(machine, files[JOURNAL])
-        say(f"Nothing is installed on {machine.name}.")
-        return
-    _confirm(machine, made, yes=yes)
-    _carry_out(machine, made, files, [])
+    with _machine(host, root) as machine:
+        with waiting(f"Reading the files of {machine.name} …"):
+            made, files = _planned(machine, {})
+        if made.begun.files:
+            _confirm(machine, made, yes=yes)
+            _carry_out(machine, made, files, [])
+        else:
+            tidy_journal(machine, files[JOURNAL])
+            say(f"Nothing is installed on {machine.name}.")
 
 
 def _machine(host: str | None, root: str) -> Machine:

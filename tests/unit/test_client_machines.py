@@ -395,7 +395,8 @@ def test_check_says_for_each_client_which_upstreams_go_through_a_mirror(
 def test_check_prints_json_and_goes_on_after_a_machine_that_does_not_answer(
     clients: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = 'case "$*" in *down*) echo "no route to host" >&2; exit 255;; esac; exec sh'
+    down, shared = 'echo "no route to host" >&2; exit 255', "echo ready; exec cat"
+    lines = f'case "$*" in *down*) {down};; *ready*) {shared};; esac; exec sh'
     write(tmp_path, "bin/ssh", f"#!/bin/sh\n{lines}\n").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
     clients("install")
