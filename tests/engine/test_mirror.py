@@ -124,7 +124,7 @@ def test_warmed_image_is_served_while_the_upstream_is_stopped(
     stack: Stack, upstream: Container, tmp_path: Path
 ) -> None:
     images = tmp_path / "images.txt"
-    images.write_text("warmed:1\nquay.io/owner/name:1\n")
+    images.write_text("warmed:1\nghcr.io/team/tool:1\nquay.io/owner/name:1\n")
 
     answer = stack.operations("warm", str(images), SSL_CERT_FILE=str(stack.certificate_file))
 
@@ -138,9 +138,10 @@ def test_warmed_image_is_served_while_the_upstream_is_stopped(
 
 
 def shown(stack: Stack) -> dict[str, Any]:
-    """The mirror of docker.io, by `mirrors --json`."""
+    """The first mirror, by `mirrors --json`."""
     mirrors = json.loads(stack.operations("mirrors", "--json").stdout)["mirrors"]
-    return dict(next(mirror for mirror in mirrors if mirror["upstream"] == "docker.io"))
+    (mirror,) = [mirror for mirror in mirrors if mirror["upstream"] == "docker.io"]
+    return dict(mirror)
 
 
 @pytest.mark.once

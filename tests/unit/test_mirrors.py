@@ -295,14 +295,12 @@ def test_a_mirror_without_an_own_address_has_the_address_of_all(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     Host(monkeypatch, tmp_path, {"hub": "healthy", "ghcr": "healthy"}, SAID)
-    urls = {"mirror_urls": {"ghcr.io": "https://ghcr.example.com"}, "mirror_url": "https://all.example.com"}
+    own, shared = {"docker.io": "https://mirror.example.com"}, "https://all.example.com"
 
-    answer = run(monkeypatch, "--json", outputs=OUTPUTS | urls)
+    answer = run(monkeypatch, "--json", outputs=OUTPUTS | {"mirror_urls": own, "mirror_url": shared})
 
-    assert [(one["upstream"], one["url"]) for one in json.loads(answer.stdout)["mirrors"]] == [
-        ("docker.io", "https://all.example.com"),
-        ("ghcr.io", "https://ghcr.example.com"),
-    ]
+    found = [(mirror["upstream"], mirror["url"]) for mirror in json.loads(answer.stdout)["mirrors"]]
+    assert found == [("docker.io", "https://mirror.example.com"), ("ghcr.io", "https://all.example.com")]
 
 
 def test_a_stack_without_mirrors_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
