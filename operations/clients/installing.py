@@ -34,6 +34,9 @@ def carry_out(machine: Machine, made: Plan, journal: File, check: Callable[[], N
         journal = _write_journal(machine, journal, made.done)
         tidy_journal(machine, journal)
     except BaseException as error:
+        if journal is former and isinstance(error, Failure):
+            # What differs from the plan now is the work of another run.
+            raise Failure(f"{error}\nNothing was changed.", error.fix) from None
         try:
             files = machine.read([JOURNAL, *(change.file.path for change in made.changes)])
             _apply(machine, back(made, files))
@@ -44,6 +47,11 @@ def carry_out(machine: Machine, made: Plan, journal: File, check: Callable[[], N
             raise Failure(
                 f"{error}\nThe files could not be put back: {second}",
                 f"{second.fix}; then run `clients uninstall` for {machine.name}",
+            ) from None
+        except KeyboardInterrupt:
+            raise Failure(
+                f"{error or 'Stopped'}\nThe files were not put back: stopped again",
+                f"run `clients uninstall` for {machine.name}",
             ) from None
         if isinstance(error, Failure):
             raise Failure(f"{error}\nEvery file is as before.", error.fix) from None

@@ -20,7 +20,9 @@ from operations.clients.planning import File
 from operations.docker_command import said
 
 _WITHIN = 120
-_ENTER = '[ "$(id -u)" = 0 ] && exec sh; exec sudo -n sh'
+#: The status without root. sudo also warns, for example of a host name that it cannot resolve, where it works.
+_NO_ROOT = 254
+_ENTER = f'[ "$(id -u)" = 0 ] && exec sh; sudo -n sh </dev/null || exit {_NO_ROOT}; exec sudo -n sh'
 _START = 'export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/rke2/bin"\n'
 _END = "END_OF_INPUT"
 #: The status of a script whose file is not the file that the plan is for.
@@ -28,17 +30,18 @@ _OTHER = 75
 
 #: Prints four lines for each path in the image $1: a problem, the path behind links, the nearest folder, the content.
 _READ = r"""
+outside() { case $(readlink -f "$1")/ in "$(readlink -f "$root")"/*) return 1 ;; esac; }
 main() {
   root=$1; shift
   for path; do
     target=$path problem=
     if [ -L "$path" ]; then target=$(readlink -f "$path") || target=$path; fi
     folder=${target%/*}
-    while [ -n "$folder" ] && [ ! -e "$folder" ]; do folder=${folder%/*}; done
+    while [ -n "$folder" ] && [ ! -e "$folder" ] && [ ! -L "$folder" ]; do folder=${folder%/*}; done
     folder=${folder:-/}
     if [ -L "$path" ] && [ ! -e "$path" ]; then problem='is a symbolic link to a file that does not exist'
-    elif [ "$root" ] && [ -L "$path" ] && [ "${target#"$(readlink -f "$root")/"}" = "$target" ]
-    then problem='is a symbolic link out of the image'
+    elif [ "$root" ] && [ -L "$path" ] && outside "$target"; then problem='is a symbolic link out of the image'
+    elif [ "$root" ] && outside "$folder"; then problem="is not in the image: $folder leads out of it"
     elif [ -e "$target" ] && [ ! -f "$target" ]; then problem='is not a regular file'
     elif [ ! -d "$folder" ]; then problem="cannot be created: $folder is not a folder"
     elif [ ! -w "$folder" ]; then problem="cannot be replaced: the folder $folder is read-only"
@@ -165,7 +168,7 @@ class Machine:
             raise Failure(f"cannot start `{self._command[0]}`: {error.strerror}", "add the program to PATH") from None
         if answer.returncode == 255 and self._ssh:
             raise Failure(f"{self.name} does not answer: {said(answer)}", shlex.join([*self._ssh, "true"]))
-        if answer.stderr.startswith(b"sudo: "):
+        if answer.returncode == _NO_ROOT:
             raise Failure(
                 f"on {self.name}, the command needs root: {said(answer)}",
                 "log in as root, or allow the user to run sudo without a password",

@@ -60,6 +60,8 @@ def take_out(path: str, text: str, before: str | None, after: str) -> str | None
     if _is_whole(path):
         raise Unmergeable("someone changed this file after the installation: move it away, or restore it")
     expected = data(path, text)
+    if not _has_entries(expected, data(path, before or ""), data(path, after)):
+        return text
     _take_out(expected, data(path, before or ""), data(path, after))
     match PurePosixPath(path).suffix:
         case ".json":
@@ -124,6 +126,9 @@ def data(path: str, text: str) -> dict[str, Any]:
         raise Unmergeable(f"{line}{error.problem}") from None
     except yaml.YAMLError:
         raise Unmergeable("not valid YAML") from None
+    except (ValueError, RecursionError, AttributeError, KeyError):
+        # Too deep, a number or a date that does not exist, or a value that does not fit its tag in YAML.
+        raise Unmergeable("the command cannot read a value in the file") from None
     if not isinstance(found, dict):
         raise Unmergeable("the file does not contain an object")
     return found
@@ -161,6 +166,21 @@ def _take_out(current: Any, before: Mapping[str, Any], after: Mapping[str, Any])
             continue
         if key not in before and not current[key] and isinstance(value, dict | list):
             del current[key]
+
+
+def _has_entries(current: Mapping[str, Any], before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a file still has an entry of ours, in any state."""
+    for key in after.keys() & current.keys():
+        old, new, value = before.get(key), current[key], after[key]
+        if isinstance(value, dict) and isinstance(new, Mapping):
+            if _has_entries(new, old if isinstance(old, dict) else {}, value):
+                return True
+        elif isinstance(value, list) and isinstance(new, list) and isinstance(old, list):
+            if any(one in new and one not in old for one in value):
+                return True
+        elif key not in before:
+            return True
+    return False
 
 
 def _same(one: object, other: object) -> bool:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from posixpath import normpath
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from components.configuration.problems import Failure
 from components.configuration.settings import FROZEN
@@ -79,11 +80,14 @@ def journal(file: File) -> Journal:
     """Read the journal of a machine.
 
     Raises:
-        Failure: if another version of the program wrote the journal.
+        Failure: if another version of the program wrote the journal, or if it names a file outside of /etc.
     """
     try:
-        return Journal.model_validate_json(file.text) if file.text is not None else Journal()
-    except ValidationError:
+        found = Journal.model_validate_json(file.text) if file.text is not None else Journal()
+        if any(not path.startswith("/etc/") or normpath(path) != path for path in found.files):
+            raise ValueError
+        return found
+    except ValueError:
         raise Failure(
             f"{file.path} is not a journal of this version of the program. Nothing was changed",
             "use the version that installed the files, or restore the files by hand and remove the journal",

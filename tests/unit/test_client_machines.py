@@ -255,6 +255,22 @@ def outside(machine: Path) -> None:
     (machine / DAEMON).symlink_to("/etc/hostname")
 
 
+def folder_outside(machine: Path) -> None:
+    (machine.parent / "of-this-machine").mkdir()
+    (machine / "etc/docker").symlink_to(machine.parent / "of-this-machine")
+
+
+def journal_of_other_files(machine: Path) -> None:
+    file = "/etc/../../of-this-machine.json"
+    write(machine.parent, "of-this-machine.json", "{}")
+    entry = {"before": "{}", "after": ["{}"], "folder": "/"}
+    write(machine, JOURNAL[1:], json.dumps({"files": {file: entry}}))
+
+
+def looping_folder(machine: Path) -> None:
+    (machine / "etc/docker").symlink_to("docker")
+
+
 def folder(machine: Path) -> None:
     (machine / DAEMON).mkdir(parents=True)
 
@@ -277,6 +293,9 @@ def file_in_the_way(machine: Path) -> None:
         (read_only, "daemon.json", "is read-only"),
         (dangling, "daemon.json", "symbolic link to a file that does not exist"),
         (outside, "daemon.json", "symbolic link out of the image"),
+        (folder_outside, "daemon.json", "is not in the image"),
+        (journal_of_other_files, "clients.json", "is not a journal"),
+        (looping_folder, "daemon.json", "etc/docker"),
         (folder, "daemon.json", "is not a regular file"),
         (foreign_certificate, "mirror.example.com/ca.crt", "not from this command"),
         (file_in_the_way, "docker.io/hosts.toml", "is not a folder"),
@@ -294,6 +313,7 @@ def test_bad_file_leaves_every_file_untouched_and_the_error_names_the_file(
     assert reason in str(failure)
     assert "Nothing was changed" in str(failure)
     assert content(machine) == before
+    assert not list(machine.parent.glob("of-this-machine/*"))
 
 
 def test_without_a_terminal_the_difference_is_shown_and_nothing_is_written(
@@ -319,6 +339,43 @@ def test_difference_shows_no_password_of_others(clients: Callable[..., Result], 
     assert "hunter2" not in answer.output
     assert "hunter2" in (machine / "etc/rancher/k3s/registries.yaml").read_text()
     assert "hunter2" in (machine / DAEMON).read_text()
+
+
+@pytest.mark.parametrize(
+    ("hosts", "registries", "daemon"),
+    [
+        (
+            '[host."https://o.example.com".header]\n  Authorization = ["Basic hunter2"]\n',
+            "configs:\n  a:\n    auth:\n      password: |\n        hunter2\n",
+            '{"log-opts": {"splunk-token": ["hunter2"]}}',
+        ),
+        (
+            'server = "https://o.example.com"\ntoken = """\nhunter2"""\n',
+            "configs: {a: {auth: {password: 'x''hunter2'}}}\n",
+            '{"proxies": {"http-proxy": "http:\\/\\/me:hunter2@proxy.example.com"}}',
+        ),
+        (
+            'password = "hunter2"',
+            "configs:\n  a:\n    auth:\n      password: a,hunter2\n",
+            '{"pass\\u0077ord": "hunter2"}',
+        ),
+        (
+            "header = {X-Team = 'hunter2'}",
+            "{configs: {a: {auth: {password: 'p]hunter2'}}}, mirrors: {}}\n",
+            '{"http-headers": {"X-Team":\n "hunter2"}}',
+        ),
+    ],
+)
+def test_difference_shows_no_password_in_any_spelling(
+    hosts: str, registries: str, daemon: str, clients: Callable[..., Result], machine: Path
+) -> None:
+    for name, text in ((HOSTS, hosts), ("etc/rancher/k3s/registries.yaml", registries), (DAEMON, daemon)):
+        write(machine, name, text)
+
+    answers = [clients("install"), clients("uninstall")]
+
+    assert answers[0].stdout.count("mirror.example.com") >= 3
+    assert all("hunter2" not in f"{answer.output}{answer.exception}" for answer in answers)
 
 
 def test_file_that_cannot_be_written_puts_the_others_back(
@@ -354,6 +411,69 @@ def test_ctrl_c_puts_the_files_back(
     assert answer.exit_code == 1
     assert "Every file is as before" in answer.stderr
     assert content(machine) == before
+
+
+def test_second_ctrl_c_does_not_say_that_the_files_are_as_before(
+    clients: Callable[..., Result], machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_foreign_files(machine)
+    before, real = content(machine), Machine.replace
+
+    def interrupted(self: Machine, file: File, *words: str) -> None:
+        real(self, file, *words)
+        if file.path.endswith(".toml"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Machine, "replace", interrupted)
+
+    failure = refused(clients("install"))
+
+    assert "not put back" in str(failure)
+    assert "clients uninstall" in failure.fix
+    monkeypatch.setattr(Machine, "replace", real)
+    assert clients("uninstall").exit_code == 0
+    assert content(machine) == before
+
+
+def test_run_that_waited_for_its_answer_does_not_undo_another_run(
+    clients: Callable[..., Result], machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    confirm = machine_commands._confirm
+    after: list[dict[str, Any]] = []
+
+    def answered_late(*words: Any, **options: Any) -> None:
+        monkeypatch.setattr(machine_commands, "_confirm", confirm)
+        assert clients("install").exit_code == 0
+        after.append(content(machine))
+
+    monkeypatch.setattr(machine_commands, "_confirm", answered_late)
+
+    failure = refused(clients("install"))
+
+    assert "was changed meanwhile" in str(failure)
+    assert [content(machine)] == after
+
+
+@pytest.mark.parametrize(
+    ("sudo", "reason"),
+    [
+        ("echo 'sudo: unable to resolve host web1' >&2; shift; exec \"$@\"", ""),
+        ("echo 'sudo: a password is required' >&2; exit 1", "a password is required"),
+    ],
+)
+def test_warning_of_sudo_is_no_failure(sudo: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "bin/sudo", f"#!/bin/sh\n{sudo}\n").chmod(0o755)
+    write(tmp_path, "bin/id", "#!/bin/sh\necho 1000\n").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+
+    def text() -> str | None:
+        return Machine(None, "").read([str(tmp_path / "bin/id")])[str(tmp_path / "bin/id")].text
+
+    if reason:
+        with pytest.raises(Failure, match=r"needs root.*a password is required"):
+            text()
+    else:
+        assert text() == "#!/bin/sh\necho 1000\n"
 
 
 def shim(folder: Path, name: str, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:

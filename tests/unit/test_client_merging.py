@@ -184,6 +184,27 @@ def test_entries_that_cannot_be_told_apart_are_left_to_the_operator() -> None:
         take_out("registries.yaml", changed, None, after)
 
 
+@pytest.mark.parametrize(
+    ("path", "ours", "before", "text"),
+    [
+        ("registries.yaml", YAML, None, "# by hand\nconfigs: {}\n"),
+        ("registries.yaml", YAML, FOREIGN_YAML, FOREIGN_YAML + "  new.example.com: {}\n"),
+        ("hosts.toml", HOSTS, None, 'server = "https://new.example.com"\n'),
+        ("daemon.json", DAEMON, None, '{"debug":   true}'),
+        ("daemon.json", DAEMON, '{"registry-mirrors": ["https://a"]}', '{"registry-mirrors":   ["https://a"]}'),
+    ],
+)
+def test_file_from_which_someone_removed_our_entries_stays(path: str, ours: str, before: str | None, text: str) -> None:
+    assert take_out(path, text, before, add(path, before, ours)) == text
+
+
+def test_entry_of_ours_that_someone_changed_is_left_to_the_operator() -> None:
+    after = add("registries.yaml", None, YAML)
+
+    with pytest.raises(Unmergeable, match="by hand"):
+        take_out("registries.yaml", after.replace("https://mirror.", "https://other."), None, after)
+
+
 @pytest.mark.parametrize(("path", "ours"), [("daemon.json", DAEMON), ("hosts.toml", HOSTS), ("registries.yaml", YAML)])
 def test_new_file_that_others_only_formatted_goes(path: str, ours: str) -> None:
     assert take_out(path, ours + "\n", None, ours) is None
@@ -201,6 +222,12 @@ def test_new_file_that_others_only_formatted_goes(path: str, ours: str) -> None:
         ("hosts.toml", 'host = {"https://a" = {}}\n', "by hand"),
         ("registries.yaml", "a: b: c\n", "line 1"),
         ("registries.yaml", "mirrors:\n", "mirrors is not an object"),
+        ("registries.yaml", "a: 2026-99-99\n", "cannot read a value"),
+        ("registries.yaml", "a: !!bool x\n", "cannot read a value"),
+        ("registries.yaml", f"a: {'[' * 9999}{']' * 9999}\n", "cannot read a value"),
+        ("daemon.json", f'{{"a": {"1" * 5000}}}', "cannot read a value"),
+        ("daemon.json", f'{{"a": {"[" * 99999}{"]" * 99999}}}', "cannot read a value"),
+        ("hosts.toml", f"a = {'1' * 5000}", "cannot read a value"),
         ("ca.crt", "a certificate of someone else", "not from this command"),
         ("50-registry-stack.conf", "unqualified-search-registries = []", "not from this command"),
     ],
