@@ -25,11 +25,14 @@ config=$1 url=$2 repository=$3 login=$4
 shift 4
 ask() {
   env -i PATH="$PATH" "$@" registry serve "$config" > /dev/shm/log 2>&1 &
-  for tenth in $(seq 50); do wget -q -Y off -O /dev/null "$url" 2> /dev/null && break; sleep 0.1; done
-  timeout %(within)s wget -q -Y off -O /dev/null "${url}v2/$repository/manifests/sha256:%(digest)s" 2> /dev/null
+  for tenth in $(seq 50); do
+    wget -q -Y off -O /dev/null "$url" && break
+    kill -0 $! && sleep 0.1 || break
+  done
+  timeout %(within)s wget -q -Y off -O /dev/null "${url}v2/$repository/manifests/sha256:%(digest)s"
   grep '"err.code"' /dev/shm/log || if kill -0 $!; then echo silent; else tail -n 1 /dev/shm/log; fi
   kill -9 $!
-}
+} 2> /dev/null
 said=$(ask "$@")
 echo "$said"
 case $login$said in

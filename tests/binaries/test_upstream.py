@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,13 @@ def ask(tmp_path: Path, binary: Callable[[str], str], monkeypatch: pytest.Monkey
         text = text.replace(f":{CONFIG_DIRECTORY}", f":{tmp_path / 'CONFIG'}").replace(":2016", f":{free_port()}")
         return text.replace(f":{mirror_port('images.corp')}", f":{port}").replace("addr: :", "addr: 127.0.0.1:")
 
-    def run(url: str, password: str | None = None, http_proxy: str | None = None, **settings: Any) -> str | None:
+    def run(
+        url: str,
+        password: str | None = None,
+        http_proxy: str | None = None,
+        variables: Sequence[str] = ("OTEL_TRACES_EXPORTER=none",),
+        **settings: Any,
+    ) -> str | None:
         login = {"username": LOGIN[0]} if password else {}
         mirror = MirrorSettings.model_validate({"upstream": url, **login, **settings})
         for name in names:
@@ -59,20 +65,21 @@ def ask(tmp_path: Path, binary: Callable[[str], str], monkeypatch: pytest.Monkey
         Path(moved(CREDENTIAL_HELPER)).chmod(0o755)
         if password:
             (tmp_path / "SECRETS" / CREDENTIALS_FILE).write_text(credentials_file(LOGIN[0], password))
-        variables = upstream_environment(mirror, stack_with(http_proxy))
-        upstream = Upstream(name="images.corp", mirror=mirror, environment=["OTEL_TRACES_EXPORTER=none", *variables])
+        environment = [*variables, *upstream_environment(mirror, stack_with(http_proxy))]
+        upstream = Upstream(name="images.corp", mirror=mirror, environment=environment)
         program = [moved(word) for word in question(upstream)]
-        said = subprocess.run(
+        answer = subprocess.run(
             [str(programs / program[0]), *program[1:]],
             # A proxy that Docker's client sets for all containers does not count.
             env={"PATH": str(programs), "http_proxy": "http://127.0.0.1:1", "HTTPS_PROXY": "http://127.0.0.1:1"},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
             check=False,
             timeout=60,
         )
-        assert "example-only" not in said.stdout + said.stderr
-        return warning(upstream, said.stdout)
+        assert "example-only" not in answer.stdout
+        return warning(upstream, answer.stdout)
 
     return run
 
@@ -145,6 +152,16 @@ def test_an_upstream_on_a_bad_day_is_told(ask: Ask, manner: Manner, words: str) 
 def test_an_upstream_that_nobody_answers_for_is_told(ask: Ask) -> None:
     assert "refuses the connection (dial tcp" in str(ask(f"http://127.0.0.1:{free_port()}"))
     assert "cannot be reached, because its name is not found (dial tcp: lookup" in str(ask("https://nowhere.invalid"))
+
+
+def test_a_question_that_cannot_be_asked_is_told_with_the_last_words_of_the_program(ask: Ask) -> None:
+    told = ask("http://127.0.0.1:1", variables=["OTEL_TRACES_EXPORTER=none", "REGISTRY_HTTP_ADDR=nonsense"])
+    assert "could not be asked (" in str(told)
+    assert "address nonsense: missing port in address" in str(told)
+
+    upstream = Upstream(name="images.corp", mirror=MirrorSettings(upstream="https://images.corp"), environment=[])
+    error = "docker: Error response from daemon: network rs-edge not found."
+    assert f"could not be asked ({error})" in str(warning(upstream, f"{error}\n"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Registries that answer as upstreams do on good and bad days, and an HTTP proxy; each on a port of 127.0.0.1."""
+"""Registries that answer as upstreams do on good and bad days, and an HTTP proxy, on ports of this machine."""
 
 from __future__ import annotations
 
@@ -123,10 +123,11 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def http_proxy(target: int, status: str = "200 OK") -> Iterator[tuple[str, list[str]]]:
+def http_proxy(target: int, status: str = "200 OK", address: str = "127.0.0.1") -> Iterator[tuple[str, list[str]]]:
     """Run an HTTP proxy that connects every client to the port ``target`` of 127.0.0.1, whatever host it names.
 
-    Yield the URL, and the hosts that clients named. With another ``status``, the proxy refuses them.
+    Yield the URL, and the methods and hosts of the requests. With another ``status``, the proxy refuses them. The proxy
+    listens on ``address`` of this machine.
     """
     asked: list[str] = []
 
@@ -147,10 +148,10 @@ def http_proxy(target: int, status: str = "200 OK") -> Iterator[tuple[str, list[
             while True:
                 threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server((address, 0)) as listener:
         threading.Thread(target=accept, daemon=True).start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}", asked
+            yield f"http://{address}:{listener.getsockname()[1]}", asked
         finally:
             listener.shutdown(socket.SHUT_RDWR)
 
