@@ -133,4 +133,5 @@ def _entry(line: str) -> tuple[str, str]:
         entry = json.loads(line)
     except ValueError:
         return "", line
-    return str(entry.get("err.code")), str(entry.get("err.detail") or entry.get("err.message"))
+    detail = entry.get("err.detail")  # the upstream's own, in any form, or the text of an error of Go
+    return str(entry.get("err.code")), detail if isinstance(detail, str) else str(entry.get("err.message"))

@@ -89,7 +89,7 @@ def fake_registry(manner: Manner, certificate: Path | None = None) -> Iterator[R
             authorization = self.headers.get("Authorization", "")
             registry.requests.append((self.path, authorization.partition(" ")[0]))
             given = registry.answer(self.path, authorization)
-            errors = {"errors": [{"code": given.code, "message": given.words}]}
+            errors = {"errors": [{"code": given.code, "message": given.words, "detail": [{"Action": "pull"}]}]}
             body = json.dumps(errors if given.code else {"token": "good"} if given.status == 200 else {}).encode()
             self.send_response(given.status)
             for name, value in {**given.headers, "Content-Type": "application/json"}.items():
