@@ -22,6 +22,7 @@ from components.private_registry import PrivateRegistry, PrivateRegistryArgs
 from components.pull_through_mirror import PullThroughMirror, PullThroughMirrorArgs
 from components.render.proxy import LEARNS_WITHIN, snippets
 from components.render.proxy_command import proxy_images
+from components.render.registry import upstream_environment
 from components.stack_configuration import load_stack
 from components.tls_proxy import TlsProxy, TlsProxyArgs
 
@@ -102,9 +103,11 @@ mirrors = {
             upstream=upstream,
             settings=mirror,
             password=secrets.upstream_passwords.get(upstream),
+            docker_host=settings.docker_host,
             image=images["registry"],
             network=edge,
             address=address,
+            upstream_environment=upstream_environment(mirror, settings),
             data=stores.mounts[mirror_alias(upstream)],
             owned=stores.owned,
         ),

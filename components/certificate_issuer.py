@@ -14,7 +14,7 @@ from components._service import Attachment, Service, service
 from components.configuration.naming import HEALTH_PORT, StackName
 from components.configuration.settings import Settings
 from components.render.proxy import ISSUER, issuer_caddyfile
-from components.render.proxy_command import CADDY_CAPABILITIES, CADDY_TMPFS, CADDYFILE, USER
+from components.render.proxy_command import CADDY_CAPABILITIES, CADDY_TMPFS, CADDYFILE, USER, way_to_authority
 
 _MEMORY_MB = 128
 
@@ -56,6 +56,7 @@ class CertificateIssuer(pulumi.ComponentResource):
                 attachments=[Attachment(network=args.network, aliases=[ISSUER])],
                 memory_mb=_MEMORY_MB,
                 stop_seconds=0,
+                environment=way_to_authority(args.settings),
                 user=f"{USER}:{USER}",
                 tmpfs=CADDY_TMPFS,
                 capabilities=CADDY_CAPABILITIES,

@@ -34,7 +34,7 @@ from components.render.proxy import (
     issuer_caddyfile,
     needs_issuer,
 )
-from components.render.proxy_command import DATA_TMPFS, SERVERS, USER
+from components.render.proxy_command import DATA_TMPFS, SERVERS, USER, way_to_authority
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +174,7 @@ def _proxy_service(
         # Port 80 for HTTP-01 and redirects.
         ports=published(settings.proxy.address, {*ports(settings), 80} if acme else ports(settings))
         + published("127.0.0.1", filter(None, [settings.proxy.metrics_port])),
+        environment=[] if needs_issuer(settings) else way_to_authority(settings),
         user=f"{USER}:{USER}",
         stop_signal=server.stop_signal,
         tmpfs=server.tmpfs,

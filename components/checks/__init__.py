@@ -1,1 +1,1 @@
-"""Checks of the Docker host that a preview or `up` runs before it changes anything."""
+"""Checks that a preview or `up` runs: of the Docker host, before anything changes, and of the upstreams."""

@@ -58,15 +58,24 @@ def canonical_root(text: str) -> str:
     return _pem(_certificates(text))
 
 
-def fault_of_root(text: str) -> str | None:
-    """Return the fault in the PEM text of a certificate authority, or None; never show a text with a private key."""
+def end_of_root(text: str) -> datetime.datetime:
+    """Return when the last certificate of a text without fault expires."""
+    return max(certificate.not_valid_after_utc for certificate in _certificates(text))
+
+
+def fault_of_root(text: str, now: datetime.datetime | None = None) -> str | None:
+    """Return the fault in the PEM text of a certificate authority, or None; never show a text with a private key.
+
+    With ``now``, one of the certificates must be valid at that time. The others may be of a former or later authority.
+    """
     if "PRIVATE KEY" in text:
         return "a private key, exposed to everyone who can read the stack file"
     try:
-        _certificates(text)
+        found = _certificates(text)
     except (ValueError, x509.InvalidVersion):
         return "a text that is not a PEM certificate, or incomplete PEM text"
-    return None
+    faults = [_out_of_force([certificate], now) for certificate in found] if now else [None]
+    return faults[0] if all(faults) else None
 
 
 def _chain(pair: CertificatePair) -> list[x509.Certificate]:

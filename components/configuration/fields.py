@@ -23,11 +23,6 @@ _WORD = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,63}")
 _USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 _DURATION = re.compile(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", re.ASCII)
-_IMAGE = re.compile(
-    r"(?P<name>[a-z0-9][a-z0-9._/-]*(?::(?P<port>\d{1,5})/[a-z0-9._/-]+)?):(?P<tag>[A-Za-z0-9_][\w.-]{0,127})(?P<digest>@sha256:[0-9a-f]{64})?",
-    re.ASCII,
-)
-_VERSION = re.compile(r"v?(\d+)\.(\d+)\.(\d+)(?:-[\w.-]+)?", re.ASCII)
 #: Folders of the system and of Docker. A data folder must not lie in one of these folders, nor contain such a folder.
 SYSTEM_FOLDERS = (
     *("/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys"),
@@ -120,14 +115,24 @@ def _network(value: str) -> str:
         ) from None
 
 
-def _upstream(value: str) -> str:
-    match = re.fullmatch(rf"https?://({_HOST})(?::([0-9]{{1,5}}))?", value)
-    if not match or not is_origin(match[1], match[2]):
-        raise ValueError(
-            "the origin of a registry without path, trailing slash or login, like https://registry.example.org. Set a"
-            " login with `username` and `upstream_passwords`"
-        )
-    return value
+def _origin(allowed: str) -> BeforeValidator:
+    """Check texts for the origin of a server: a URL without path, trailing slash and login."""
+
+    def check(value: str) -> str:
+        match = re.fullmatch(rf"https?://({_HOST})(?::([0-9]{{1,5}}))?", value)
+        if not match or not is_origin(match[1], match[2]):
+            raise ValueError(allowed)
+        return value
+
+    return text(check)
+
+
+def _no_proxy(value: str) -> str:
+    match = re.fullmatch(rf"\.?({_HOST})(?::([0-9]{{1,5}}))?", value)
+    try:
+        return value if match and is_origin(match[1], match[2]) else str(ipaddress.IPv4Network(value))
+    except ValueError:
+        raise ValueError("a host, a domain with all its hosts, or an IPv4 address range, like 10.0.0.0/8") from None
 
 
 def _docker_host(value: str) -> str:
@@ -151,58 +156,6 @@ def _date(value: object) -> object:
         return datetime.date.fromisoformat(match[1] if match else "")
     except ValueError:
         raise ValueError("a date like 2027-01-31") from None
-
-
-def _image(value: str) -> str:
-    match = _IMAGE.fullmatch(value)
-    is_exact = match and (match["digest"] or _VERSION.fullmatch(match["tag"]))
-    if not match or not is_exact or not is_origin("localhost", match["port"]):
-        raise ValueError(
-            "an image with an exact tag (all three numbers of a version), like caddy:2.11.7-alpine, or with a tag and a"
-            " digest, like caddy:alpine@sha256:…; a moving tag such as latest or 2 can change the image at any time"
-        )
-    return value
-
-
-def _registry_image(value: str) -> str:
-    match = _IMAGE.fullmatch(_image(value))
-    assert match is not None
-    version = _version(match["tag"])
-    if not version or version < (3, 1, 2):
-        raise ValueError(
-            "distribution 3.1.2 or newer with all three numbers in the tag, like registry:3.1.2. In older versions, a"
-            " pull-through cache can store content that does not match its digest (CVE-2026-85747)"
-        )
-    return value
-
-
-def _caddy_image(value: str) -> str:
-    return _not_older(
-        value, (2, 11, 5), "Caddy 2.11.5 or newer: older versions wait for stalled clients without a limit"
-    )
-
-
-def _nginx_image(value: str) -> str:
-    return _not_older(
-        value,
-        (1, 29, 7),
-        "nginx 1.29.7 or newer: older versions open a new connection to the registry for each request",
-    )
-
-
-def _not_older(value: str, oldest: tuple[int, ...], wanted: str) -> str:
-    """Refuse an image whose tag is a version before ``oldest``; an image with a digest may have any tag."""
-    match = _IMAGE.fullmatch(_image(value))
-    assert match is not None
-    version = _version(match["tag"])
-    if not match["digest"] and version and version < oldest:
-        raise ValueError(f"{wanted}. If your image has its own version numbers, add the digest (NAME:TAG@sha256:…)")
-    return value
-
-
-def _version(tag: str) -> tuple[int, ...] | None:
-    match = _VERSION.fullmatch(tag)
-    return tuple(int(part) for part in match.groups()) if match else None
 
 
 def _address(value: str) -> str:
@@ -285,7 +238,7 @@ def _login(value: str) -> str:
     return value
 
 
-def _text(check: Callable[[str], str]) -> BeforeValidator:
+def text(check: Callable[[str], str]) -> BeforeValidator:
     """Check texts with ``check``; values of other types fail with the same error text."""
     return BeforeValidator(lambda value: check(value if isinstance(value, str) else ""))
 
@@ -312,26 +265,37 @@ def _hexadecimal(value: SecretStr) -> SecretStr:
 
 
 Url = Annotated[Endpoint, BeforeValidator(_endpoint), PlainSerializer(str)]
-Duration = Annotated[str, _text(_duration)]
-Network = Annotated[str, _text(_network)]
-DockerName = Annotated[str, _text(_object_name)]
-UserName = Annotated[str, _text(_user_name)]
-UpstreamName = Annotated[str, _text(_upstream_name)]
+Duration = Annotated[str, text(_duration)]
+Network = Annotated[str, text(_network)]
+DockerName = Annotated[str, text(_object_name)]
+UserName = Annotated[str, text(_user_name)]
+UpstreamName = Annotated[str, text(_upstream_name)]
 LogLevel = Literal["error", "warn", "info", "debug"]
 MemoryMb = Annotated[int, _whole(64, 65536)]
 HostPath = Annotated[str, AfterValidator(_host_path)]
 DockerHost = Annotated[str, AfterValidator(_docker_host)]
-Address = Annotated[str, _text(_address)]
+Address = Annotated[str, text(_address)]
 Port = Annotated[int, _whole(1, 65535)]
 LastDay = Annotated[datetime.date, BeforeValidator(_date)]
-Upstream = Annotated[str, _text(_upstream)]
-UpstreamLogin = Annotated[str, _text(_login)]
-Email = Annotated[str, _text(_email)]
-AcmeDirectory = Annotated[str, _text(_directory)]
-AcmeKeyId = Annotated[str, _text(_key_id)]
-RegistryImage = Annotated[str, _text(_registry_image)]
-CaddyImage = Annotated[str, _text(_caddy_image)]
-NginxImage = Annotated[str, _text(_nginx_image)]
+Upstream = Annotated[
+    str,
+    _origin(
+        "the origin of a registry without path, trailing slash or login, like https://registry.example.org. Set a login"
+        " with `username` and `upstream_passwords`"
+    ),
+]
+HttpProxy = Annotated[
+    str,
+    _origin(
+        "the URL of an HTTP proxy without path and login, like http://proxy.example.com:3128. Everyone who can read the"
+        " stack file could read a login: let the proxy accept the address of the Docker host"
+    ),
+]
+NoProxy = Annotated[str, text(_no_proxy)]
+UpstreamLogin = Annotated[str, text(_login)]
+Email = Annotated[str, text(_email)]
+AcmeDirectory = Annotated[str, text(_directory)]
+AcmeKeyId = Annotated[str, text(_key_id)]
 StackSecret = Annotated[SecretStr, AfterValidator(_hexadecimal)]
 #: Accepts the text `{}` as an object without keys, because `pulumi config set` can only set texts.
 EMPTY_OBJECT = BeforeValidator(_empty)

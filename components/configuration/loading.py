@@ -13,7 +13,15 @@ from pydantic.fields import FieldInfo
 from components.configuration import certificates
 from components.configuration.fixes import intended_dangers, missing, refused, set_secret_command
 from components.configuration.naming import certificates_in_use
-from components.configuration.problems import ConfigError, Problem, certificate_command, path, remove_command, shown
+from components.configuration.problems import (
+    ConfigError,
+    Problem,
+    certificate_command,
+    file_command,
+    path,
+    remove_command,
+    shown,
+)
 from components.configuration.rules import RULES
 from components.configuration.rules.certificates import certificate_problems
 from components.configuration.rules.draft import Draft
@@ -96,6 +104,13 @@ def notices(settings: Settings, secrets: Secrets, now: datetime.datetime) -> lis
     for name, pair in used.items():
         if (days := (certificates.end(pair) - now).days) <= certificates.NOTICE_DAYS:
             found.append(f"certificate {name} expires in {days} days; to replace it, run: {certificate_command(name)}")
+    for name, mirror in settings.mirrors.items():
+        if mirror.ca and (days := (certificates.end_of_root(mirror.ca) - now).days) <= certificates.NOTICE_DAYS:
+            key = path("mirrors", name, "ca")
+            found.append(
+                f"{key} expires in {days} days; then the mirror no longer trusts its upstream. To replace the"
+                f" certificate, run: {file_command(key, 'root.pem')}"
+            )
     found += [
         f"certificate {name} covers no configured host and is not delivered; to remove it, run: "
         + remove_command("certificates", name)

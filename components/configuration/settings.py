@@ -19,20 +19,19 @@ from components.configuration.fields import (
     AcmeDirectory,
     AcmeKeyId,
     Address,
-    CaddyImage,
     Conflict,
     DockerHost,
     DockerName,
     Duration,
     Email,
     HostPath,
+    HttpProxy,
     LastDay,
     LogLevel,
     MemoryMb,
     Network,
-    NginxImage,
+    NoProxy,
     Port,
-    RegistryImage,
     StackSecret,
     Upstream,
     UpstreamLogin,
@@ -40,6 +39,7 @@ from components.configuration.fields import (
     Url,
     UserName,
 )
+from components.configuration.images import CaddyImage, NginxImage, RegistryImage
 
 FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -123,12 +123,14 @@ class RegistrySettings(BaseModel):
 class MirrorSettings(BaseModel):
     """A pull-through cache of one upstream; ``allow`` is the allow-list, because mirror clients cannot log in.
 
-    ``url`` is the mirror's own address; None if clients reach the mirror only at ``mirror_url``.
+    ``url`` is the mirror's own address; None if clients reach the mirror only at ``mirror_url``. ``ca`` is the PEM text
+    of the authority that signed the upstream's certificate, if that authority is not public.
     """
 
     model_config = FROZEN
     url: Url | None = None
     upstream: Upstream | None = None
+    ca: str | None = None
     ttl: Duration = "168h"
     allow: tuple[Network, ...] = ()
     username: UpstreamLogin | None = None
@@ -278,6 +280,10 @@ class Settings(BaseModel):
     mirror_defaults: MirrorDefaults | None = None
     mirror_url: Url | None = None
     """One address for all mirrors: clients name the upstream in the query (``?ns=ghcr.io``)."""
+    http_proxy: HttpProxy | None = None
+    """Proxy through which mirrors reach their upstreams, and the proxy with ACME its authority."""
+    no_proxy: tuple[NoProxy, ...] = ()
+    """Hosts that they reach without ``http_proxy``."""
     images: ImageSettings = ImageSettings()
     name_prefix: DockerName = "registry-stack"
     protect_data: bool = True

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from components.configuration.settings import Settings
 from components.render.proxy import DATA_DIRECTORY, GATEWAY_FILE, RUN_DIRECTORY, caddyfile, needs_issuer, nginx_conf
+from components.render.registry import way_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,14 @@ SERVERS = {
         tmpfs=RUN_TMPFS,
     ),
 }
+
+
+def way_to_authority(settings: Settings) -> list[str]:
+    """Return the environment with which Caddy reaches the ACME authority through ``http_proxy``.
+
+    An authority always has an https:// URL. Caddy would also send requests for the services to a proxy for http://.
+    """
+    return way_out(settings, "https") if settings.proxy.certificates.acme else []
 
 
 def proxy_images(settings: Settings) -> dict[str, str]:

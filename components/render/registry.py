@@ -7,14 +7,26 @@ from typing import Any
 
 import yaml
 
+from components.configuration.certificates import canonical_root
 from components.configuration.naming import COUNTERS_PORT, PORTS, cache_port, mirror_port
-from components.configuration.settings import ROLES_OF, MirrorSettings, Process, RegistrySettings, upstream_url
+from components.configuration.settings import (
+    ROLES_OF,
+    MirrorSettings,
+    Process,
+    RegistrySettings,
+    Settings,
+    upstream_url,
+)
 
 #: Paths of files in the containers: plain strings, because container outputs would make one replacement cascade.
 CONFIG_DIRECTORY = "/etc/distribution"
 SECRETS_DIRECTORY = "/etc/distribution-secrets"
 DATA_DIRECTORY = "/var/lib/registry"
-CREDENTIAL_HELPER = "upstream-credentials"
+CONFIG_FILE = f"{CONFIG_DIRECTORY}/config.yml"
+#: Configuration of the process that serves only a mirror's cache; ``SERVE_CACHE`` knows its name.
+CACHE_FILE = f"{CONFIG_DIRECTORY}/cache.yml"
+CREDENTIAL_HELPER = f"{CONFIG_DIRECTORY}/upstream-credentials"
+CA_FILE = f"{CONFIG_DIRECTORY}/upstream-ca.crt"
 CREDENTIALS_FILE = "upstream.json"
 HTTP_SECRET_FILE = "http-secret"  # noqa: S105 - a file name
 #: Processes that cannot write: their configuration and their data mount are read-only.
@@ -34,6 +46,18 @@ def environment(memory_mb: int) -> list[str]:
     memory unless Go knows the limit: 48 downloads at once crashed a process with 256 MB, which can hold 32 at most.
     """
     return ["OTEL_TRACES_EXPORTER=none", f"GOMEMLIMIT={memory_mb * 4 // 5}MiB"]
+
+
+def way_out(settings: Settings, *schemes: str) -> list[str]:
+    """Return the environment with which a Go program sends its requests with these URL schemes to ``http_proxy``.
+
+    The names are in upper case: busybox, which asks services for their health, knows such names in lower case only. Go
+    itself never sends requests for loopback addresses to a proxy.
+    """
+    if settings.http_proxy is None:
+        return []
+    without = [f"NO_PROXY={','.join(settings.no_proxy)}"] if settings.no_proxy else []
+    return [*(f"{scheme.upper()}_PROXY={settings.http_proxy}" for scheme in schemes), *without]
 
 
 def most_layers(memory_mb: int) -> int:
@@ -78,6 +102,26 @@ def registry_config(process: Process, registry: RegistrySettings) -> str:
     return _yaml(config)
 
 
+def upstream_environment(mirror: MirrorSettings, settings: Settings) -> list[str]:
+    """Return the environment with which a mirror reaches its upstream and trusts the authority in ``CA_FILE``.
+
+    Go takes the certificates out of all files in ``SSL_CERT_DIR``, besides its bundle of public authorities. With
+    ``SSL_CERT_FILE``, the mirror would trust no public authority, but upstreams redirect blobs to other hosts.
+    """
+    trust = [f"SSL_CERT_DIR=/etc/ssl/certs:{CONFIG_DIRECTORY}"] if mirror.ca else []
+    return [*way_out(settings, "http", "https"), *trust]
+
+
+def mirror_files(name: str, mirror: MirrorSettings) -> dict[str, str]:
+    """Return the files of a mirror without its login, by path."""
+    files = {
+        CONFIG_FILE: mirror_config(name, mirror),
+        CACHE_FILE: cache_config(name, mirror),
+        CREDENTIAL_HELPER: credential_helper(mirror),
+    }
+    return files | ({CA_FILE: canonical_root(mirror.ca)} if mirror.ca else {})
+
+
 def mirror_config(name: str, mirror: MirrorSettings) -> str:
     """Render the configuration of a pull-through cache."""
     config = _common(mirror_port(name), mirror.log_level, f"{MIRROR_DRAIN_SECONDS}s")
@@ -93,7 +137,7 @@ def mirror_config(name: str, mirror: MirrorSettings) -> str:
         "ttl": mirror.ttl,
         # Also for anonymous pulls: without a helper, the process panics at start if its upstream is unreachable. With a
         # helper, credentials rotate without a restart.
-        "exec": {"command": f"{CONFIG_DIRECTORY}/{CREDENTIAL_HELPER}", "lifetime": "1m"},
+        "exec": {"command": CREDENTIAL_HELPER, "lifetime": "1m"},
     }
     return _yaml(config)
 

@@ -124,6 +124,8 @@ def _described(mirror: Mapping[str, Any]) -> str:
     words = [code(mirror["url"]) if mirror.get("url") else "at `mirror_url`", f"TTL {code(mirror.get('ttl'))}"]
     if upstream := mirror.get("upstream"):
         words.append(f"upstream {code(upstream)}")
+    if authority := mirror.get("ca"):
+        words.append(f"authority of the upstream: {_value(authority)}")
     if login := mirror.get("username"):
         words.append(f"login {code(login)}")
     if storage := mirror.get("storage"):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -44,6 +45,11 @@ class AcmeServer:
             "root": self.certificate,
             "eab": {"key_id": KEY_ID},
         }
+
+    @property
+    def port(self) -> int:
+        """Its port on every address of this machine."""
+        return urlsplit(self.directory).port or 443
 
     def root(self) -> ssl.SSLContext:
         """Trust in what it issues, and in nothing else."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,13 @@ def client() -> Iterator[docker.DockerClient]:
     api = clients.engine()
     yield api
     api.close()
+
+
+@pytest.fixture(scope="session")
+def gateway(client: docker.DockerClient) -> str:
+    """An address of this machine that containers reach: the first of the engine's own network."""
+    subnet = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Subnet"]
+    return str(next(ipaddress.ip_network(subnet).hosts()))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import socket
 import ssl
 import time
@@ -21,23 +20,27 @@ from tests.harness import clients
 from tests.harness.certificates import odd_pair
 from tests.harness.small_stack import PREFIX, UPSTREAM, DockerHost, remove_everything, small_stack
 from tests.harness.stack import STACK, Stack
+from tests.harness.upstreams import http_proxy
 
 pytestmark = [pytest.mark.once, pytest.mark.any_proxy]
 
 # An authority certifies public names alone; the tests' clients look for them on this machine.
 REGISTRY, MIRROR = "registry.test.example.com", "mirror.test.example.com"
+#: Only the HTTP proxy knows this name.
+AUTHORITY = "authority.test.example.com"
 VALID_SECONDS = 45
 METRICS_PORT = 29180
 
 
 @dataclass(frozen=True)
 class Site:
-    """A stack with certificates from ``authority``, and the engine's API."""
+    """A stack with certificates from ``authority``, the engine's API, and the requests that the HTTP proxy got."""
 
     stack: Stack
     authority: AcmeServer
     trust: ssl.SSLContext
     api: docker.DockerClient
+    through_proxy: list[str]
 
     def restart(self) -> None:
         """Restart the proxy and what gets its certificates, as a reboot of the host does."""
@@ -78,13 +81,6 @@ def eventually(
         time.sleep(0.5)
 
 
-@pytest.fixture(scope="module")
-def gateway(client: docker.DockerClient) -> str:
-    """An address of this machine that containers reach: the first of the engine's own network."""
-    subnet = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Subnet"]
-    return str(next(ipaddress.ip_network(subnet).hosts()))
-
-
 @pytest.fixture(scope="module", params=["caddy", "nginx"])
 def site(
     request: pytest.FixtureRequest,
@@ -94,10 +90,13 @@ def site(
     binary: Callable[[str], str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
-    """A stack for each proxy server; its authority validates over HTTP alone."""
+    """A stack for each proxy server, which reaches its authority by an HTTP proxy. Names are validated over HTTP."""
     folder = tmp_path_factory.mktemp("acme")
     remove_everything(client)
-    with acme_server(binary, folder / "authority", gateway, tls_port=CLOSED) as authority:
+    with (
+        acme_server(binary, folder / "authority", AUTHORITY, tls_port=CLOSED) as authority,
+        http_proxy(authority.port, address=gateway) as (proxy_url, asked),
+    ):
         proxy = {
             "server": request.param,
             "address": "127.0.0.1",
@@ -109,12 +108,14 @@ def site(
             registry=small_stack()["registry"] | {"url": f"https://{REGISTRY}"},
             mirrors={UPSTREAM: small_stack()["mirrors"][UPSTREAM] | {"url": f"https://{MIRROR}"}},
             proxy=proxy,
+            http_proxy=proxy_url,
+            no_proxy=[gateway, UPSTREAM],
         )
         stack = Stack(folder / "stack", docker_host.address, values, path=docker_host.path)
         stack.set_secret("acme_eab_mac_key", authority.mac_key)
         try:
             stack.up()
-            yield Site(stack, authority, authority.root(), client)
+            yield Site(stack, authority, authority.root(), client, asked)
         finally:
             for role, container in clients.containers(client, PREFIX).items():
                 if role.startswith("proxy") and container.status == "running":
@@ -130,6 +131,15 @@ def test_every_name_gets_a_certificate_by_http_and_is_served_with_it(site: Site)
         answer = http.get("https://127.0.0.1/v2/", extensions={"sni_hostname": REGISTRY})
     assert answer.status_code == 401
     assert httpx.get("http://127.0.0.1/v2/", headers={"Host": REGISTRY}).headers["Location"].startswith("https://")
+
+
+def test_only_the_authority_is_reached_through_the_http_proxy(site: Site) -> None:
+    eventually(site.trust)
+    with httpx.Client(verify=site.trust, headers={"Host": REGISTRY}) as http:
+        answer = http.get("https://127.0.0.1/v2/", extensions={"sni_hostname": REGISTRY})
+
+    assert answer.status_code == 401, "from a process of the registry, by its name in the stack's own network"
+    assert set(site.through_proxy) == {f"CONNECT {AUTHORITY}:{site.authority.port}"}
 
 
 def test_the_metrics_say_when_the_certificate_of_each_name_ends(site: Site) -> None:

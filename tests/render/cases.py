@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import yaml
 from components.configuration.naming import slug
 from components.configuration.settings import Secrets, Settings, processes
 from components.render.proxy import caddyfile, issuer_caddyfile, needs_issuer, nginx_conf, snippets
-from components.render.registry import cache_config, credential_helper, mirror_config, registry_config
+from components.render.proxy_command import way_to_authority
+from components.render.registry import CONFIG_FILE, mirror_files, registry_config, upstream_environment
 from tests.harness.certificates import certificate_pair
 from tests.harness.configuration import configuration, example_password
 
@@ -49,7 +51,12 @@ def rendered(settings: Settings, secrets: Secrets) -> dict[str, str]:
         files["issuer.Caddyfile"] = issuer_caddyfile(settings)
     files |= {f"{process}.yml": registry_config(process, settings.registry) for process in processes(settings.registry)}
     for name, mirror in settings.mirrors.items():
-        files |= {f"mirror-{slug(name)}.yml": mirror_config(name, mirror)}
-        files |= {f"mirror-{slug(name)}-cache.yml": cache_config(name, mirror)}
-        files |= {f"mirror-{slug(name)}-upstream-credentials": credential_helper(mirror)}
-    return files
+        mirror_name, texts = f"mirror-{slug(name)}", mirror_files(name, mirror)
+        files |= {f"{mirror_name}.yml": texts.pop(CONFIG_FILE)}
+        files |= {f"{mirror_name}-{path.rpartition('/')[2]}": text for path, text in texts.items()}
+        files |= _lines(f"{mirror_name}.env", upstream_environment(mirror, settings))
+    return files | _lines("proxy.env", way_to_authority(settings))
+
+
+def _lines(name: str, variables: Sequence[str]) -> dict[str, str]:
+    return {name: "".join(f"{variable}\n" for variable in variables)} if variables else {}

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from components.configuration.certificates import canonical, canonical_root, end, fault_of, fault_of_root
+from components.configuration.certificates import canonical, canonical_root, end, end_of_root, fault_of, fault_of_root
 from components.configuration.settings import CertificatePair
 from tests.harness.certificates import Issued, certificate_pair, issue
 
@@ -129,6 +129,15 @@ def test_the_root_of_an_acme_server_must_be_a_certificate_and_no_key() -> None:
     assert fault_of_root(pair["certificate"]) is None
     assert "not a PEM certificate" in str(fault_of_root("no PEM"))
     assert "a private key" in str(fault_of_root(pair["certificate"] + pair["private_key"]))
+
+
+def test_one_certificate_of_an_authority_must_be_valid() -> None:
+    valid, later = issued(days=10).pair()["certificate"], issued(start=NOW + DAY).pair()["certificate"]
+    ended = issued(start=NOW - 91 * DAY).pair()["certificate"]
+
+    assert fault_of_root(ended + valid, NOW) is None
+    assert fault_of_root(ended + later, NOW) == "a certificate that expired on 2026-05-31 12:00 UTC"
+    assert (end_of_root(ended + valid) - NOW).days == 9
 
 
 ROOT = issued(name="root")

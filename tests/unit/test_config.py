@@ -233,6 +233,17 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     (configuration(mirrors={"images.corp": MIRROR | {"upstream": "http://lscr.io", "username": "robot"}},
                    upstream_passwords={"images.corp": "token"}),
      'mirrors["images.corp"].upstream', "https://ghcr.io: "),
+    *((configuration(http_proxy=value), "http_proxy", "the URL of an HTTP proxy without path and login") for value in
+      ("proxy.example.com:3128", "socks5://proxy.example.com", "http://robot:token@proxy.example.com:3128",
+       "http://proxy.example.com:99999", "http://proxy.example.com/", 3128)),
+    *((configuration(no_proxy=[value]), "no_proxy[0]", "a domain with all its hosts") for value in
+      ("https://registry.example.org", "*.example.org", "a.example.org,b.example.org", "10.0.0.1/8", "", None)),
+    (configuration(no_proxy="registry.example.org"), "no_proxy", "a list of hosts"),
+    *((with_mirror(ca=value), 'mirrors["docker.io"].ca', fault) for value, fault in (
+        ("root.pem", "not a PEM certificate"),
+        (certificate_pair("ca.example.com")["private_key"], "a private key, exposed to everyone"),
+        (issue(start=NOW, days=1).pair()["certificate"], "a certificate that expired on 2026-06-02"),
+        ("", "not a PEM certificate"))),
     (configuration(mirror_defaults={"ttl": "week"}), "mirror_defaults.ttl", "Go duration"),
     (configuration(mirror_defaults={"allow": ["10.0.0.1/8"]}), "mirror_defaults.allow[0]", "CIDR"),
     (configuration(mirror_defaults={"allow": "10.0.0.0/8"}), "mirror_defaults.allow", "a list of address ranges"),
@@ -596,6 +607,16 @@ def test_the_end_of_a_certificate_is_announced_three_weeks_before_with_the_comma
         f"certificate *.example.com expires in {days} days; to replace it, run: pulumi config set --secret"
     )
     assert 'certificates["*.example.com"].private_key' in found
+
+
+def test_the_end_of_the_authority_of_an_upstream_is_announced() -> None:
+    def announced(*days: int) -> list[str]:
+        pem = "".join(issue(start=NOW - datetime.timedelta(hours=1), days=each).pair()["certificate"] for each in days)
+        return notices(*loaded(with_mirror(ca=pem), now=NOW), NOW)
+
+    assert announced(2, 90) == [], "a later authority is there already"
+    (found,) = announced(1, 2)
+    assert found.startswith('mirrors["docker.io"].ca expires in 1 days; then the mirror no longer trusts its upstream.')
 
 
 def test_a_certificate_with_more_than_three_weeks_left_is_not_mentioned() -> None:

@@ -66,7 +66,7 @@ def test_first_deployment_counts_users_and_mirrors() -> None:
 def test_unchanged_configuration_has_nothing_to_say() -> None:
     found = changed()
 
-    assert found == Report("test", has_changes=False, headline="Nothing changes.", resources={}, unchanged=33)
+    assert found == Report("test", has_changes=False, headline="Nothing changes.", resources={}, unchanged=34)
 
 
 def test_new_user_restarts_nothing() -> None:
@@ -304,6 +304,26 @@ def test_changed_default_is_told_for_each_mirror_that_has_it() -> None:
 
     assert [section.title for section in found.sections] == ["Mirrors"]
     assert rows(found, "Mirrors") == [("`docker.io` `ttl`", "`24h`", "`48h`")]
+
+
+def test_authority_of_an_upstream_and_the_http_proxy_are_told() -> None:
+    def mirrors(*names: str) -> dict[str, Any]:
+        text = "".join(certificate_pair(name)["certificate"] for name in names)
+        own = {"url": "https://images.example.com", "upstream": "https://a.example.org", "allow": ["10.0.0.0/8"]}
+        return {"mirrors": BASE["mirrors"] | {"images.corp": own | {"ca": text}}}
+
+    (new,) = rows(changed(**mirrors("a.test")), "Mirrors")
+    assert "authority of the upstream: " in new[2]
+    assert " lines, SHA-256 `" in new[2]
+    found = preview(configuration(**mirrors("a.test")), configuration(**mirrors("b.test")))
+    assert [row[0] for row in rows(found, "Mirrors")] == ["`images.corp` `ca`"]
+    assert "CERTIFICATE" not in str(found.sections)
+
+    way_out = changed(http_proxy="http://proxy.example.com:3128", no_proxy=["10.0.0.0/8"])
+    assert rows(way_out, "Settings") == [
+        ("`http_proxy`", "–", "`http://proxy.example.com:3128`"),
+        ("`no_proxy`", "–", "`10.0.0.0/8`"),
+    ]
 
 
 def test_allow_list_that_closes_an_open_mirror_says_so() -> None:

@@ -87,6 +87,8 @@ def test_the_inventory_is_exactly_this() -> None:
             "registry-writer",
         ],
         ":Command": [
+            "mirror-docker-io-upstream",
+            "mirror-ghcr-io-upstream",
             "process-limit",
             "proxy-reload",
             "proxy-validation",
@@ -485,6 +487,71 @@ def test_for_a_proxy_of_ones_own_the_engine_is_asked_first_unless_what_it_does_i
     assert "docker version" in inputs_of(run_program(values), ":Command")["engine-version"]["create"]
     recording = run_program(values | {"acknowledge": ["routed_loopback"]})
     assert "engine-version" not in recording.of_type(":Command")
+
+
+def test_only_mirrors_and_acme_use_the_http_proxy() -> None:
+    values = configuration(http_proxy="http://proxy.example.com:3128", no_proxy=["a.example.org", "10.0.0.0/8"])
+    every = {
+        server: run_program(values | {"proxy": values["proxy"] | {"server": server}}).of_type(":Container")
+        for server in ("caddy", "nginx")
+    }
+    way_out = {
+        (server, name): [text for text in one.inputs.get("envs", []) if "_PROXY" in text]
+        for server, containers in every.items()
+        for name, one in containers.items()
+    }
+
+    https, exempt = "HTTPS_PROXY=http://proxy.example.com:3128", "NO_PROXY=a.example.org,10.0.0.0/8"
+    mirror = ["HTTP_PROXY=http://proxy.example.com:3128", https, exempt]
+    # Caddy would also send requests for the services to HTTP_PROXY.
+    assert {name: variables for name, variables in way_out.items() if variables} == {
+        ("caddy", "mirror-docker-io-container"): mirror,
+        ("caddy", "proxy-container"): [https, exempt],
+        ("nginx", "mirror-docker-io-container"): mirror,
+        ("nginx", "proxy-issuer-container"): [https, exempt],
+    }
+
+
+def test_http_proxy_is_in_no_container_of_a_proxy_without_acme() -> None:
+    values = configuration(http_proxy="http://proxy.example.com:3128", proxy={"certificates": {"internal": {}}})
+    assert not run_program(values).resources["proxy-container"].inputs.get("envs")
+
+
+def test_the_authority_of_an_upstream_is_delivered_and_trusted_beside_public_ones() -> None:
+    def mirror(ca: str | None) -> dict[str, Any]:
+        own = configuration()["mirrors"]["docker.io"] | ({"ca": ca} if ca else {})
+        recording = run_program(configuration(mirrors={"docker.io": own}))
+        container = recording.resources["mirror-docker-io-container"].inputs
+        label = next(one["value"] for one in container["labels"] if one["label"] == "registry-stack.config")
+        trust = [text for text in container["envs"] if text.startswith("SSL")]
+        return {"files": uploads(recording, "mirror-docker-io-config-carrier"), "label": label, "trust": trust}
+
+    first, second = (certificate_pair(name)["certificate"] for name in ("a.test", "b.test"))
+    none, given, changed = mirror(None), mirror(f"The authority:\n{first}"), mirror(second)
+
+    assert given["files"].items() - none["files"].items() == {("/etc/distribution/upstream-ca.crt", first)}
+    assert given["trust"] == ["SSL_CERT_DIR=/etc/ssl/certs:/etc/distribution"]
+    assert none["trust"] == []
+    assert len({one["label"] for one in (none, given, changed)}) == 3, "Go reads certificates once"
+
+
+def test_an_upstream_is_asked_when_it_or_its_login_changes_and_without_its_password() -> None:
+    values = with_secret_everything()
+
+    def asked(**changes: Any) -> Any:
+        mirrors = {"ghcr.io": values["mirrors"]["ghcr.io"] | changes.pop("mirror", {})}
+        return run_program(values | {"mirrors": mirrors} | changes).resources["mirror-ghcr-io-upstream"]
+
+    inputs = asked().inputs
+    assert asked(mirror={"ttl": "24h", "allow": ["192.168.0.0/16"], "log_level": "debug"}).inputs == inputs
+    root = certificate_pair("a.test")["certificate"]
+    for change in ({"upstream": "https://a.example.com"}, {"username": "other"}, {"ca": root}):
+        assert asked(mirror=change).inputs != inputs, change
+    assert asked(http_proxy="http://proxy.example.com:3128").inputs != inputs
+    assert inputs["triggers"] == ["mirror-ghcr-io-secrets-carrier-id"], "a new password replaces the carrier"
+    assert inputs["create"].endswith(" 2>&1 || true"), "a bad day is no reason for a failed up"
+    for text in ("--network=registry-stack-edge", "registry-stack-mirror-ghcr-io-secrets:/etc/distribution-secrets:ro"):
+        assert text in inputs["create"]
 
 
 def test_data_in_a_host_folder_needs_no_volume() -> None:

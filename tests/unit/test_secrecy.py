@@ -31,6 +31,7 @@ EVERY_KEY: dict[str, Any] = configuration(
         "docker.io": {
             "url": "https://mirror.example.com",
             "upstream": "https://registry-1.docker.io",
+            "ca": certificate_pair("registry-1.docker.io")["certificate"],
             "ttl": "168h",
             "allow": ["10.0.0.0/8", "192.168.0.0/16"],
             "username": "robot",
@@ -41,6 +42,8 @@ EVERY_KEY: dict[str, Any] = configuration(
     },
     mirror_defaults={"ttl": "24h", "allow": ["10.0.0.0/8"]},
     mirror_url="https://all.example.com",
+    http_proxy="http://proxy.example.com:3128",
+    no_proxy=["registry.example.org", "10.0.0.0/8"],
     proxy={
         "server": "caddy",
         "address": "0.0.0.0",

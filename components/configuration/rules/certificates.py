@@ -52,7 +52,16 @@ def _acme_problems(draft: Draft) -> Iterator[Problem]:
 
 
 def certificate_problems(settings: Settings, secrets: Secrets, now: datetime.datetime) -> Iterator[Problem]:
-    """Find certificates given as files that are missing, unusable at ``now`` or unused."""
+    """Find certificates that are unusable at ``now``, and certificates given as files that are missing or unused."""
+    for upstream, mirror in settings.mirrors.items():
+        if mirror.ca is not None and (fault := fault_of_root(mirror.ca, now)):
+            key = path("mirrors", upstream, "ca")
+            yield Problem(
+                key,
+                fault,
+                "PEM text of the public certificate of the authority that signed the upstream's certificate",
+                file_command(key, "root.pem"),
+            )
     given = secrets.certificates
     if not settings.proxy.certificates.files:
         for name in given:
