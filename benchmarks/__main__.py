@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: the cost of TLS, passwords, password guesses and updates, and the savings by the registry.
+"""``python -m benchmarks``: the cost of TLS, passwords, mirrors and updates, and the savings by the registry.
 
 No time makes the command fail; the tables show the aims beside the numbers. The command uses the engine of DOCKER_HOST
 and removes all containers that it started.
@@ -17,7 +17,7 @@ import docker
 import typer
 from rich.console import Console
 
-from benchmarks import alone, fronts, servers
+from benchmarks import alone, fronts, mirrors, servers
 from benchmarks.deliveries import deliveries
 from benchmarks.docker_client import logged_in
 from benchmarks.guessing import guessing
@@ -34,6 +34,7 @@ class Part(StrEnum):
     STACK = "stack"
     ALTERNATIVES = "alternatives"
     PROXIES = "proxies"
+    MIRRORS = "mirrors"
     UPDATES = "updates"
     IDLE = "idle"
 
@@ -53,6 +54,8 @@ def main(
             tables.append(_alternatives(api, Path(name), rounds))
         if only in (None, Part.PROXIES):
             tables += _proxies(api, Path(name), rounds)
+        if only in (None, Part.MIRRORS):
+            tables += _mirrors(api, Path(name), rounds)
         if only in (None, Part.UPDATES):
             tables.append(updates(api, Path(name), rounds))
         if only in (None, Part.IDLE):
@@ -87,6 +90,12 @@ def _proxies(api: docker.DockerClient, folder: Path, rounds: int) -> list[Table]
     progress("starting the proxies")
     with fronts.running(api) as started:
         return proxies(started, folder, rounds)
+
+
+def _mirrors(api: docker.DockerClient, folder: Path, rounds: int) -> list[Table]:
+    progress("starting a mirror, its upstream, and the servers to compare")
+    with mirrors.running(api, folder) as started:
+        return mirrors.mirrors(started, folder, rounds)
 
 
 def _memory(at_rest: dict[str, float], afterwards: dict[str, float]) -> Table:

@@ -8,6 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,19 @@ class Server:
         """Pull into a new OCI layout. Return the seconds."""
         return self._copy("src", f"docker://{self.address}/{repository}:1", f"oci:{target}")
 
+    def pull_at_once(self, repository: str, folder: Path, count: int) -> float:
+        """Pull ``count`` times at once, each time into a new OCI layout. Return the seconds of all together."""
+        source = f"docker://{self.address}/{repository}:1"
+        os.sync()
+        start = time.perf_counter()
+        with ThreadPoolExecutor(count) as threads:
+            list(
+                threads.map(
+                    lambda number: self._skopeo_copy("src", source, f"oci:{folder / str(number)}"), range(count)
+                )
+            )
+        return time.perf_counter() - start
+
     def client_bytes(self) -> int:
         """Bytes between the registry and its clients so far, from the counters of the network interface."""
         address = self.front.attrs["NetworkSettings"]["Networks"][self.network]["MacAddress"]
@@ -74,19 +88,21 @@ class Server:
         return median(times)
 
     def _copy(self, side: str, source: str, target: str) -> float:
+        # Pending disk writes of earlier copies would slow this copy.
+        os.sync()
+        start = time.perf_counter()
+        self._skopeo_copy(side, source, target)
+        return time.perf_counter() - start
+
+    def _skopeo_copy(self, side: str, source: str, target: str) -> None:
         with tempfile.TemporaryDirectory() as home:
             # skopeo caches which repository has a blob and mounts the blob from there instead of sending it. For root,
             # the cache is outside its home, unless skopeo believes that it runs as an ordinary user.
             variables = {"HOME": home, "XDG_DATA_HOME": home, "_CONTAINERS_ROOTLESS_UID": "65534"}
             options = [*self.options, *(f"--{side}-{option}" for option in self.side_options)]
-            # Pending disk writes of earlier copies would slow this copy.
-            os.sync()
-            start = time.perf_counter()
             answer = clients.run("skopeo", "copy", "--quiet", *options, source, target, variables=variables)
-            seconds = time.perf_counter() - start
         if answer.returncode:
             raise RuntimeError(f"skopeo cannot copy {source} to {target} ({self.name}): {answer.stderr.strip()}")
-        return seconds
 
 
 @dataclass(frozen=True)
@@ -115,7 +131,7 @@ def running(api: docker.DockerClient, folder: Path) -> Iterator[Servers]:
         (folder / "stack").mkdir()
         stack = Stack(folder / "stack", engine_address(), _values(STACK_PORT))
         stack.up()
-        yield Servers(stack, _declared(api, stack, folder), _without_login(api, folder), _bare(api))
+        yield Servers(stack, declared(api, stack, folder), _without_login(api, folder), _bare(api))
     finally:
         remove_everything(api, NAMES.prefix)
 
@@ -142,7 +158,8 @@ def logged_in(address: str, login: tuple[str, str], folder: Path) -> str:
     return f"--authfile={credentials}"
 
 
-def _declared(api: docker.DockerClient, stack: Stack, folder: Path) -> Server:
+def declared(api: docker.DockerClient, stack: Stack, folder: Path) -> Server:
+    """The registry of a declared stack."""
     login = (USER, stack.users[USER])
     return Server(
         "the stack",
