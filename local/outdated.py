@@ -29,6 +29,7 @@ HELD = {
     "code.gitea.io/gitea": "last version with this module path: later versions are the module gitea.dev",
     "github.com/docker/buildx": "version that compose's release was made for",
     "github.com/containerd/containerd/v2": "version that moby's release was made for",
+    "github.com/moby/buildkit": "version that moby's release was made for",
     "github.com/opencontainers/runc": "version that moby's release was made for",
     "github.com/pulumi/pulumi/sdk/v3": "last version that contains the language host",
 }

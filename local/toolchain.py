@@ -23,7 +23,7 @@ CLI = "github.com/pulumi/pulumi/pkg/v3"
 SDK = "github.com/pulumi/pulumi/sdk/v3"
 SITE = "https://get.pulumi.com"
 PLUGINS = ("docker", "command")
-TEST_PACKAGES = ("curl", "git", "iproute2", "openssh-client", "openssh-server", "skopeo", "testssl.sh")
+TEST_PACKAGES = ("curl", "git", "iproute2", "openssh-client", "openssh-server", "podman", "skopeo", "testssl.sh")
 
 
 def environment() -> dict[str, str]:
@@ -73,6 +73,8 @@ def prepare_tests() -> None:
     go_build(["github.com/docker/compose/v2/cmd"], folder="compose", into=home("bin"), name="docker-compose")
     acme_server = "github.com/letsencrypt/pebble/v2/cmd"
     go_build([f"{acme_server}/pebble", f"{acme_server}/pebble-challtestsrv"], folder="pebble", into=home("bin"))
+    # The engine contains most of BuildKit, so that both build faster as one module.
+    go_build(["github.com/moby/buildkit/cmd/buildkitd"], folder="engine", into=home("bin"))
     _gitea()
 
 

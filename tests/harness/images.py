@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -61,6 +63,19 @@ def write_layout(folder: Path, layers: Sequence[bytes], platforms: Sequence[str]
     if len(descriptors) > 1:
         top = {"schemaVersion": 2, "manifests": [{"mediaType": _INDEX} | _json_blob(folder, top)]}
     (folder / "index.json").write_text(json.dumps(top))
+
+
+def push_layout(client: httpx.Client, layout: Path, repository: str, tag: str) -> None:
+    """Push the image of a layout to a registry without a login. ``repository`` is a URL: ``http://HOST/v2/NAME``."""
+    (top,) = json.loads((layout / "index.json").read_text())["manifests"]
+    for blob in (layout / "blobs" / "sha256").iterdir():
+        if blob.name != top["digest"].removeprefix("sha256:"):
+            begun = client.post(f"{repository}/blobs/uploads/").raise_for_status()
+            place = begun.url.join(begun.headers["Location"]).copy_merge_params({"digest": f"sha256:{blob.name}"})
+            client.put(place, content=blob.read_bytes()).raise_for_status()
+    manifest = (layout / "blobs" / "sha256" / top["digest"].removeprefix("sha256:")).read_bytes()
+    headers = {"Content-Type": top["mediaType"]}
+    client.put(f"{repository}/manifests/{tag}", content=manifest, headers=headers).raise_for_status()
 
 
 def _json_blob(folder: Path, value: dict[str, Any]) -> dict[str, Any]:

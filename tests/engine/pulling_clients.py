@@ -1,0 +1,159 @@
+"""Clients that pull through mirrors, on a machine with its own files in /etc, in the network of the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from local.engine import _comes_true
+from tests.harness import clients
+
+#: Pulls one image by its name and forgets it, so that the next pull needs every layer again.
+Pull = Callable[[str], None]
+
+#: The copies are in memory: nothing in the real /etc changes.
+_START = """
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/upper /mnt/work
+mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work overlay /etc
+cp --recursive "$FILES/." /etc
+exec "$0" "$@"
+"""
+
+
+@dataclass(frozen=True)
+class ClientMachine:
+    """Runs programs with the files of ``files`` in /etc. They trust ``authority``, as if it were public."""
+
+    files: Path
+    authority: Path
+
+    def run(self, *command: str) -> None:
+        """Run a client to its end."""
+        answer = subprocess.run(
+            self._inside(*command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=self._variables(),
+            check=False,
+            timeout=300,
+        )
+        assert answer.returncode == 0, f"{' '.join(command)}: {answer.stdout}{answer.stderr}"
+
+    @contextlib.contextmanager
+    def running(self, *command: str, socket: Path, log: Path) -> Iterator[None]:
+        """Run a daemon that listens on ``socket``, and stop it at the end."""
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                self._inside(*command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._variables(),
+            )
+        try:
+            assert _comes_true(lambda: socket.exists() or process.poll() is not None), log.read_text()
+            assert process.poll() is None, log.read_text()
+            yield
+        finally:
+            process.terminate()
+            process.wait(60)
+
+    def _inside(self, *command: str) -> list[str]:
+        return ["unshare", "--mount", "sh", "-ec", _START, *command]
+
+    def _variables(self) -> dict[str, str]:
+        path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+        return os.environ | {"PATH": path, "FILES": str(self.files), "SSL_CERT_FILE": str(self.authority)}
+
+
+def docker_pull(engine: str) -> Pull:
+    """The docker command. Names of Docker Hub are short."""
+
+    def pull(name: str) -> None:
+        short = name.removeprefix("docker.io/library/")
+        _run("docker", "--host", engine, "pull", short)
+        _run("docker", "--host", engine, "rmi", short)
+
+    return pull
+
+
+def docker_build(engine: str, buildx: tuple[str, ...], folder: Path) -> Pull:
+    """A build in the engine, which contains BuildKit. There, BuildKit uses the files of the engine."""
+
+    def build(name: str) -> None:
+        (folder / "Dockerfile").write_text(f"FROM {name.removeprefix('docker.io/library/')}\n")
+        _run(*buildx, "--host", engine, "buildx", "build", "--tag", "built", str(folder))
+        _run(*buildx, "--host", engine, "rmi", "built")
+        _run(*buildx, "--host", engine, "buildx", "prune", "--all", "--force")
+
+    return build
+
+
+def ctr_fetch(engine: str, machine: ClientMachine) -> Pull:
+    """containerd's own command. The containerd of the engine stores the image."""
+
+    def fetch(name: str) -> None:
+        machine.run(*ctr(engine), "content", "fetch", "--hosts-dir", "/etc/containerd/certs.d", name)
+        machine.run(*ctr(engine), "images", "remove", "--sync", name)
+
+    return fetch
+
+
+def ctr(engine: str) -> list[str]:
+    """The command for the containerd of an engine."""
+    folder = Path(engine.removeprefix("unix://")).parent
+    return ["ctr", "--address", str(folder / "run/containerd/containerd.sock")]
+
+
+def podman_pull(machine: ClientMachine, folder: Path) -> Pull:
+    """Podman with its store in ``folder``."""
+    podman = ("podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run", "--storage-driver", "vfs")
+
+    def pull(name: str) -> None:
+        machine.run(*podman, "pull", "--quiet", name)
+        machine.run(*podman, "rmi", name)
+
+    return pull
+
+
+def skopeo_copy(machine: ClientMachine, folder: Path) -> Pull:
+    """skopeo, which shares its code for registries with Podman, Buildah and CRI-O."""
+
+    def copy(name: str) -> None:
+        machine.run("skopeo", "copy", f"docker://{name}", f"dir:{folder}/copied")
+        shutil.rmtree(folder / "copied")
+
+    return copy
+
+
+@contextlib.contextmanager
+def buildkit_build(machine: ClientMachine, buildkitd: str, buildx: tuple[str, ...], folder: Path) -> Iterator[Pull]:
+    """A build by buildx in a BuildKit of its own, as a builder in a container has it."""
+    context, socket = folder / "context", folder / "socket"
+    context.mkdir()
+    # This snapshotter works on every file system. The builds run no command, so they need no network of their own.
+    options = ("--oci-worker-snapshotter", "native", "--oci-worker-net", "host")
+    serve = (buildkitd, "--root", f"{folder}/root", "--addr", f"unix://{socket}", *options)
+
+    def build(name: str) -> None:
+        (context / "Dockerfile").write_text(f"FROM {name}\n")
+        output = f"type=oci,dest={folder}/built.tar"
+        _run(*buildx, "buildx", "build", "--builder", "outside", "--output", output, str(context))
+        _run(*buildx, "buildx", "prune", "--builder", "outside", "--all", "--force")
+
+    with machine.running(*serve, socket=socket, log=folder / "log"):
+        _run(*buildx, "buildx", "create", "--name", "outside", "--driver", "remote", f"unix://{socket}")
+        yield build
+        _run(*buildx, "buildx", "rm", "outside")
+
+
+def _run(*command: str) -> None:
+    answer = clients.run(*command)
+    assert answer.returncode == 0, f"{' '.join(command)}: {answer.stdout}{answer.stderr}"
