@@ -53,16 +53,12 @@ class DeployedUser(BaseModel):
 
 
 class Deployed(BaseModel):
-    """The running stack, from its outputs; ``services`` has the current container of each role.
-
-    ``mirror_urls`` has the URL of each mirror by the name of its upstream.
-    """
+    """The running stack, from its outputs; ``services`` has the current container of each role."""
 
     model_config = FROZEN
     registry_url: Url
     docker_host: DockerHost
     services: Mapping[str, str]
-    mirror_urls: Mapping[UpstreamName, Url] = {}
 
 
 class DeployedMirror(BaseModel):
@@ -93,6 +89,10 @@ class DeployedMirrors(BaseModel):
         """The upstreams that have a mirror."""
         return frozenset(self.mirrors)
 
+    def address(self, upstream: str) -> Endpoint | None:
+        """Return the mirror's own address, else the address of all mirrors."""
+        return self.mirror_urls.get(upstream) or self.mirror_url
+
 
 @dataclass(frozen=True)
 class Change:
@@ -112,6 +112,7 @@ class StackConfig:
     def __init__(self, stack: str | None, config_file: Path | None) -> None:
         self._stack = ["--stack", stack] if stack else []
         self._file = ["--config-file", str(config_file)] if config_file else []
+        self._found: dict[str, Any] | None = None
 
     def command(self, *words: str) -> str:
         """A command for the operator, with the options that select this stack."""
@@ -252,8 +253,10 @@ class StackConfig:
         return left
 
     def _outputs(self) -> dict[str, Any]:
-        outputs: dict[str, Any] = json.loads(self._run("stack", "output", "--json"))
-        return outputs
+        """Read the outputs once: only ``pulumi up`` changes them."""
+        if self._found is None:
+            self._found = json.loads(self._run("stack", "output", "--json"))
+        return self._found
 
     def _write(self, parts: tuple[str, ...], value: Mapping[str, str] | SecretStr | None) -> None:
         key = f"{PROJECT}:{path(*parts)}"

@@ -13,7 +13,7 @@ from operations.console import say, screen, waiting
 from operations.mirrors.presentation import errors, mirrors_json, mirrors_table
 from operations.mirrors.reading import Mirror, read_mirrors
 from operations.options import ConfigFile, Stack
-from operations.stack import Deployed, StackConfig
+from operations.stack import Deployed, DeployedMirrors, StackConfig
 
 #: Columns of a table that no terminal shows: its rows stay whole, for grep.
 _UNLIMITED = 10_000
@@ -30,12 +30,12 @@ def mirrors(
     nothing to an upstream.
     """
     config = StackConfig(stack, config_file)
-    deployed = config.deployed()
-    containers = _containers(deployed)
+    deployed, mirrors = config.deployed(), config.deployed_mirrors()
+    containers = _containers(deployed, mirrors)
     with waiting(f"Asking the mirrors on {deployed.docker_host} …"):
         answers = read_mirrors(deployed.docker_host, list(containers.values()))
     found = dict(zip(containers, answers, strict=True))
-    urls = {name: str(url) for name, url in deployed.mirror_urls.items()}
+    urls = {name: str(url) for name in mirrors.upstreams if (url := mirrors.address(name))}
     if as_json:
         typer.echo(json.dumps(mirrors_json(deployed.docker_host, urls, found), indent=2))
     else:
@@ -45,11 +45,10 @@ def mirrors(
         raise typer.Exit(1)
 
 
-def _containers(deployed: Deployed) -> dict[str, str]:
+def _containers(deployed: Deployed, mirrors: DeployedMirrors) -> dict[str, str]:
     """Return the container of each mirror by the name of the upstream."""
-    names = {mirror_alias(name): name for name in deployed.mirror_urls}
-    services = deployed.services.items()
-    return {names.get(role, role): container for role, container in services if role.startswith(mirror_alias(""))}
+    names = {mirror_alias(name): name for name in mirrors.upstreams}
+    return {names[role]: container for role, container in deployed.services.items() if role in names}
 
 
 def _print(found: Mapping[str, Mirror]) -> None:

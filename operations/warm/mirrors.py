@@ -56,9 +56,9 @@ def from_deployed(deployed: DeployedMirrors) -> Mirrors:
     """Return the mirrors that clients can reach: at their own address, or at the shared address."""
     mirrors = {}
     for upstream, settings in deployed.mirrors.items():
-        own = deployed.mirror_urls.get(upstream)
-        if address := own or deployed.mirror_url:
-            mirrors[upstream] = Mirror(upstream, str(address), is_shared=own is None, ttl=seconds(settings.ttl))
+        if address := deployed.address(upstream):
+            is_shared = upstream not in deployed.mirror_urls
+            mirrors[upstream] = Mirror(upstream, str(address), is_shared, seconds(settings.ttl))
     registries = (deployed.registry_url, deployed.anonymous_url)
     return Mirrors(mirrors, frozenset(url.netloc for url in registries if url))
 

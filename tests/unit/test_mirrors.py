@@ -38,6 +38,7 @@ OUTPUTS = {
     "docker_host": "ssh://deploy@registry.example.com",
     "mirror_urls": {"docker.io": "https://mirror.example.com", "ghcr.io": "https://ghcr.example.com"},
     "services": {"reader": "reader-1", "mirror-docker-io": "hub", "mirror-ghcr-io": "ghcr"},
+    "configuration": {"settings": {"mirrors": {"docker.io": {}, "ghcr.io": {}}}},
 }
 
 
@@ -270,6 +271,18 @@ def test_the_counters_come_from_the_loopback_of_the_container(monkeypatch: pytes
 
     assert f"http://127.0.0.1:12345/ {COUNTERS_PORT} /var/lib/registry" in calls
     assert calls.count("container inspect hub ghcr") == 1
+
+
+def test_a_mirror_without_an_own_address_has_the_address_of_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Host(monkeypatch, tmp_path, {"hub": "healthy", "ghcr": "healthy"}, SAID)
+    own, shared = {"docker.io": "https://mirror.example.com"}, "https://all.example.com"
+
+    answer = run(monkeypatch, "--json", outputs=OUTPUTS | {"mirror_urls": own, "mirror_url": shared})
+
+    found = [(mirror["upstream"], mirror["url"]) for mirror in json.loads(answer.stdout)["mirrors"]]
+    assert found == [("docker.io", "https://mirror.example.com"), ("ghcr.io", "https://all.example.com")]
 
 
 def test_a_stack_without_mirrors_asks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
