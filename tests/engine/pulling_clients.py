@@ -6,11 +6,14 @@ import contextlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from local.engine import _comes_true
+from local.steps import home
+from tests.engine.second_engine import running_dockerd
 from tests.harness import clients
 
 #: Pulls one image by its name and forgets it, so that the next pull needs every layer again.
@@ -47,15 +50,15 @@ class ClientMachine:
         assert answer.returncode == 0, f"{' '.join(command)}: {answer.stdout}{answer.stderr}"
 
     @contextlib.contextmanager
-    def running(self, *command: str, socket: Path, log: Path) -> Iterator[None]:
-        """Run a daemon that listens on ``socket``, and stop it at the end."""
+    def running(self, *command: str, socket: Path, log: Path, path: str = "") -> Iterator[None]:
+        """Run a daemon that listens on ``socket``, and stop it at the end. ``path`` comes first in its PATH."""
         with log.open("wb") as output:
             process = subprocess.Popen(
                 self._inside(*command),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._variables(),
+                env=self._variables(path),
             )
         try:
             assert _comes_true(lambda: socket.exists() or process.poll() is not None), log.read_text()
@@ -68,9 +71,23 @@ class ClientMachine:
     def _inside(self, *command: str) -> list[str]:
         return ["unshare", "--mount", "sh", "-ec", _START, *command]
 
-    def _variables(self) -> dict[str, str]:
-        path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
-        return os.environ | {"PATH": path, "FILES": str(self.files), "SSL_CERT_FILE": str(self.authority)}
+    def _variables(self, path: str = "") -> dict[str, str]:
+        found = ":".join([*filter(None, [path]), os.environ["PATH"], "/usr/sbin", "/sbin"])
+        return os.environ | {"PATH": found, "FILES": str(self.files), "SSL_CERT_FILE": str(self.authority)}
+
+
+@contextlib.contextmanager
+def docker_engine(machine: ClientMachine) -> Iterator[str]:
+    """The address of an empty engine of the same version as that of the tests."""
+    program = running_dockerd()
+    with tempfile.TemporaryDirectory(prefix="client-", dir=home("engines")) as name:
+        socket = Path(name) / "docker.sock"
+        paths = ("--data-root", f"{name}/data", "--exec-root", f"{name}/run", "--pidfile", f"{name}/pid")
+        # It uses the bridge of the other engine and changes no rule. With `--bridge=none`, it would delete that bridge.
+        network = ("--bridge=docker0", "--iptables=false", "--ip6tables=false", "--host", f"unix://{socket}")
+        folder = str(program.parent)
+        with machine.running(str(program), *paths, *network, socket=socket, log=Path(name) / "log", path=folder):
+            yield f"unix://{socket}"
 
 
 def docker_pull(engine: str) -> Pull:

@@ -124,11 +124,11 @@ def test_warmed_image_is_served_while_the_upstream_is_stopped(
     stack: Stack, upstream: Container, tmp_path: Path
 ) -> None:
     images = tmp_path / "images.txt"
-    images.write_text("warmed:1\nghcr.io/owner/name:1\n")
+    images.write_text("warmed:1\nghcr.io/team/tool:1\nquay.io/owner/name:1\n")
 
     answer = stack.operations("warm", str(images), SSL_CERT_FILE=str(stack.certificate_file))
 
-    assert "skipped: the stack has no mirror of ghcr.io" in answer.stdout
+    assert "skipped: the stack has no mirror of quay.io" in answer.stdout
     upstream.stop(timeout=1)
     try:
         assert pull(stack, "warmed:1", tmp_path / "warmed") == ""
@@ -138,8 +138,9 @@ def test_warmed_image_is_served_while_the_upstream_is_stopped(
 
 
 def shown(stack: Stack) -> dict[str, Any]:
-    """The mirror, by `mirrors --json`."""
-    (mirror,) = json.loads(stack.operations("mirrors", "--json").stdout)["mirrors"]
+    """The first mirror, by `mirrors --json`."""
+    mirrors = json.loads(stack.operations("mirrors", "--json").stdout)["mirrors"]
+    (mirror,) = [mirror for mirror in mirrors if mirror["upstream"] == "docker.io"]
     return dict(mirror)
 
 
