@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,9 @@ PORTS = {"docker.io": MIRROR_PORT, "ghcr.io": PUBLIC_PORT, "quay.io": PUBLIC_POR
 SHARED_PORT = PUBLIC_PORT + 2
 REPOSITORIES = {"docker.io": "library/alpine", "ghcr.io": "team/tool", "quay.io": "team/other"}
 ORIGINS = ["registry-1.docker.io", "ghcr.io", "quay.io"]
-HOSTS = f"127.0.0.1 localhost {' '.join(ORIGINS)}\n"
+#: The host of the mirrors. BuildKit in Engine 20.10 speaks plain HTTP to a mirror at localhost.
+HOST = "mirror.test"
+HOSTS = f"127.0.0.1 localhost {HOST} {' '.join(ORIGINS)}\n"
 #: The fixture of each client that pulls.
 DOCKER = ["docker_pull", "docker_build"]
 OTHERS = ["ctr_fetch", "podman_pull", "skopeo_copy", "buildkit_build"]
@@ -78,7 +81,7 @@ class Registries:
         """Push a new image of each upstream to both. Later, ``new`` has only the requests of clients."""
         with httpx.Client(verify=False) as client:
             for repository in REPOSITORIES.values():
-                layout = self.folder / tag / repository
+                layout = Path(tempfile.mkdtemp(dir=self.folder))
                 write_layout(layout, [random_layer(10_000)])
                 for registry in (f"http://localhost:{UPSTREAM_PORT}", "https://localhost"):
                     push_layout(client, layout, f"{registry}/v2/{repository}", tag)
@@ -91,7 +94,7 @@ def stack(
     client: docker.DockerClient, docker_host: DockerHost, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
     """A stack with a mirror of each upstream, and one address for all."""
-    folder, shared = tmp_path_factory.mktemp("stack"), f"https://localhost:{SHARED_PORT}"
+    folder, shared = tmp_path_factory.mktemp("stack"), f"https://{HOST}:{SHARED_PORT}"
     with running_stack(client, docker_host, folder, mirrors=mirrors("own"), mirror_url=shared) as running:
         yield running
 
@@ -100,7 +103,7 @@ def mirrors(addresses: str) -> dict[str, dict[str, str]]:
     """The mirrors, each with an address of its own or all with the shared one alone."""
     upstream = {"upstream": f"http://{UPSTREAM}:5000"}
     return {
-        name: upstream | ({"url": f"https://localhost:{port}"} if addresses == "own" else {})
+        name: upstream | ({"url": f"https://{HOST}:{port}"} if addresses == "own" else {})
         for name, port in PORTS.items()
     }
 
@@ -300,13 +303,13 @@ def test_clients_pull_from_the_origin_while_the_mirrors_are_down(
 
 @pytest.mark.once
 def test_both_ways_of_the_documentation_pull_through_the_mirror(
-    addresses: str, registries: Registries, trusted: Path, tmp_path: Path
+    addresses: str, registries: Registries, files: Path, trusted: Path, tmp_path: Path
 ) -> None:
     registries.put("latest")
     port = MIRROR_PORT if addresses == "own" else SHARED_PORT
-    page = (ROOT / "docs/mirrors.md").read_text().replace("mirror.example.com", f"localhost:{port}")
+    page = (ROOT / "docs/mirrors.md").read_text().replace("mirror.example.com", f"{HOST}:{port}")
     (daemon,) = re.findall(r"^ *(\{\"registry-mirrors\".*\})$", page, re.MULTILINE)
-    (tmp_path / "docker").mkdir()
+    shutil.copytree(files / f"docker/certs.d/{HOST}:{port}", tmp_path / f"docker/certs.d/{HOST}:{port}")
     (tmp_path / "docker" / "daemon.json").write_text(daemon)
     (tmp_path / "hosts").write_text(HOSTS)
 
