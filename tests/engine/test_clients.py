@@ -191,16 +191,6 @@ def ctr(engine: str) -> list[str]:
     return ["ctr", "--address", str(folder / "run/containerd/containerd.sock")]
 
 
-def test_containerd_pulls_through_the_mirrors(engine: str, files: Path, digests: Digests) -> None:
-    for upstream, (path, _) in IMAGES.items():
-        name = f"{upstream}/{path}"
-        answer = fetch(engine, files / "containerd/certs.d", name)
-        listed = clients.run(*ctr(engine), "images", "list", f"name=={name}").stdout
-
-        assert answer.returncode == 0, answer.stderr
-        assert digests.by_mirror[upstream] in listed
-
-
 def test_containerd_without_the_certificate_of_the_authority_does_not_fall_back(
     engine: str, files: Path, digests: Digests, tmp_path: Path
 ) -> None:
@@ -211,21 +201,6 @@ def test_containerd_without_the_certificate_of_the_authority_does_not_fall_back(
 
     assert answer.returncode != 0
     assert "CA cert" in answer.stderr
-
-
-def test_skopeo_pulls_through_the_mirrors(files: Path, digests: Digests, tmp_path: Path) -> None:
-    conf = files / "containers/registries.conf.d/50-registry-stack.conf"
-
-    for upstream, (path, _) in IMAGES.items():
-        folder = tmp_path / upstream
-        certificates = files / f"containers/certs.d/localhost:{PORTS[upstream]}"
-        answer = clients.run(
-            *("skopeo", f"--registries-conf={conf}", "copy", "--preserve-digests", f"--src-cert-dir={certificates}"),
-            *(f"docker://{upstream}/{path}", f"oci:{folder}"),
-        )
-
-        assert answer.returncode == 0, answer.stderr
-        assert json.loads((folder / "index.json").read_text())["manifests"][0]["digest"] == digests.by_mirror[upstream]
 
 
 def test_installation_over_ssh_makes_a_running_docker_use_the_mirrors_until_the_uninstallation(
