@@ -13,9 +13,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from components.configuration.problems import Failure
+from operations.clients.files import CLIENTS
+from operations.clients.page import PAGE
 from operations.files import replace_file
 
 SUMS = "SHA256SUMS"
+#: The first part of the name of each file that a run may write.
+_NAMES = {PAGE, *(client.folder.partition("/")[0] for client in CLIENTS)}
+#: A sum and a name that does not lead out of the folder.
+_SUM_LINE = re.compile(r"([0-9a-f]{64})  ((?!.*\.\./)\w[\w.:/-]*)")
 
 
 def write_folder(folder: Path, files: Mapping[str, str]) -> list[str]:
@@ -33,7 +39,7 @@ def write_folder(folder: Path, files: Mapping[str, str]) -> list[str]:
 
 
 def _write(folder: Path, files: Mapping[str, str]) -> list[str]:
-    before, now = _recorded(folder / SUMS), {(name, _sum(text.encode())) for name, text in files.items()}
+    before, now = _recorded(folder), {(name, _sum(text.encode())) for name, text in files.items()}
     known = before | now
     foreign = sorted({name for name, _ in known if not _is_ours(folder, name, known)})
     if foreign:
@@ -55,12 +61,23 @@ def _write(folder: Path, files: Mapping[str, str]) -> list[str]:
     return removed
 
 
-def _recorded(file: Path) -> set[tuple[str, str]]:
-    """Return the name and the sum of each file of the last run. A name that leads out of the folder does not count."""
+def _recorded(folder: Path) -> set[tuple[str, str]]:
+    """Return the name and the sum of each file of the last run.
+
+    Raises:
+        Failure: if another program wrote the sums. A later run would remove the files that they name.
+    """
+    file = folder / SUMS
     if not file.is_file():
         return set()
-    found = re.findall(r"^([0-9a-f]{64})  ([\w.:/-]+)$", file.read_text(errors="replace"), re.MULTILINE)
-    return {(name, digest) for digest, name in found if not name.startswith("/") and ".." not in name.split("/")}
+    lines = [_SUM_LINE.fullmatch(line) for line in file.read_text(errors="replace").splitlines()]
+    found = {(line[2], line[1]) for line in lines if line}
+    if len(found) != len(lines) or any(name.partition("/")[0] not in _NAMES for name, _ in found):
+        raise Failure(
+            f"this command did not write {file}, or it was changed later. Nothing was written",
+            "move this file away, or choose another folder with --output",
+        )
+    return found
 
 
 def _is_ours(folder: Path, name: str, known: set[tuple[str, str]]) -> bool:

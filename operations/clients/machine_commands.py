@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from components.configuration.fields import DockerHost
@@ -109,7 +110,7 @@ def check(
     else:
         table = Table("Machine", "Client", "Upstream", "Mirror", "Through the mirror", box=None, pad_edge=False)
         for name, use in rows:
-            state = f"no: {use.reason}" if use.reason else "yes"
+            state = escape(f"no: {use.reason}") if use.reason else "yes"
             table.add_row(name, use.client.name, use.mirror.upstream, str(use.mirror.address), state)
         # In a file or a pipe, a row is one line, so that a search finds whole rows.
         wide = screen if screen.is_terminal else Console(width=_UNLIMITED, highlight=False, emoji=False)

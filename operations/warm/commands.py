@@ -14,6 +14,7 @@ import httpx
 import typer
 from rich.console import Console
 from rich.filesize import decimal
+from rich.markup import escape
 from rich.table import Table
 
 from components.configuration.problems import Failure
@@ -119,7 +120,9 @@ def _pull(puller: Puller, reference: Reference, at_upstream: Reference, mirror: 
     try:
         pulled = puller.pull(at_upstream, mirror)
     except PullError as error:
-        table.add_row(str(reference), mirror.url, "", "", f"failed: {error}")
+        # The mirror or the upstream chose words in it.
+        words = "".join(filter(str.isprintable, str(error)))
+        table.add_row(str(reference), mirror.url, "", "", escape(f"failed: {words}"))
         return False
     algorithm, _, encoded = pulled.digest.partition(":")
     table.add_row(str(reference), mirror.url, f"{algorithm}:{encoded[:12]}", decimal(pulled.size), "pulled")

@@ -186,10 +186,31 @@ def test_the_allow_list_of_each_mirror_holds_at_the_address_of_all(binary: Binar
     ):
         answers = [
             proxy("GET", f"/v2/{path}", port=SHARED).status_code
-            for path in ("", "alpine/manifests/1", "alpine/manifests/1?ns=docker.io", "a/manifests/1?ns=ghcr.io")
+            for path in (
+                "",
+                "alpine/manifests/1",
+                "alpine/manifests/1?ns=docker.io",
+                "a/b/blobs/sha256:0",
+                "alpine/blobs/sha256:0?ns=docker.io",
+                "alpine/tags/list?n=1",
+                "a/manifests/1?ns=ghcr.io",
+                "a/blobs/sha256:0?ns=ghcr.io",
+            )
+        ]
+        odd = [
+            raw(proxy, target)[0]
+            for target in (
+                "/v2//a/b/blobs/sha256:0?ns=docker.io",
+                "/v2/x/../a/b/blobs/sha256:0?ns=docker.io",
+                "/v2/a/b/%62lobs/sha256:0?ns=docker.io",
+                "/v2/a/b/manifests/1?last=;ns=ghcr.io",
+                "/v2/a/b/manifests/1;ns=ghcr.io?ns=docker.io",
+                f"https://localhost:{proxy.ports[SHARED]}/v2/a/b/manifests/1?ns=docker.io",
+            )
         ]
 
-    assert answers == [200, 403, 403, 200]
+    assert answers == [200, *[403] * 5, 200, 200]
+    assert odd == [403] * len(odd)
 
 
 def test_a_mirror_sends_no_more_layers_at_once_because_it_has_two_addresses(

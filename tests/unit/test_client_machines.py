@@ -512,6 +512,17 @@ def test_check_says_for_each_client_which_upstreams_go_through_a_mirror(
     assert [row.split("  ")[1] for row in rows] == ["Podman, CRI-O, Buildah and Skopeo"] * 2
 
 
+def test_check_shows_a_reason_with_brackets_as_it_is(clients: Callable[..., Result], machine: Path) -> None:
+    clients("install")
+    write(machine, DAEMON, '{"[/a]": 1, "[/a]": 2}')
+    (machine / HOSTS).unlink()
+
+    answer = clients("check")
+
+    assert answer.exit_code == 1
+    assert f"/{DAEMON}: the key [/a] is there twice" in answer.output
+
+
 def test_check_prints_json_and_goes_on_after_a_machine_that_does_not_answer(
     clients: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -202,7 +203,10 @@ def test_file_of_someone_else_is_refused_and_every_file_stays(
 
 
 def test_interrupted_run_is_completed_by_the_next_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    old, new = {"a": "1", "b/c": "1", "gone": "1"}, {"a": "2", "b/c": "2", "d": "2"}
+    old, new = (
+        {"docker/a": "1", "rancher/b/c": "1", "buildkit/gone": "1"},
+        {"docker/a": "2", "rancher/b/c": "2", "docker/d": "2"},
+    )
     write_folder(tmp_path / "start", old)
     replace_file, moments = folders.replace_file, 0
 
@@ -225,23 +229,31 @@ def test_interrupted_run_is_completed_by_the_next_run(monkeypatch: pytest.Monkey
         else:
             break
         monkeypatch.setattr(folders, "replace_file", replace_file)
-        write_folder(folder, {"a": "3", "d": "3"})
-        assert {name: text for name, text in content(folder).items() if name != "SHA256SUMS"} == {"a": b"3", "d": b"3"}
+        write_folder(folder, {"docker/a": "3", "docker/d": "3"})
+        assert {name: text for name, text in content(folder).items() if name != "SHA256SUMS"} == {
+            "docker/a": b"3",
+            "docker/d": b"3",
+        }
 
     assert moments == 5
 
 
-def test_sums_with_names_outside_the_folder_remove_nothing(tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    outside.write_text("mine")
-    write_folder(tmp_path / "etc", {"a": "1"})
-    digest = folders._sum(b"mine")
-    with (tmp_path / "etc/SHA256SUMS").open("a") as sums:
-        sums.write(f"{digest}  ../outside\n{digest}  {outside}\n")
+@pytest.mark.parametrize("name", ["../outside", "/outside", "docker/../../outside", "image.iso", "docs/image.iso"])
+def test_sums_of_another_program_are_refused_and_every_file_stays(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "own"
+    for file in (tmp_path / "outside", folder / "image.iso", folder / "docs/image.iso"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    (folder / "SHA256SUMS").write_text(f"{hashlib.sha256(b'mine').hexdigest()}  {name}\n")
+    before = content(tmp_path)
 
-    write_folder(tmp_path / "etc", {"a": "2"})
+    refused = refusal(monkeypatch, "--output", str(folder))
 
-    assert outside.read_text() == "mine"
+    assert "SHA256SUMS" in str(refused)
+    assert "another folder" in refused.fix
+    assert content(tmp_path) == before
 
 
 def test_folder_that_is_a_file_is_refused_as_wrong_usage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -303,6 +303,18 @@ def test_failed_image_is_in_the_table_and_in_the_exit_status(
     assert "1 pulled, 0 skipped, 1 failed" in answer.output
 
 
+def test_words_of_a_mirror_are_text_and_control_no_terminal(
+    outputs: dict[str, Any], mirror: Upstream, tmp_path: Path
+) -> None:
+    words = json.dumps({"errors": [{"message": "no [/tag] [red]here\x1b]0;title\x07"}]}).encode()
+    mirror.faults["1"] = [Fault(404, words)]
+
+    answer = run(tmp_path, "tool:1\n")
+
+    assert answer.exit_code == 1
+    assert "404, no [/tag] [red]here]0;title" in answer.output
+
+
 def test_keep_pulls_again_until_it_is_stopped(
     outputs: dict[str, Any], mirror: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
