@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, PlainSerializer, SecretStr
 
+#: Configuration of every model of settings: a typo is an error, and no error shows a value.
+FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 #: User of the stack's own operations; its password derives from ``stack_secret``.
 OPERATIONS_USER = "operations"
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - clients must reach the proxy
@@ -285,12 +287,14 @@ def _login(value: str) -> str:
     return value
 
 
-def _text(check: Callable[[str], str]) -> BeforeValidator:
+def text(check: Callable[[str], str]) -> BeforeValidator:
     """Check texts with ``check``; values of other types fail with the same error text."""
     return BeforeValidator(lambda value: check(value if isinstance(value, str) else ""))
 
 
-def _whole(lowest: int, highest: int) -> BeforeValidator:
+def whole(lowest: int, highest: int) -> BeforeValidator:
+    """Accept whole numbers between two limits, also as texts."""
+
     def check(value: object) -> int:
         match = re.fullmatch(r"([0-9]{1,9})(?:\.0)?", str(value))
         if not match or not lowest <= int(match[1]) <= highest:
@@ -312,26 +316,26 @@ def _hexadecimal(value: SecretStr) -> SecretStr:
 
 
 Url = Annotated[Endpoint, BeforeValidator(_endpoint), PlainSerializer(str)]
-Duration = Annotated[str, _text(_duration)]
-Network = Annotated[str, _text(_network)]
-DockerName = Annotated[str, _text(_object_name)]
-UserName = Annotated[str, _text(_user_name)]
-UpstreamName = Annotated[str, _text(_upstream_name)]
+Duration = Annotated[str, text(_duration)]
+Network = Annotated[str, text(_network)]
+DockerName = Annotated[str, text(_object_name)]
+UserName = Annotated[str, text(_user_name)]
+UpstreamName = Annotated[str, text(_upstream_name)]
 LogLevel = Literal["error", "warn", "info", "debug"]
-MemoryMb = Annotated[int, _whole(64, 65536)]
+MemoryMb = Annotated[int, whole(64, 65536)]
 HostPath = Annotated[str, AfterValidator(_host_path)]
 DockerHost = Annotated[str, AfterValidator(_docker_host)]
-Address = Annotated[str, _text(_address)]
-Port = Annotated[int, _whole(1, 65535)]
+Address = Annotated[str, text(_address)]
+Port = Annotated[int, whole(1, 65535)]
 LastDay = Annotated[datetime.date, BeforeValidator(_date)]
-Upstream = Annotated[str, _text(_upstream)]
-UpstreamLogin = Annotated[str, _text(_login)]
-Email = Annotated[str, _text(_email)]
-AcmeDirectory = Annotated[str, _text(_directory)]
-AcmeKeyId = Annotated[str, _text(_key_id)]
-RegistryImage = Annotated[str, _text(_registry_image)]
-CaddyImage = Annotated[str, _text(_caddy_image)]
-NginxImage = Annotated[str, _text(_nginx_image)]
+Upstream = Annotated[str, text(_upstream)]
+UpstreamLogin = Annotated[str, text(_login)]
+Email = Annotated[str, text(_email)]
+AcmeDirectory = Annotated[str, text(_directory)]
+AcmeKeyId = Annotated[str, text(_key_id)]
+RegistryImage = Annotated[str, text(_registry_image)]
+CaddyImage = Annotated[str, text(_caddy_image)]
+NginxImage = Annotated[str, text(_nginx_image)]
 StackSecret = Annotated[SecretStr, AfterValidator(_hexadecimal)]
 #: Accepts the text `{}` as an object without keys, because `pulumi config set` can only set texts.
 EMPTY_OBJECT = BeforeValidator(_empty)
