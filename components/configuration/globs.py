@@ -8,6 +8,8 @@ from functools import cache
 
 #: Stands for every character that no pattern names.
 _OTHER = "\0"
+#: Most pairs of sets that a comparison looks at. Patterns such as ``*a????????????????????`` have a million.
+_MOST = 5_000
 
 
 @cache
@@ -22,12 +24,14 @@ def matches(patterns: Iterable[str], name: str) -> bool:
 
 
 def covers(patterns: Sequence[str], pattern: str) -> bool:
-    """Whether ``patterns`` together match every name that ``pattern`` matches."""
+    """Whether ``patterns`` together match every name that ``pattern`` matches; False if that takes too long to tell."""
+    if len(patterns) > 1 and any(covers([one], pattern) for one in patterns):
+        return True
     alphabet = {*"".join([*patterns, pattern]), _OTHER} - {"*", "?"}
     start = _reached(pattern, {0}), frozenset((one, at) for one in patterns for at in _reached(one, {0}))
     states, seen = [start], {start}
     for narrow, wide in states:  # grows by every pair of sets that a name can reach
-        if len(pattern) in narrow and not any(at == len(one) for one, at in wide):
+        if len(states) > _MOST or (len(pattern) in narrow and not any(at == len(one) for one, at in wide)):
             return False
         for character in alphabet:
             step = (

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import httpx
 import typer
 from pydantic import ValidationError
+from rich.console import Console
 
 from components.configuration.problems import Failure
 from components.configuration.retention import RetentionSettings
@@ -79,7 +80,8 @@ def plan(
     if as_markdown:
         _write(as_markdown, markdown(found, f"Retention of {found.registry}"))
     if found.tags or found.manifests:
-        screen.print(plan_table(found), width=None if screen.is_terminal else _UNLIMITED, crop=False)
+        wide = screen if screen.is_terminal else Console(width=_UNLIMITED, highlight=False, emoji=False)
+        wide.print(plan_table(found))
         screen.print()
     screen.print(title, markup=False, soft_wrap=True)
     if not settings.running_on:

@@ -380,6 +380,11 @@ def test_patterns_cover_another_exactly_if_no_name_matches_it_alone(patterns: li
     assert covers(patterns, pattern) is not bool(alone)
 
 
+def test_patterns_that_take_too_long_to_compare_are_not_called_covered() -> None:
+    assert covers([f"*a{'?' * 25}", "*"], "v*")
+    assert not covers([f"*a{'?' * 25}", f"*b{'?' * 25}"], "*")
+
+
 def with_rules(*rules: Any) -> dict[str, Any]:
     return configuration(registry=configuration()["registry"] | {"retention": {"rules": list(rules)}})
 
