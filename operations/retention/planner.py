@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from components.configuration.globs import matches
 from components.configuration.retention import KeepSettings, RetentionSettings
 from operations.history.store import Store, TagLinks
+from operations.preview.text import counted
 from operations.retention.graph import Graph
 from operations.retention.plan import Plan, PlannedManifest, PlannedTag
 
@@ -155,7 +156,7 @@ class _Decided:
                 if policy is None or policy.days is None:
                     yield digest, "never had a tag"
                 elif age < datetime.timedelta(days=policy.days):
-                    yield digest, f"younger than {policy.days} days"
+                    yield digest, f"younger than {counted(policy.days, 'day')}"
 
     def _keep_describing(self, describing: Mapping[tuple[str, str], str]) -> None:
         """Keep the tags of signatures whose images stay in any repository. One may describe another."""
@@ -202,8 +203,8 @@ def _judged(keep: KeepSettings, rank: int, age: datetime.timedelta) -> Decision:
     if keep.newest is not None and rank < keep.newest:
         return Decision(True, f"newest {keep.newest}")
     if keep.days is not None and age < datetime.timedelta(days=keep.days):
-        return Decision(True, f"younger than {keep.days} days")
-    reasons = [f"older than {keep.days} days"] if keep.days is not None else []
+        return Decision(True, f"younger than {counted(keep.days, 'day')}")
+    reasons = [f"older than {counted(keep.days, 'day')}"] if keep.days is not None else []
     reasons += [f"not among the newest {keep.newest}"] if keep.newest is not None else []
     return Decision(False, " and ".join(reasons))
 
