@@ -232,14 +232,18 @@ def _below(graph: Graph, name: str, digest: str | None) -> frozenset[str]:
     return graph.blobs(found)
 
 
-def _manifests(store: Store, graph: Graph, decided: _Decided, going: set[tuple[str, str]]) -> Iterator[PlannedManifest]:
+def _manifests(
+    store: Store, graph: Graph, decided: _Decided, going: Iterable[tuple[str, str]]
+) -> Iterator[PlannedManifest]:
     """Yield the manifests without a tag: those to delete by repository, each before what it needs, then the others."""
-    for name in sorted(store.repositories):
-        gone = [digest for repository, digest in going if repository == name]
-        for digest in graph.ordered(name, gone):
-            yield PlannedManifest(
-                repository=name, digest=digest, keep=False, why=_why_gone(store.repositories[name], digest)
-            )
+    gone = defaultdict[str, set[str]](set)
+    for name, digest in going:
+        gone[name].add(digest)
+    for name, digests in sorted(gone.items()):
+        reasons = _reasons_to_go(store.repositories.get(name, {}))
+        for digest in graph.ordered(name, digests):
+            why = reasons.get(digest, "no tag or index that stays needs it")
+            yield PlannedManifest(repository=name, digest=digest, keep=False, why=why)
     pointed = {
         (name, links.current)
         for name, tags in store.repositories.items()
@@ -251,12 +255,17 @@ def _manifests(store: Store, graph: Graph, decided: _Decided, going: set[tuple[s
             yield PlannedManifest(repository=name, digest=digest, keep=True, why=why)
 
 
-def _why_gone(tags: Mapping[str, TagLinks], digest: str) -> str:
-    current = sorted(tag for tag, links in tags.items() if links.current == digest)
-    former = sorted(tag for tag, links in tags.items() if digest in links.pushed)
-    if current:
-        return f"had only tags that go: {', '.join(current)}"
-    return f"before at {', '.join(former)}" if former else "no tag or index that stays needs it"
+def _reasons_to_go(tags: Mapping[str, TagLinks]) -> dict[str, str]:
+    """Return for each manifest that had a tag the tags that point or pointed to it, for those that go."""
+    current, former = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+    for tag, links in sorted(tags.items()):
+        if links.current:
+            current[links.current].append(tag)
+        for digest in links.pushed:
+            former[digest].append(tag)
+    return {digest: f"before at {', '.join(names)}" for digest, names in former.items()} | {
+        digest: f"had only tags that go: {', '.join(names)}" for digest, names in current.items()
+    }
 
 
 def _subject(tag: str, links: TagLinks) -> str:
