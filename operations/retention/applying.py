@@ -26,6 +26,7 @@ def apply(
     read: Callable[[], Store],
     delete: Callable[[str, str], None],
     running: Iterable[str],
+    again: str,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
     """Delete what the plan deletes and what is still there. Return the number of deletions.
@@ -35,6 +36,7 @@ def apply(
         read: reads the store.
         delete: deletes a tag or, by its digest, a manifest of a repository. Tells nothing if it is gone already.
         running: the IDs and digests of images that run now.
+        again: the command that makes a new plan.
         progress: is told how many steps of how many are done.
 
     Raises:
@@ -45,7 +47,7 @@ def apply(
     for number, step in enumerate(steps):
         if time.monotonic() - checked > CHECK_AGAIN_AFTER:
             store = read()
-            refuse(obstacles(plan, store, names))
+            _refuse(obstacles(plan, store, names), again)
             left, checked = set(remaining(plan, store)), time.monotonic()
         progress(number, len(steps))
         if step in left:
@@ -104,16 +106,11 @@ def _changed_tags(plan: Plan, store: Store, going: Mapping[str, set[str]], used:
                 yield f"{name}:{tag} points to {short(links.current)} now, which the plan deletes"
 
 
-def refuse(reasons: Iterable[str]) -> None:
-    """Refuse the plan if there are reasons.
-
-    Raises:
-        Failure: with the reasons.
-    """
+def _refuse(reasons: Iterable[str], again: str) -> None:
     found = list(dict.fromkeys(reasons))
     if found:
         more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise Failure(
             f"the plan does not fit the registry any more: {'; '.join(found[:_LISTED])}{more}",
-            "make a new plan: run `retention plan` again",
+            f"make a new plan: {again}",
         )

@@ -125,6 +125,7 @@ def apply(
             found,
             read=lambda: read_store(deployed.docker_host, _reader(config, deployed), None, restore=_restore(config)),
             delete=admin.delete,
+            again=config.command(*_TOOL, "plan", "--output", str(file)),
             running=[name for one in asked for name in (one.image, *one.digests)],
             progress=lambda number, of: status.update(f"Deleting {number + 1} of {of} …"),
         )

@@ -13,10 +13,10 @@ from operations.preview.text import code, counted
 from operations.retention.plan import Plan, PlannedManifest, PlannedTag
 from operations.retention.planner import short
 
-#: Characters of the longest comment. GitHub cuts a comment at 65,536 characters.
-_LONGEST = 60_000
+#: Characters of the longest text. Together with a preview of 60,000 characters, it fits into a comment on GitHub.
+_LONGEST = 5_000
 #: Most reasons to keep that a summary lists.
-_REASONS = 30
+_REASONS = 15
 _HEAD = ("Repository", "Tag", "Pushed (UTC)", "Digest", "", "Why", "Frees")
 
 
@@ -59,9 +59,9 @@ def markdown(plan: Plan, heading: str) -> str:
         lines += ["", "#### Deletes", ""]
         lines += ["| Repository | Tag or manifest | Pushed (UTC) | Why | Frees |", "| --- | --- | --- | --- | --- |"]
     text = "\n".join(lines) + "\n"
-    shown = 0
+    shown, space = 0, _LONGEST - 100
     for row in rows:
-        if len(text) + len(row) > _LONGEST:
+        if len(text) + len(row) > space:
             break
         text += f"{row}\n"
         shown += 1

@@ -182,6 +182,7 @@ def test_a_new_need_for_what_the_plan_deletes_stops_the_plan(world: World, how: 
     refused = world.refusal("apply", str(world.file))
 
     assert "does not fit the registry any more" in str(refused)
+    assert refused.fix == f"make a new plan: python -m operations retention plan --output {world.file} --stack prod"
     assert world.requests == []
 
 
