@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -42,6 +43,7 @@ _LISTED = 10
 
 @app.command()
 def plan(
+    *,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the plan for `retention apply`, as JSON.")
     ] = None,
@@ -56,6 +58,7 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON: the content of the file.")] = False,
     stack: Stack = None,
     config_file: ConfigFile = None,
 ) -> None:
@@ -74,16 +77,15 @@ def plan(
     if strangers := set(without or ()) - set(settings.running_on):
         raise typer.BadParameter(f"{min(strangers)} is not in registry.retention.running_on", param_hint="--without")
     found = _plan(config, deployed, settings, tuple(without or ()))
-    title = f"{found.registry}: {summary(found)}"
+    text = found.model_dump_json(indent=2) + "\n"
     if output:
-        _write(output, found.model_dump_json(indent=2) + "\n")
+        _write(output, text)
     if as_markdown:
         _write(as_markdown, markdown(found, f"Retention of {found.registry}"))
-    if found.tags or found.manifests:
-        wide = screen if screen.is_terminal else Console(width=_UNLIMITED, highlight=False, emoji=False)
-        wide.print(plan_table(found))
-        screen.print()
-    screen.print(title, markup=False, soft_wrap=True)
+    if as_json:
+        typer.echo(text, nl=False)
+    else:
+        _print(found)
     if not settings.running_on:
         say("Note: registry.retention.running_on lists no host, so the plan does not know which images run.")
     if found.excess:
@@ -97,6 +99,9 @@ def plan(
 def apply(
     file: Annotated[Path, typer.Argument(metavar="PLAN", help="The file that `retention plan --output` wrote.")],
     more: Annotated[bool, typer.Option("--more", help="Delete even more than `most` allows.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON. docs/retention.md describes the fields.")
+    ] = False,
     stack: Stack = None,
     config_file: ConfigFile = None,
 ) -> None:
@@ -130,9 +135,20 @@ def apply(
             progress=lambda number, of: status.update(f"Deleting {number + 1} of {of} …"),
         )
     every = len(found.deleted_tags) + len(found.deleted_manifests)
-    typer.echo(f"{registry}: deleted {done} of {every} tags and manifests; {every - done} were gone already")
+    if as_json:
+        typer.echo(json.dumps({"registry": registry, "deleted": done, "gone": every - done, "freed": found.freed}))
+    else:
+        typer.echo(f"{registry}: deleted {done} of {every} tags and manifests; {every - done} were gone already")
     if every:
         say("To free the space, run the garbage collection.")
+
+
+def _print(plan: Plan) -> None:
+    if plan.tags or plan.manifests:
+        wide = screen if screen.is_terminal else Console(width=_UNLIMITED, highlight=False, emoji=False)
+        wide.print(plan_table(plan))
+        screen.print()
+    screen.print(f"{plan.registry}: {summary(plan)}", markup=False, soft_wrap=True)
 
 
 def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, without: tuple[str, ...]) -> Plan:

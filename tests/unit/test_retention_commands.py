@@ -128,6 +128,16 @@ def test_a_plan_is_printed_and_applied(world: World, tmp_path: Path) -> None:
     assert {request.method for request in world.requests} == {"DELETE"}
 
 
+def test_plan_and_apply_print_json(world: World) -> None:
+    plan = world("plan", "--output", str(world.file), "--json").stdout
+    applied = json.loads(world("apply", str(world.file), "--json").stdout)
+
+    assert plan == world.file.read_text()
+    assert applied == {
+        "registry": "registry.example.com", "deleted": 4, "gone": 0, "freed": json.loads(plan)["freed"]
+    }  # fmt: skip
+
+
 def test_planning_deletes_nothing(world: World) -> None:
     world.plan()
 
