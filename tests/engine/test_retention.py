@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Iterator
@@ -88,11 +89,10 @@ def digests(
         yield found
     finally:
         for container in made:
-            container.remove(force=True)
+            with contextlib.suppress(docker.errors.NotFound):
+                container.remove(force=True)
         docker_cli("image", "prune", "--all", "--force", "--filter", "label=org.opencontainers.image.revision")
-        registry = dict(stack.values["registry"])
-        registry.pop("retention", None)
-        stack.write(registry=registry)
+        stack.write(registry={key: value for key, value in stack.values["registry"].items() if key != "retention"})
 
 
 def test_what_a_host_uses_is_kept_and_the_plan_deletes_the_rest(
@@ -106,7 +106,7 @@ def test_what_a_host_uses_is_kept_and_the_plan_deletes_the_rest(
     applied = stack.operations("retention", "apply", str(file)).stdout
 
     tags = {one["tag"]: (one["keep"], one["why"]) for one in plan["tags"]}
-    host = engine_address().removeprefix("unix://")
+    host = engine_address()
     assert tags["old"] == (True, f"runs on {host}: rs-test-tagged"), shown
     assert tags["file"] == (True, f"created on {host}: rs-test-loaded")
     assert tags["latest"] == (False, "rule 1: older than 1 day")
@@ -120,16 +120,15 @@ def test_what_a_host_uses_is_kept_and_the_plan_deletes_the_rest(
     assert digests["untagged"] in on_the_data("cat", FILE)
 
 
-def test_a_host_that_does_not_answer_stops_the_plan(stack: Stack, digests: dict[str, str]) -> None:
-    gone = "unix:///run/nobody.sock"
-    hosts = {"running_on": [engine_address(), gone]}
-    stack.write(registry=stack.values["registry"] | {"retention": RETENTION | hosts})
+def test_a_host_that_does_not_answer_stops_the_plan(stack: Stack) -> None:
+    gone, registry = "unix:///run/nobody.sock", dict(stack.values["registry"])
+    stack.write(registry=registry | {"retention": RETENTION | {"running_on": [engine_address(), gone]}})
 
     refused = stack.operations("retention", "plan", check=False)
     without = stack.operations("retention", "plan", "--without", gone)
+    stack.write(registry=registry)
 
     assert (refused.returncode, refused.stdout) == (1, "")
     assert f"{gone} does not answer" in refused.stderr
     assert f"--without {gone}" in refused.stderr
-    assert "runs on" in without.stdout
-    assert digests["tagged"][7:19] in without.stdout
+    assert without.stdout.splitlines()[-1].startswith(f"{stack.registry}: ")
