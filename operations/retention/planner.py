@@ -83,10 +83,10 @@ class _Decided:
         """Decide every tag and keep every manifest that must stay."""
         store, describing = self._question.store, dict[tuple[str, str], str]()
         anywhere = frozenset[str]().union(*self._graph.present.values())
-        for name, tags in store.repositories.items():
+        for name, tags in sorted(store.repositories.items()):
             ordinary = {tag: links for tag, links in tags.items() if links.current and not _subject(tag, links)}
             ruled = self._by_rules(name, ordinary)
-            for tag, links in tags.items():
+            for tag, links in sorted(tags.items()):
                 subject = _subject(tag, links)
                 if why := self._always_kept(links):
                     self._keep_tag(name, tag, why)
@@ -98,7 +98,7 @@ class _Decided:
                     self._keep_tag(name, tag, ruled[tag].why)
                 else:
                     self.tags[name, tag] = ruled[tag]
-        for name, digests in self._graph.present.items():
+        for name, digests in sorted(self._graph.present.items()):
             for digest, why in self._untagged(name, digests):
                 self._keep(name, digest, why)
         self._keep_describing(describing)
@@ -194,8 +194,9 @@ class _Decided:
             self.kept[name, one] = reason
             readable = self._graph.nodes[one].readable
             needed = f"part of {short(one)}" if readable else f"{short(one)} cannot be read and may need it"
-            waiting += [(other, needed) for other in self._graph.needs(name, one)]
-            waiting += [(other, f"describes {short(one)}") for other in self._graph.referrers.get((name, one), ())]
+            waiting += [(other, needed) for other in sorted(self._graph.needs(name, one))]
+            describing = sorted(self._graph.referrers.get((name, one), ()))
+            waiting += [(other, f"describes {short(one)}") for other in describing]
 
 
 def _judged(keep: KeepSettings, rank: int, age: datetime.timedelta) -> Decision:

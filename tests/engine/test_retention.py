@@ -15,6 +15,7 @@ import pytest
 
 from components.render.registry import DATA_DIRECTORY
 from components.render.registry_command import USER
+from operations.manifests import IMAGE_TYPES
 from operations.retention.memory import FILE
 from tests.engine.test_history import build_and_push
 from tests.harness import clients
@@ -47,7 +48,7 @@ def on_the_data(*command: str) -> str:
 def pulls(stack: Stack, references: dict[str, str]) -> dict[str, bool]:
     """Whether the registry still delivers each manifest."""
     login = ("production", stack.users["production"])
-    accept = {"Accept": "*/*"}
+    accept = {"Accept": ", ".join(IMAGE_TYPES)}
     with httpx.Client(base_url=f"https://{stack.registry}", verify=stack.trust, auth=login, headers=accept) as client:
         return {
             name: client.head(f"/v2/{NAME}/manifests/{digest}").status_code == 200
