@@ -6,8 +6,14 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, GetCoreSchemaHandler, GetPydanticSchema, model_validator
-from pydantic_core import CoreSchema, core_schema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    GetPydanticSchema,
+    PlainSerializer,
+    WrapValidator,
+    model_validator,
+)
 
 from components.configuration.fields import FROZEN, DockerHost, text, whole
 
@@ -65,17 +71,20 @@ class KeepSettings(BaseModel):
         return self
 
 
-def _keep_schema(_: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-    """Return the schema of an object or the word ``always``. The errors of a union would have paths of their own."""
-    return core_schema.no_info_wrap_validator_function(
-        lambda value, inner: value if value == "always" else inner(value),
-        handler(KeepSettings),
-        serialization=core_schema.plain_serializer_function_ser_schema(_plain),
-    )
-
-
 def _plain(keep: KeepSettings | Literal["always"]) -> object:
     return keep if isinstance(keep, str) else keep.model_dump(exclude_none=True)
+
+
+#: An object or the word ``always``. The errors of a union would have paths of their own.
+_KEEP = GetPydanticSchema(
+    lambda _, handler: handler(
+        Annotated[
+            KeepSettings,
+            WrapValidator(lambda value, inner: value if value == "always" else inner(value)),
+            PlainSerializer(_plain),
+        ]
+    )
+)
 
 
 class RuleSettings(BaseModel):
@@ -84,7 +93,7 @@ class RuleSettings(BaseModel):
     model_config = FROZEN
     repositories: RepositoryGlobs = ("*",)
     tags: TagGlobs = ("*",)
-    keep: Annotated[KeepSettings | Literal["always"], GetPydanticSchema(_keep_schema)]
+    keep: Annotated[KeepSettings | Literal["always"], _KEEP]
 
 
 class RetentionSettings(BaseModel):
