@@ -21,6 +21,7 @@ COMMANDS = {
     "clients": ("clients", "app"),
     "mirrors": ("mirrors", "mirrors"),
     "warm": ("warm", "warm"),
+    "retention": ("retention", "app"),
 }
 
 

@@ -10,8 +10,10 @@ from components.configuration.problems import Failure
 ANSWERS_WITHIN = 20
 
 
-def docker(host: str, *arguments: str, within: int | None = ANSWERS_WITHIN) -> subprocess.CompletedProcess[bytes]:
-    """Run ``docker`` with ``arguments``. The caller judges the exit status.
+def docker(
+    host: str, *arguments: str, within: int | None = ANSWERS_WITHIN, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """Run ``docker`` with ``arguments`` and ``stdin``. The caller judges the exit status.
 
     Raises:
         Failure: if the command cannot start, or if it takes longer than ``within`` seconds.
@@ -19,7 +21,7 @@ def docker(host: str, *arguments: str, within: int | None = ANSWERS_WITHIN) -> s
     try:
         return subprocess.run(
             ["docker", "--host", host, *arguments],
-            stdin=subprocess.DEVNULL,
+            input=stdin,
             capture_output=True,
             check=False,
             timeout=within,

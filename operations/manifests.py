@@ -35,11 +35,12 @@ class Descriptor(Document):
 
 
 class Manifest(Document):
-    """A manifest of an image or an index."""
+    """A manifest of an image or an index. ``subject`` is the image that a signature or another referrer describes."""
 
     config: Descriptor | None = None
     layers: tuple[Descriptor, ...] | None = None
     manifests: tuple[Descriptor, ...] | None = None
+    subject: Descriptor | None = None
 
     @property
     def blobs(self) -> list[Descriptor]:

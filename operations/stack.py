@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, SecretStr, TypeAdapter, ValidationError
 
-from components.configuration.fields import DockerHost, Duration, Endpoint, UpstreamName, Url, UserName
+from components.configuration.fields import FROZEN, DockerHost, Duration, Endpoint, UpstreamName, Url, UserName
 from components.configuration.problems import (
     PROJECT,
     Failure,
@@ -27,7 +27,8 @@ from components.configuration.problems import (
     set_command,
     shown_key,
 )
-from components.configuration.settings import FROZEN, MirrorSettings, Role, Secrets, UserSettings
+from components.configuration.retention import RetentionSettings
+from components.configuration.settings import MirrorSettings, Role, Secrets, UserSettings
 
 T = TypeVar("T")
 
@@ -143,6 +144,20 @@ class StackConfig:
                 for key in ("passwords", "upstream_passwords")
             },
         )
+
+    def retention(self) -> RetentionSettings | None:
+        """Read ``registry.retention`` from the configuration, deployed or not; None if the key is not set.
+
+        Raises:
+            Failure: if the CLI cannot read the stack, or if the rules are not valid.
+        """
+        shown = json.loads(self._run("config", "--json", *self._file))
+        entry = shown.get(f"{PROJECT}:registry", {})
+        registry = self._valid("registry", dict[str, Any], entry.get("objectValue") or {})
+        rules: RetentionSettings | None = self._valid(
+            "registry.retention", RetentionSettings | None, registry.get("retention")
+        )
+        return rules
 
     def deployed_users(self) -> dict[str, DeployedUser]:
         """Read the users that the last ``pulumi up`` deployed, by name. Empty before the first ``pulumi up``.

@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer, SecretStr
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, PlainSerializer, SecretStr
 
+#: Configuration of every model of settings: a typo is an error, and no error shows a value.
+FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 #: User of the stack's own operations; its password derives from ``stack_secret``.
 OPERATIONS_USER = "operations"
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - clients must reach the proxy
@@ -243,7 +245,9 @@ def text(check: Callable[[str], str]) -> BeforeValidator:
     return BeforeValidator(lambda value: check(value if isinstance(value, str) else ""))
 
 
-def _whole(lowest: int, highest: int) -> BeforeValidator:
+def whole(lowest: int, highest: int) -> BeforeValidator:
+    """Accept whole numbers between two limits, also as texts."""
+
     def check(value: object) -> int:
         match = re.fullmatch(r"([0-9]{1,9})(?:\.0)?", str(value))
         if not match or not lowest <= int(match[1]) <= highest:
@@ -271,11 +275,11 @@ DockerName = Annotated[str, text(_object_name)]
 UserName = Annotated[str, text(_user_name)]
 UpstreamName = Annotated[str, text(_upstream_name)]
 LogLevel = Literal["error", "warn", "info", "debug"]
-MemoryMb = Annotated[int, _whole(64, 65536)]
+MemoryMb = Annotated[int, whole(64, 65536)]
 HostPath = Annotated[str, AfterValidator(_host_path)]
 DockerHost = Annotated[str, AfterValidator(_docker_host)]
 Address = Annotated[str, text(_address)]
-Port = Annotated[int, _whole(1, 65535)]
+Port = Annotated[int, whole(1, 65535)]
 LastDay = Annotated[datetime.date, BeforeValidator(_date)]
 Upstream = Annotated[
     str,

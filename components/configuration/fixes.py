@@ -23,6 +23,7 @@ from components.configuration.problems import (
     set_command,
     shown,
 )
+from components.configuration.retention import RetentionSettings
 from components.configuration.settings import (
     DANGERS,
     AcmeCertificates,
@@ -46,6 +47,7 @@ _SECTIONS: Mapping[str, type[BaseModel]] = {
     "": Settings,
     "registry.": RegistrySettings,
     "registry.users.*.": UserSettings,
+    "registry.retention.": RetentionSettings,
     "mirrors.*.": MirrorSettings,
     "mirror_defaults.": MirrorDefaults,
     "proxy.": ProxySettings,
@@ -72,6 +74,15 @@ _EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "registry.users.*": ("role", "pull"),
     "registry.users.*.expires": ("2099-12-31",),
     "registry.storage.host_path": ("/opt/registry/data",),
+    "registry.retention.rules.*.repositories": ("my-app/*",),
+    "registry.retention.rules.*.tags": ("v*",),
+    "registry.retention.rules.*.keep": ("always",),
+    "registry.retention.rules.*.keep.newest": ("10",),
+    "registry.retention.rules.*.keep.days": ("30",),
+    "registry.retention.overwritten": ("newest", "3"),
+    "registry.retention.overwritten.newest": ("3",),
+    "registry.retention.overwritten.days": ("30",),
+    "registry.retention.running_on.*": ("ssh://deploy@app.example.com",),
     "mirrors.*.upstream": ("https://registry.example.org",),
     "mirrors.*.username": ("robot",),
     "mirrors.*.storage.host_path": ("/opt/registry/mirror",),
@@ -92,6 +103,13 @@ _ALLOWED = {
     "registry.url": "the URL that clients use",
     "registry.users": "an object with a role for each user",
     "registry.users.*": "an object with a role",
+    "registry.retention": "an object with rules, overwritten, running_on or most",
+    "registry.retention.rules": "a list of rules, like [{tags: v*, keep: always}]",
+    "registry.retention.rules.*": "a rule, like {tags: v*, keep: always}",
+    "registry.retention.rules.*.keep": "always, or an object with newest, days or both",
+    "registry.retention.overwritten": "an object with newest, days or both",
+    "registry.retention.running_on": "a list of Docker hosts, like [ssh://user@host]",
+    "registry.retention.running_on.*": "the address of a Docker host, like ssh://user@host",
     "mirrors": "an object with the settings of each upstream",
     "mirrors.*": "an object with the settings of the mirror",
     "mirrors.*.url": "the URL that clients use",
@@ -173,6 +191,8 @@ def _fixes(parts: Parts, detail: Mapping[str, Any], whole: object) -> list[str]:
         fix = list_command(("acknowledge",), intended_dangers(whole))
     elif shape in ("mirrors.*.allow", "mirror_defaults.allow"):
         fix = list_command(parts, _networks(value) or ["10.0.0.0/8"])
+    elif shape == "registry.retention.running_on":
+        fix = list_command(parts, _EXAMPLES[f"{shape}.*"])
     elif shape in ("mirrors.*.allow.*", "mirror_defaults.allow.*"):
         fix = set_command(path(*parts), (_networks(value) or ["10.0.0.0/8"])[0])
     elif detail["type"] in ("dict_type", "model_type"):

@@ -11,11 +11,12 @@ import datetime
 import ipaddress
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, SecretStr, model_validator
+from pydantic import BaseModel, PlainSerializer, SecretStr, model_validator
 
 from components.configuration.fields import (
     ANY_ADDRESS,
     EMPTY_OBJECT,
+    FROZEN,
     AcmeDirectory,
     AcmeKeyId,
     Address,
@@ -40,8 +41,7 @@ from components.configuration.fields import (
     UserName,
 )
 from components.configuration.images import CaddyImage, NginxImage, RegistryImage
-
-FROZEN = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+from components.configuration.retention import RetentionSettings
 
 Role = Literal["pull", "push", "admin"]
 Process = Literal["reader", "writer", "admin", "public"]
@@ -118,6 +118,7 @@ class RegistrySettings(BaseModel):
     drain_timeout: Duration = "5m"
     upload_purge_age: Duration = "168h"
     memory_mb: MemoryMb = 1024
+    retention: RetentionSettings | None = None
 
 
 class MirrorSettings(BaseModel):

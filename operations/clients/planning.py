@@ -12,8 +12,8 @@ from posixpath import normpath
 
 from pydantic import BaseModel
 
+from components.configuration.fields import FROZEN
 from components.configuration.problems import Failure
-from components.configuration.settings import FROZEN
 from operations.clients.merging import Unmergeable, add, take_out, without_mirrors
 
 DAEMON = "/etc/docker/daemon.json"

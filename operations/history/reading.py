@@ -26,7 +26,7 @@ from operations.history.store import Store, TagLinks
 #: - repositories/NAME/_layers, for each repository;
 #: - repositories/NAME/_manifests/tags/TAG/current/link:DIGEST;
 #: - TIME repositories/NAME/_manifests/tags/TAG/current/link, and the same with …/TAG/index/ALGORITHM/HEX/link;
-#: - repositories/NAME/_manifests/revisions/ALGORITHM/HEX/link;
+#: - TIME repositories/NAME/_manifests/revisions/ALGORITHM/HEX/link;
 #: - BYTES blobs/ALGORITHM/HE/HEX/data;
 #: - document blobs/ALGORITHM/HE/HEX/data, for each document whose content follows after the line "contents".
 #:
@@ -49,9 +49,10 @@ append tags < "$work/manifests" | entries 1 > "$work/tags"
 append current/link < "$work/tags" > "$work/current"
 xargs -r grep -H '' < "$work/current"
 append index < "$work/tags" | entries 2 | append link | cat "$work/current" - | xargs -r stat -c '%y %n'
-append revisions < "$work/manifests" | entries 2 | append link | xargs -r stat -c %n > "$work/revisions"
+append revisions < "$work/manifests" | entries 2 | append link | xargs -r stat -c '%y %n' > "$work/pushed"
+cut -d ' ' -f 4 "$work/pushed" > "$work/revisions"
 echo blobs | entries 3 | append data | xargs -r stat -c '%s %n' > "$work/blobs"
-cat "$work/revisions" "$work/blobs"
+cat "$work/pushed" "$work/blobs"
 
 # Of the blobs on standard input, list those that may be a document: the registry accepts no manifest above 4 MiB.
 documents() {
@@ -94,7 +95,7 @@ _CURRENT, _MOVED, _PUSHED, _REPOSITORY, _REVISION, _BLOB, _DOCUMENT = (
         rf"{_TIME} {_TAG}/current/link",
         rf"{_TIME} {_TAG}/index/{_HASH}/link",
         "repositories/(.+)/_layers",
-        f"repositories/(.+)/_manifests/revisions/{_HASH}/link",
+        rf"{_TIME} repositories/(.+)/_manifests/revisions/{_HASH}/link",
         "([0-9]+) blobs/([a-z0-9]+)/[0-9a-f]{2}/([0-9a-f]+)/data",
         "document blobs/([a-z0-9]+)/[0-9a-f]{2}/([0-9a-f]+)/data",
     )
@@ -109,15 +110,7 @@ def read_store(host: str, reader: str, repository: str | None, *, restore: str) 
     Raises:
         Failure: if the host does not answer, if the reader is gone, or if a file cannot be read.
     """
-    answer = docker(host, "container", "inspect", reader)
-    if b"no such container" in answer.stderr.lower():
-        raise Failure(f"the container {reader} of the registry is gone from {host}", restore)
-    if answer.returncode:
-        raise unreachable(host, said(answer))
-    inspected = json.loads(answer.stdout)[0]
-    if not _data(inspected):
-        raise Failure(f"the container {reader} on {host} has no data in {DATA_DIRECTORY}", restore)
-    docker(host, *PRUNE)
+    inspected = inspected_reader(host, reader, restore=restore)
     answer = docker(host, *throwaway(inspected, repository), within=None)
     if answer.returncode == 125:  # Docker's own failure
         raise unreachable(host, said(answer))
@@ -126,15 +119,40 @@ def read_store(host: str, reader: str, repository: str | None, *, restore: str) 
     return parsed(answer.stdout)
 
 
-def throwaway(reader: Mapping[str, Any], repository: str | None) -> list[str]:
-    """Return the arguments of ``docker`` that read the data of the inspected container ``reader``.
+def inspected_reader(host: str, reader: str, *, restore: str) -> dict[str, Any]:
+    """Return what Docker knows about the container ``reader``, for ``alongside``. Remove what killed commands left.
 
-    The container keeps nothing: its temporary files are in memory, and no log of its output is written to the disk.
+    Raises:
+        Failure: if the host does not answer, or if the reader or its data is gone.
+    """
+    answer = docker(host, "container", "inspect", reader)
+    if b"no such container" in answer.stderr.lower():
+        raise Failure(f"the container {reader} of the registry is gone from {host}", restore)
+    if answer.returncode:
+        raise unreachable(host, said(answer))
+    inspected: dict[str, Any] = json.loads(answer.stdout)[0]
+    if not _data(inspected):
+        raise Failure(f"the container {reader} on {host} has no data in {DATA_DIRECTORY}", restore)
+    docker(host, *PRUNE)
+    return inspected
+
+
+def throwaway(reader: Mapping[str, Any], repository: str | None) -> list[str]:
+    """Return the arguments of ``docker`` that read the data of the inspected container ``reader``."""
+    return alongside(reader, SCRIPT, DATA_DIRECTORY, f"{repository}/_manifests/" if repository else "")
+
+
+def alongside(reader: Mapping[str, Any], script: str, *arguments: str, writes: bool = False) -> list[str]:
+    """Return the arguments of ``docker`` that run a script of the shell on the data of the inspected ``reader``.
+
+    A script that ``writes`` gets standard input, and may change the data. The container keeps nothing: its temporary
+    files are in memory, and no log of its output is written to the disk.
     """
     ((kind, source),) = _data(reader)
     return [
         "run",
         "--rm",
+        *(["--interactive"] if writes else []),
         f"--label={LABEL}",
         "--pull=never",
         "--network=none",
@@ -144,10 +162,10 @@ def throwaway(reader: Mapping[str, Any], repository: str | None) -> list[str]:
         "--log-driver=none",
         "--tmpfs=/tmp",
         f"--user={reader['Config']['User']}",
-        f"--mount=type={kind},source={source},target={DATA_DIRECTORY},readonly",
+        f"--mount=type={kind},source={source},target={DATA_DIRECTORY}{'' if writes else ',readonly'}",
         "--entrypoint=",
         reader["Image"],
-        *("sh", "-c", SCRIPT, DATA_DIRECTORY, f"{repository}/_manifests/" if repository else ""),
+        *("sh", "-c", script, *arguments),
     ]
 
 
@@ -160,9 +178,9 @@ def parsed(output: bytes) -> Store:
     pushed: defaultdict[tuple[str, str], dict[str, datetime.datetime]] = defaultdict(dict)
     for time, repository, tag, algorithm, encoded in _PUSHED.findall(text):
         pushed[repository, tag][f"{algorithm}:{encoded}"] = _moment(time)
-    revisions: defaultdict[str, set[str]] = defaultdict(set)
-    for repository, algorithm, encoded in _REVISION.findall(text):
-        revisions[repository].add(f"{algorithm}:{encoded}")
+    revisions: defaultdict[str, dict[str, datetime.datetime]] = defaultdict(dict)
+    for time, repository, algorithm, encoded in _REVISION.findall(text):
+        revisions[repository][f"{algorithm}:{encoded}"] = _moment(time)
     blobs = {f"{algorithm}:{encoded}": int(size) for size, algorithm, encoded in _BLOB.findall(text)}
     documents = [f"{algorithm}:{encoded}" for algorithm, encoded in _DOCUMENT.findall(text)]
     repositories: dict[str, dict[str, TagLinks]] = {name: {} for name in (*_REPOSITORY.findall(text), *revisions)}
@@ -178,6 +196,7 @@ def parsed(output: bytes) -> Store:
         revisions={name: frozenset(revisions[name]) for name in repositories},
         blobs=blobs,
         documents=dict(_split(contents, documents, blobs)),
+        pushed={name: revisions[name] for name in repositories},
     )
 
 

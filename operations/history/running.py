@@ -12,8 +12,11 @@ from urllib.parse import urlsplit
 from operations.docker_command import docker, said, unreachable
 
 #: What `docker inspect` prints of a container or an image: a JSON list on one line.
-_CONTAINER = "[{{json .Name}},{{json .State.Status}},{{json .Image}}]"
-_IMAGE = "[{{json .Id}},{{json .RepoDigests}}]"
+_CONTAINER = "[{{json .Name}},{{json .State.Status}},{{json .Image}},{{json .Config.Image}},{{json .Config.Labels}}]"
+_IMAGE = "[{{json .Id}},{{json .RepoDigests}},{{json .RepoTags}}]"
+_SWARM_SERVICE, _PROJECT, _SERVICE = (
+    f"com.docker.{name}" for name in ("swarm.service.name", "compose.project", "compose.service")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,9 @@ class Container:
     """A container on a Docker host, running or not.
 
     ``image`` is the ID of its image: the digest of the configuration in Docker's classic image store, the digest of the
-    manifest in containerd's store. ``digests`` holds the digests under which the image was pulled or pushed.
+    manifest in containerd's store. ``digests`` holds the digests under which the image was pulled or pushed. ``names``
+    holds all names of the image, with tags and digests, also the name with which the container was created. ``service``
+    is the service of Compose or Swarm, or the name of the container: it stays when a deployment replaces the container.
     """
 
     host: str
@@ -29,10 +34,16 @@ class Container:
     state: str
     image: str
     digests: frozenset[str]
+    names: frozenset[str] = frozenset()
+    service: str = ""
 
     def __str__(self) -> str:
-        where = urlsplit(self.host).netloc.rpartition("@")[2] or self.host
-        return f"{where}: {self.name} ({self.state})"
+        return f"{short_host(self.host)}: {self.name} ({self.state})"
+
+
+def short_host(host: str) -> str:
+    """Return the name of a Docker host without the user, or the path of its socket."""
+    return urlsplit(host).netloc.rpartition("@")[2] or host
 
 
 def containers(host: str) -> list[Container]:
@@ -45,20 +56,30 @@ def containers(host: str) -> list[Container]:
     if listed.returncode:
         raise unreachable(host, said(listed))
     found = _inspect(host, "container", _CONTAINER, listed.stdout.decode().split())
-    digests = dict(_inspect(host, "image", _IMAGE, sorted({image for _, _, image in found})))
-    return sorted(
-        (
+    images = {
+        image: (frozenset(digests or ()), frozenset(tags or ()))
+        for image, digests, tags in _inspect(host, "image", _IMAGE, sorted({one[2] for one in found}))
+    }
+    result = []
+    for name, state, image, created_with, labels in found:
+        references, tags = images.get(image, (frozenset(), frozenset()))
+        result.append(
             Container(
                 host=host,
                 name=name.removeprefix("/"),
                 state=state,
                 image=image,
-                digests=frozenset(reference.rpartition("@")[2] for reference in digests.get(image) or ()),
+                digests=frozenset(reference.rpartition("@")[2] for reference in references),
+                names=references | tags | {created_with},
+                service=_service(labels or {}) or name.removeprefix("/"),
             )
-            for name, state, image in found
-        ),
-        key=lambda container: container.name,
-    )
+        )
+    return sorted(result, key=lambda container: container.name)
+
+
+def _service(labels: Mapping[str, str]) -> str:
+    compose = [labels[key] for key in (_PROJECT, _SERVICE) if key in labels]
+    return labels.get(_SWARM_SERVICE) or "/".join(compose)
 
 
 def by_version(found: Iterable[Container], versions: Mapping[str, Collection[str]]) -> dict[str, tuple[Container, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,11 @@ class Store:
     """The content of a registry's store. ``documents`` holds the manifests and image configurations that were read.
 
     ``repositories`` also has repositories without tags. ``revisions`` holds the digests of the manifests in each
-    repository, ``blobs`` the size of each blob in bytes.
+    repository, ``pushed`` the time of the last push of each, ``blobs`` the size of each blob in bytes.
     """
 
     repositories: Mapping[str, Mapping[str, TagLinks]]
     revisions: Mapping[str, frozenset[str]]
     blobs: Mapping[str, int]
     documents: Mapping[str, bytes]
+    pushed: Mapping[str, Mapping[str, datetime.datetime]] = field(default_factory=dict)

@@ -13,9 +13,10 @@ from typing import Any
 
 from components.configuration.problems import path
 from operations.preview.events import recorded
+from operations.preview.retention import ABSENT, retention_changes
 from operations.preview.text import code
 
-ABSENT, OPEN = "–", "**open to everyone**"
+OPEN = "**open to everyone**"
 #: Most ranges of a new mirror that one cell shows.
 _RANGES = 20
 #: Characters of the longest value in a headline.
@@ -63,6 +64,7 @@ def sections(before: Mapping[str, Any], after: Mapping[str, Any], images_in_use:
         settings = list(_settings(was, now, images_in_use))
         secrets = _other_secrets(old, new)
         found += [
+            Section("Retention", "retention setting", tuple(Change(*change) for change in retention_changes(was, now))),
             Section("Images", "image", tuple(change for title, change in settings if title == "Images")),
             Section("Settings", "setting", (*(change for title, change in settings if title == "Settings"), *secrets)),
         ]
@@ -182,7 +184,11 @@ def _settings(
                 if image in images_in_use:
                     yield "Images", Change(code(image), old, new, f"changes the image of {code(image)} to {new}")
             # Each mirror shows the defaults that it has.
-            case ("registry", "users" | "url" | "anonymous_url", *_) | ("mirror_url",) | ("mirror_defaults", *_):
+            case (
+                ("registry", "users" | "url" | "anonymous_url" | "retention", *_)
+                | ("mirror_url",)
+                | ("mirror_defaults", *_)
+            ):
                 continue
             case ("mirrors", name, member, *_) if member != "storage" or not (
                 name in was.get("mirrors", {}) and name in now.get("mirrors", {})

@@ -14,6 +14,7 @@ from operations.preview.changes import Section, sections
 from operations.preview.effects import EFFECTS, effects
 from operations.preview.events import Events, Step, recorded
 from operations.preview.files import FileChange, file_changes
+from operations.preview.retention import unprotected_hosts
 from operations.preview.text import SENTENCE, code, counted, joined
 
 #: Most phrases of a headline; above this number, the headline counts the changes.
@@ -217,6 +218,7 @@ def _weaker_protection(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
         found.append(
             "**`protect_data` is switched off:** `pulumi destroy` is no longer refused. The volumes stay on the host."
         )
+    found += unprotected_hosts(was, now)
     opened = {
         name
         for name, mirror in now.get("mirrors", {}).items()

@@ -31,12 +31,14 @@ class Shelf:
         self.revisions: dict[str, set[str]] = {}
         self.blobs: dict[str, int] = {}
         self.documents: dict[str, bytes] = {}
+        self.contents: dict[str, bytes] = {}
+        self.pushed: dict[str, dict[str, datetime.datetime]] = {}
         self.now = START
 
     def layer(self, text: str, size: int, **more: Any) -> dict[str, Any]:
         """A layer of ``size`` bytes."""
         digest = digest_of(text.encode())
-        self.blobs[digest] = size
+        self.blobs[digest], self.contents[digest] = size, text.encode()
         return {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest, "size": size} | more
 
     def document(self, value: Mapping[str, Any], media_type: str) -> dict[str, Any]:
@@ -62,6 +64,7 @@ class Shelf:
         """A manifest in a repository, without a tag."""
         descriptor = self.document({"schemaVersion": 2} | value, value["mediaType"])
         self.revisions.setdefault(name, set()).add(descriptor["digest"])
+        self.pushed.setdefault(name, {})[descriptor["digest"]] = self.now
         return descriptor
 
     def push(self, tag: str, descriptor: Mapping[str, Any], name: str = NAME) -> str:
@@ -69,6 +72,7 @@ class Shelf:
         self.now += datetime.timedelta(seconds=1)
         digest, known = str(descriptor["digest"]), self.tags.setdefault(name, {})
         before = known[tag].pushed if tag in known else {}
+        self.pushed.setdefault(name, {})[digest] = self.now
         known[tag] = TagLinks(current=digest, moved=self.now, pushed={**before, digest: self.now})
         return digest
 
@@ -81,6 +85,7 @@ class Shelf:
             revisions={name: frozenset(self.revisions.get(name, ())) for name in names},
             blobs=self.blobs,
             documents=self.documents,
+            pushed=self.pushed,
         )
 
     def versions(self, tag: str, containers: Iterable[Container] = ()) -> tuple[Version, ...]:

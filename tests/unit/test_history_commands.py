@@ -246,8 +246,8 @@ def test_containers_that_vanish_meanwhile_are_left_out(
         tmp_path,
         f"""case $1 in
         ps) echo a b ;;
-        container) echo '["/web","running","sha256:1"]'; echo 'Error: No such container: b' >&2; exit 1 ;;
-        image) echo '["sha256:1",["registry.example.com/{NAME}@{third}"]]' ;;
+        container) echo '["/web","running","sha256:1","app",{{}}]'; echo 'Error: No such container: b' >&2; exit 1 ;;
+        image) echo '["sha256:1",["registry.example.com/{NAME}@{third}"],null]' ;;
         esac""",
     )
 

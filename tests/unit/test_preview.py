@@ -69,6 +69,51 @@ def test_unchanged_configuration_has_nothing_to_say() -> None:
     assert found == Report("test", has_changes=False, headline="Nothing changes.", resources={}, unchanged=34)
 
 
+RETENTION = {
+    "rules": [{"tags": ["v*"], "keep": "always"}, {"repositories": "team/*", "tags": "pr-*", "keep": {"days": 14}}],
+    "overwritten": {"newest": 3, "days": 30},
+    "running_on": ["ssh://deploy@web-1"],
+}
+
+
+def test_rules_of_retention_are_shown_in_words_and_restart_nothing() -> None:
+    before = configuration(**with_registry(retention=RETENTION))
+    rules = [RETENTION["rules"][0], {"tags": "latest", "keep": {"newest": 2}}, RETENTION["rules"][1]]
+    after = configuration(**with_registry(retention=RETENTION | {"rules": rules, "running_on": [], "most": "10%"}))
+
+    first, change = changed(**with_registry(retention=RETENTION)), preview(before, after)
+
+    assert first.headline == "Changes 5 retention settings. Nothing restarts."
+    assert rows(first, "Retention")[:3] == [
+        ("rule 1", "–", "`v*`: keep always"),
+        ("rule 2", "–", "`pr-*` in `team/*`: keep those of the last 14 days"),
+        ("overwritten manifests", "all stay", "keep the newest 3 and those of the last 30 days"),
+    ]
+    assert rows(change, "Retention") == [
+        ("rule 2", "–", "`latest`: keep the newest 2"),
+        ("running on", "`ssh://deploy@web-1`", "removed"),
+        ("most", "`25%`", "`10%`"),
+    ]
+    assert "no longer asks `ssh://deploy@web-1`" in change.attention[0]
+
+
+def test_one_changed_rule_of_retention_is_the_headline() -> None:
+    before = configuration(**with_registry(retention=RETENTION))
+    rules = [RETENTION["rules"][0], RETENTION["rules"][1] | {"keep": {"days": 7}}]
+
+    found = preview(before, configuration(**with_registry(retention=RETENTION | {"rules": rules})))
+
+    assert found.headline == "Changes the retention rules. Nothing restarts."
+    assert found.attention == ()
+    assert rows(found, "Retention") == [
+        (
+            "rule 2",
+            "`pr-*` in `team/*`: keep those of the last 14 days",
+            "`pr-*` in `team/*`: keep those of the last 7 days",
+        )
+    ]
+
+
 def test_new_user_restarts_nothing() -> None:
     found = changed(
         **with_registry(users={**USERS, "deploy": {"role": "pull", "expires": "2099-01-31"}}),

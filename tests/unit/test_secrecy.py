@@ -26,6 +26,15 @@ EVERY_KEY: dict[str, Any] = configuration(
         "drain_timeout": "5m",
         "upload_purge_age": "168h",
         "memory_mb": 1024,
+        "retention": {
+            "rules": [
+                {"repositories": "team-a/*", "tags": ["pr-*", "*-dev"], "keep": {"newest": 5, "days": 14}},
+                {"tags": "v*", "keep": "always"},
+            ],
+            "overwritten": {"newest": 3, "days": 30},
+            "running_on": ["ssh://deploy@app.example.com"],
+            "most": "25%",
+        },
     },
     mirrors={
         "docker.io": {

@@ -1,0 +1,1 @@
+"""Decide which tags and manifests the registry keeps, and delete the others."""

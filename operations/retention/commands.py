@@ -1,0 +1,246 @@
+"""Plan what the registry keeps and deletes, and apply a plan: `retention`."""
+
+from __future__ import annotations
+
+import json
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from pydantic import ValidationError
+from rich.console import Console
+
+from components.configuration.problems import Failure
+from components.configuration.retention import RetentionSettings
+from operations.console import say, screen, waiting
+from operations.files import replace_file
+from operations.history.reading import inspected_reader, read_store
+from operations.history.running import Container, containers
+from operations.options import ConfigFile, Stack
+from operations.retention.applying import apply as apply_plan
+from operations.retention.deleting import Admin
+from operations.retention.graph import Graph
+from operations.retention.memory import read_memory, write_memory
+from operations.retention.plan import Plan
+from operations.retention.planner import Question, make_plan
+from operations.retention.presentation import markdown, plan_table, summary
+from operations.retention.usage import in_use, remembered, unmapped
+from operations.stack import Deployed, StackConfig
+
+app = typer.Typer(help="Delete old tags and manifests by the rules of `registry.retention`.", no_args_is_help=True)
+
+_TOOL = ("python", "-m", "operations", "retention")
+#: Columns of a table that no terminal shows: its rows stay whole, for grep.
+_UNLIMITED = 10_000
+#: Docker hosts that are asked at once.
+_AT_A_TIME = 16
+#: Most images that an error lists.
+_LISTED = 10
+
+
+@app.command()
+def plan(
+    *,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the plan for `retention apply`, as JSON.")
+    ] = None,
+    as_markdown: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write the plan for a comment, as Markdown.")
+    ] = None,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST",
+            help="Plan even if this host of `running_on` does not answer, or runs unknown images. Repeat the option.",
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON: the content of the file.")] = False,
+    stack: Stack = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Show for each tag whether it stays or goes, and why. Nothing is deleted.
+
+    The command reads the registry's data with a throwaway container on the Docker host, and asks the hosts of
+    `running_on` for their containers. The exit status is 1 if the plan deletes more than `most` allows.
+    """
+    config = StackConfig(stack, config_file)
+    settings, deployed = config.retention(), config.deployed()
+    if settings is None:
+        raise Failure(
+            "registry.retention is not set, so every tag stays",
+            "write rules into the stack file, as docs/retention.md describes",
+        )
+    if strangers := set(without or ()) - set(settings.running_on):
+        raise typer.BadParameter(f"{min(strangers)} is not in registry.retention.running_on", param_hint="--without")
+    found = _plan(config, deployed, settings, tuple(without or ()))
+    text = found.model_dump_json(indent=2) + "\n"
+    if output:
+        _write(output, text)
+    if as_markdown:
+        _write(as_markdown, markdown(found, f"Retention of {found.registry}"))
+    if as_json:
+        typer.echo(text, nl=False)
+    else:
+        _print(found)
+    if not settings.running_on:
+        say("Note: registry.retention.running_on lists no host, so the plan does not know which images run.")
+    if found.excess:
+        file = str(output or "plan.json")
+        apply_it = config.command(*_TOOL, "apply", file, "--more")
+        make_it = "" if output else f"{config.command(*_TOOL, 'plan', '--output', file)}; "
+        raise Failure(found.excess, f"check the rules, or apply this plan nevertheless: {make_it}{apply_it}")
+
+
+@app.command()
+def apply(
+    file: Annotated[Path, typer.Argument(metavar="PLAN", help="The file that `retention plan --output` wrote.")],
+    more: Annotated[bool, typer.Option("--more", help="Delete even more than `most` allows.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON. docs/retention.md describes the fields.")
+    ] = False,
+    stack: Stack = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Delete what a plan deletes, and nothing else. After an interruption, run the command again.
+
+    The command refuses the plan if a tag was pushed again, if something new needs what the plan deletes, or if a host
+    runs it now. Then run `gc` to free the space.
+    """
+    config = StackConfig(stack, config_file)
+    deployed = config.deployed()
+    found = _read(file, config)
+    registry = deployed.registry_url.netloc
+    if found.registry != registry:
+        raise Failure(f"{file} is a plan for {found.registry}, and this stack has {registry}", "select the other stack")
+    if found.excess and not more:
+        raise Failure(
+            found.excess, f"check the plan; to apply it: {config.command(*_TOOL, 'apply', str(file), '--more')}"
+        )
+    asked = [one for host in found.running_on for one in _ask(host, needed=host not in found.without)]
+    up = config.command("pulumi", "up")
+    with (
+        Admin(deployed.registry_url, config.read().stack_secret, _trust(config), up=up) as admin,
+        waiting("Checking the registry …") as status,
+    ):
+        done = apply_plan(
+            found,
+            read=lambda: read_store(deployed.docker_host, _reader(config, deployed), None, restore=_restore(config)),
+            delete=admin.delete,
+            again=config.command(*_TOOL, "plan", "--output", str(file)),
+            running=[name for one in asked for name in (one.image, *one.digests)],
+            progress=lambda number, of: status.update(f"Deleting {number + 1} of {of} …"),
+        )
+    every = len(found.deleted_tags) + len(found.deleted_manifests)
+    if as_json:
+        typer.echo(json.dumps({"registry": registry, "deleted": done, "gone": every - done, "freed": found.freed}))
+    else:
+        typer.echo(f"{registry}: deleted {done} of {every} tags and manifests; {every - done} were gone already")
+    if every:
+        say("To free the space, run the garbage collection.")
+
+
+def _print(plan: Plan) -> None:
+    if plan.tags or plan.manifests:
+        wide = screen if screen.is_terminal else Console(width=_UNLIMITED, highlight=False, emoji=False)
+        wide.print(plan_table(plan))
+        screen.print()
+    screen.print(f"{plan.registry}: {summary(plan)}", markup=False, soft_wrap=True)
+
+
+def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, without: tuple[str, ...]) -> Plan:
+    """Ask the hosts, read the store, and plan. The hosts come first: they can run only what was pushed before."""
+    hosts = tuple(dict.fromkeys(settings.running_on))
+    reader, host = _reader(config, deployed), deployed.docker_host
+    with waiting(f"Asking {', '.join(hosts) or host} …"), ThreadPoolExecutor(_AT_A_TIME) as pool:
+        answers = pool.map(lambda one: _ask(one, needed=one not in without), hosts)
+        asked = [container for answer in answers for container in answer]
+    with waiting(f"Reading the registry's data on {host} …"):
+        inspected = inspected_reader(host, reader, restore=_restore(config))
+        now, memory = read_memory(host, inspected)
+        store = read_store(host, reader, None, restore=_restore(config))
+    known_as = Graph(store).known_as
+    anonymous = str(config.deployed_outputs().get("anonymous_url") or "").removeprefix("https://")
+    names = [name for name in (deployed.registry_url.netloc, anonymous) if name]
+    if strange := [one for one in unmapped(known_as, asked, names) if one[0].host not in without]:
+        _refuse_unmapped(strange)
+    memory = remembered(memory, known_as, asked, now)
+    if hosts:
+        write_memory(host, inspected, memory)
+    return make_plan(
+        Question(
+            store=store,
+            settings=settings,
+            running=in_use(known_as, asked, memory, hosts),
+            now=now,
+            registry=deployed.registry_url.netloc,
+            without=without,
+        )
+    )
+
+
+def _ask(host: str, *, needed: bool) -> list[Container]:
+    """Return the containers of a host. One that is not needed may be silent."""
+    try:
+        return containers(host)
+    except Failure as failure:
+        if needed:
+            raise Failure(
+                f"{failure}. Without this host, the plan does not know which images run",
+                f"{failure.fix}; or repeat the command with --without {host}",
+            ) from None
+        say(f"Note: {failure}")
+        return []
+
+
+def _refuse_unmapped(strange: list[tuple[Container, str]]) -> None:
+    names = "; ".join(f"{container} uses {name}" for container, name in strange[:_LISTED])
+    more = f"; and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""
+    first = strange[0][0]
+    raise Failure(
+        f"the registry has no manifest of these images, which have its name: {names}{more}",
+        f"push the image, or remove the container (docker --host {first.host} rm {first.name}); or repeat the command"
+        f" with --without {first.host}",
+    )
+
+
+def _read(file: Path, config: StackConfig) -> Plan:
+    again = config.command(*_TOOL, "plan", "--output", str(file))
+    try:
+        return Plan.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise Failure(f"cannot read {file}: {error.strerror}", again) from None
+    except ValidationError:
+        raise Failure(f"{file} is not a plan of this version", again) from None
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        replace_file(file, text)
+    except OSError as error:
+        raise Failure(f"cannot write {file}: {error.strerror}", "name a file that you may write") from None
+
+
+def _reader(config: StackConfig, deployed: Deployed) -> str:
+    if "reader" not in deployed.services:
+        raise Failure("the stack's output `services` has no reader", _restore(config))
+    return deployed.services["reader"]
+
+
+def _restore(config: StackConfig) -> str:
+    return config.command("pulumi", "up", "--refresh")
+
+
+def _trust(config: StackConfig) -> ssl.SSLContext:
+    """Return the trust in public authorities and in the stack's own authority."""
+    certificate: Any = config.deployed_outputs().get("ca_certificate")
+    try:
+        trust = httpx.create_ssl_context()
+        if certificate:
+            trust.load_verify_locations(cadata=certificate)
+    except (OSError, ValueError):
+        raise Failure("the stack's output `ca_certificate` is no certificate", config.command("pulumi", "up")) from None
+    return trust

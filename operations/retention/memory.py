@@ -1,0 +1,60 @@
+"""The memory of services: a file beside the data, so that it moves and is restored with the data.
+
+The same throwaway container tells the time of the Docker host: the times of pushes are from its clock.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from components.configuration.problems import Failure
+from components.render.registry import DATA_DIRECTORY
+from operations.docker_command import docker, said, unreachable
+from operations.history.reading import alongside
+from operations.retention.usage import Memory
+
+FILE = f"{DATA_DIRECTORY}/.services.json"
+_READ = 'date -u +%s && if [ -e "$0" ]; then cat "$0"; fi'
+#: Replaces the file as a whole. A hidden name of its own for each run: two runs may write at once.
+_WRITE = 'new=$(mktemp "$0.XXXXXX") && cat > "$new" && mv "$new" "$0" || { rm -f "$new"; exit 1; }'
+
+
+def read_memory(host: str, reader: Mapping[str, Any]) -> tuple[datetime.datetime, Memory]:
+    """Return the time of the Docker host and the memory, empty before the first plan.
+
+    Raises:
+        Failure: if the file cannot be read. A plan without it could delete what a service needs to go back.
+    """
+    seconds, _, text = _run(host, alongside(reader, _READ, FILE)).partition(b"\n")
+    now = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
+    try:
+        return now, Memory.model_validate_json(text) if text.strip() else Memory()
+    except ValidationError:
+        raise Failure(
+            f"{FILE} in the registry's data on {host} is damaged",
+            f"restore {FILE} from a backup, or delete the file: the plan then knows only what runs now",
+        ) from None
+
+
+def write_memory(host: str, reader: Mapping[str, Any], memory: Memory) -> None:
+    """Write the memory.
+
+    Raises:
+        Failure: if the file cannot be written.
+    """
+    _run(host, alongside(reader, _WRITE, FILE, writes=True), memory.model_dump_json().encode())
+
+
+def _run(host: str, arguments: list[str], stdin: bytes = b"") -> bytes:
+    answer = docker(host, *arguments, within=60, stdin=stdin)
+    if answer.returncode == 125:  # Docker's own failure
+        raise unreachable(host, said(answer))
+    if answer.returncode:
+        raise Failure(
+            f"cannot use {FILE} in the registry's data on {host}: {said(answer)}", f"docker --host {host} info"
+        )
+    return answer.stdout

@@ -1,0 +1,80 @@
+"""The plan: what happens to each tag and to each manifest without a tag, and why. Its JSON form is the file."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Literal
+
+from pydantic import BaseModel
+
+from components.configuration.fields import FROZEN
+
+
+class PlannedTag(BaseModel):
+    """A tag. ``frees`` counts the bytes that the plan frees below the tag, also those that other tags free too.
+
+    ``digest`` is None if the link of the tag is damaged.
+    """
+
+    model_config = FROZEN
+    repository: str
+    tag: str
+    digest: str | None
+    pushed: datetime.datetime
+    keep: bool
+    why: str
+    frees: int = 0
+
+
+class PlannedManifest(BaseModel):
+    """A manifest to which no tag points when the plan is done."""
+
+    model_config = FROZEN
+    repository: str
+    digest: str
+    keep: bool
+    why: str
+
+
+class Plan(BaseModel):
+    """All tags by repository, newest first; then the manifests without a tag, those to delete in their order.
+
+    ``freed`` counts the bytes that only deleted manifests need, ``unused`` those that no manifest needs already now,
+    and ``bytes`` all blobs. Each blob counts once. ``made`` is the time on the Docker host.
+    """
+
+    model_config = FROZEN
+    version: Literal[1] = 1
+    registry: str
+    made: datetime.datetime
+    running_on: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    most: str
+    tags: tuple[PlannedTag, ...]
+    manifests: tuple[PlannedManifest, ...]
+    bytes: int
+    freed: int
+    unused: int
+
+    @property
+    def deleted_tags(self) -> list[PlannedTag]:
+        """The tags to delete."""
+        return [one for one in self.tags if not one.keep]
+
+    @property
+    def deleted_manifests(self) -> list[PlannedManifest]:
+        """The manifests to delete: an index comes before its images."""
+        return [one for one in self.manifests if not one.keep]
+
+    @property
+    def excess(self) -> str | None:
+        """The reason why the plan deletes more than ``most``, or None."""
+        limit = int(self.most.removesuffix("%"))
+        for number, of, what in (
+            (len(self.deleted_tags), len(self.tags), "tags"),
+            (self.freed, self.bytes, "bytes"),
+        ):
+            if number * 100 > of * limit:
+                share = -(-number * 100 // of)
+                return f"the plan deletes {share}% of all {what}, and registry.retention.most is {self.most}"
+        return None
