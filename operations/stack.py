@@ -55,7 +55,8 @@ class DeployedUser(BaseModel):
 class Deployed(BaseModel):
     """The running stack, from its outputs; ``services`` has the current container of each role.
 
-    ``mirror_urls`` has the URL of each mirror by the name of its upstream.
+    ``mirror_urls`` has the URL of each mirror by the name of its upstream. ``ca_certificate`` is the authority of
+    ``internal`` certificates.
     """
 
     model_config = FROZEN
@@ -63,6 +64,7 @@ class Deployed(BaseModel):
     docker_host: DockerHost
     services: Mapping[str, str]
     mirror_urls: Mapping[UpstreamName, Url] = {}
+    ca_certificate: str | None = None
 
 
 class DeployedMirrors(BaseModel):
