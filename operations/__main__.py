@@ -22,6 +22,7 @@ COMMANDS = {
     "mirrors": ("mirrors", "mirrors"),
     "warm": ("warm", "warm"),
     "import": ("tarballs", "import_"),
+    "usage": ("usage", "usage"),
 }
 
 
