@@ -16,6 +16,7 @@ from operations.tarballs.archive import Archive, Broken
 from operations.warm.references import DOCKER_HUB, parse
 
 _UNCOMPRESSED = ("application/vnd.oci.image.layer.v1.tar", "application/vnd.docker.image.rootfs.diff.tar")
+_CONFIGURATIONS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _NAME, _TAG_NAME = "io.containerd.image.name", "org.opencontainers.image.ref.name"
 
@@ -137,10 +138,11 @@ def _from_index(archive: Archive) -> Iterator[Image]:
     for entry in {entry.digest: entry for entry in index.manifests}.values():
         known = tuple(dict.fromkeys(names[entry.digest]))
         manifest, content = _manifest(archive, entry.digest)
-        layers = manifest.layers or ()
-        if manifest.config and any(layer.media_type in _UNCOMPRESSED for layer in layers):
+        layers, config = manifest.layers or (), manifest.config
+        is_image = config and config.media_type in _CONFIGURATIONS  # other artifacts have layers without compression
+        if config and is_image and any(layer.media_type in _UNCOMPRESSED for layer in layers):
             files = tuple(blob_path(layer.digest) for layer in layers)
-            yield _saved(archive, known, _document(archive, manifest.config.digest), files)
+            yield _saved(archive, known, _document(archive, config.digest), files)
         else:
             manifests = dict(_below(archive, manifest))
             yield Stored(known, entry.digest, {**manifests, entry.digest: (_media_type(entry, manifest), content)})

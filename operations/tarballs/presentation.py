@@ -15,6 +15,7 @@ from operations.tarballs.plan import Tarball
 #: Most tags in a cell.
 _MOST_TAGS = 5
 _LONGEST = 200
+_WORDS = {"present": "in the registry already", "older": "the tag has a newer tarball already"}
 
 
 def plan_table(tarballs: Iterable[Tarball]) -> Table:
@@ -34,9 +35,6 @@ def table(outcomes: Iterable[Outcome]) -> Table:
         )
         for one in outcomes
     )
-
-
-_WORDS = {"present": "in the registry already", "older": "the tag has a newer tarball already"}
 
 
 def summary(outcomes: Sequence[Outcome], sent: int) -> str:

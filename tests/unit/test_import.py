@@ -288,6 +288,20 @@ def test_names_come_from_annotations(tmp_path: Path, annotations: dict[str, str]
         assert isinstance(found, Stored if compressed else Saved)
 
 
+def test_an_artifact_that_is_no_image_is_not_changed(tmp_path: Path) -> None:
+    files = tarballs.layout({}, {"amd64": LAYERS}, compressed=False)
+    text = files["index.json"].decode()  # type: ignore[union-attr]
+    old = json.loads(text)["manifests"][0]["digest"]
+    manifest = files[f"blobs/sha256/{old[7:]}"].replace(tarballs.OCI_CONFIG.encode(), b"application/vnd.example")  # type: ignore[union-attr]
+    files[f"blobs/sha256/{tarballs.digest(manifest)[7:]}"] = manifest
+    files["index.json"] = text.replace(old, tarballs.digest(manifest)).encode()
+
+    (found,) = found_in(tmp_path, files)
+
+    assert isinstance(found, Stored)
+    assert found.identity == tarballs.digest(manifest)
+
+
 def test_two_images_never_get_one_tag(tmp_path: Path) -> None:
     files = tarballs.saved((["a:1"], LAYERS), (["b:1"], LAYERS[:1]))
     file = tarballs.write(tmp_path / "image.tar", files)
