@@ -49,7 +49,10 @@ class Registry:
     def manifest(self, repository: str, tag: str) -> bytes | None:
         """Return the manifest that a tag points to, or None without the tag."""
         address = f"/v2/{repository}/manifests/{tag}"
-        answer = self._ask(lambda: self._client.get(address, headers={"Accept": _ACCEPT}), (200, 404))
+        try:
+            answer = self._ask(lambda: self._client.get(address, headers={"Accept": _ACCEPT}), (200, 404))
+        except Broken as error:
+            raise Failure(str(error), f"check that a registry answers at {self._client.base_url}") from None
         return answer.content if answer.status_code == httpx.codes.OK else None
 
     def note(self, repository: str, digest: str) -> None:

@@ -72,8 +72,10 @@ class Transfer:
         parts: dict[str, int] = {}
         for repository in dict.fromkeys(target.repository for target in targets):
             tags = [target.tag for target in targets if target.repository == repository]
-            push = self._push_saved if isinstance(image, Saved) else self._push_stored
-            parts |= push(archive, image, repository, tags)  # type: ignore[arg-type]
+            if isinstance(image, Saved):
+                parts |= self._push_saved(archive, image, repository, tags)
+            else:
+                parts |= self._push_stored(archive, image, repository, tags)
         return parts
 
     def _push_saved(self, archive: Archive, image: Saved, repository: str, tags: list[str]) -> dict[str, int]:

@@ -477,6 +477,13 @@ def test_answers_that_stop_the_import_and_answers_that_stop_one_tarball(
     assert len(asked) == tries
 
 
+def test_an_address_without_a_registry_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Failure, match="answers 405") as refused:
+        connected(monkeypatch, lambda _: httpx.Response(405)).manifest("app", "1")
+
+    assert "https://registry.example.com" in refused.value.fix
+
+
 def test_a_registry_that_asks_for_a_long_wait_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = connected(monkeypatch, lambda _: httpx.Response(429, headers={"Retry-After": "3600"}))
 
