@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import shutil
+import subprocess
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from operations.tarballs import commands
 from operations.tarballs.registry import Registry as Connection
 from tests.harness import tarballs
 from tests.harness.configuration import configuration, example_password
+from tests.harness.images import random_layer, write_layout
 from tests.harness.processes import free_port, running
 
 Binary = Callable[[str], str]
@@ -322,6 +324,21 @@ def test_an_oci_archive_with_several_platforms_keeps_its_digests(registry: Regis
             one[0] for one in platforms.values()
         ]
     assert [one["state"] for one in rows(again).values()] == ["present"]
+
+
+def test_tarballs_of_skopeo_keep_their_image_ids(registry: Registry, run: Run, tmp_path: Path, binary: Binary) -> None:
+    write_layout(tmp_path / "layout", [random_layer(5000), random_layer(100)])
+    (descriptor,) = json.loads((tmp_path / "layout" / "index.json").read_text())["manifests"]
+    content = (tmp_path / "layout" / "blobs" / "sha256" / descriptor["digest"][7:]).read_bytes()
+    for target in ("docker-archive:{}/docker.tar:example.com/team/app:docker", "oci-archive:{}/oci.tar:oci"):
+        command = [binary("skopeo"), "copy", f"oci:{tmp_path / 'layout'}", target.format(tmp_path)]
+        subprocess.run(command, check=True, capture_output=True)
+
+    answer = run(tmp_path, "--repository", "team/app")
+
+    assert answer.exit_code == 0, answer.stderr
+    assert registry.config("team/app", "docker") == json.loads(content)["config"]["digest"]
+    assert registry.tags("team/app")["oci"] == descriptor["digest"]
 
 
 def test_an_index_without_all_platforms_is_imported_with_those_that_are_there(
