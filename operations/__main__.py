@@ -22,6 +22,8 @@ COMMANDS = {
     "mirrors": ("mirrors", "mirrors"),
     "warm": ("warm", "warm"),
     "retention": ("retention", "app"),
+    "import": ("tarballs", "import_"),
+    "usage": ("usage", "usage"),
 }
 
 

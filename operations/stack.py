@@ -54,12 +54,16 @@ class DeployedUser(BaseModel):
 
 
 class Deployed(BaseModel):
-    """The running stack, from its outputs; ``services`` has the current container of each role."""
+    """The running stack, from its outputs; ``services`` has the current container of each role.
+
+    ``ca_certificate`` is the authority of ``internal`` certificates.
+    """
 
     model_config = FROZEN
     registry_url: Url
     docker_host: DockerHost
     services: Mapping[str, str]
+    ca_certificate: str | None = None
 
 
 class DeployedMirror(BaseModel):

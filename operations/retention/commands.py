@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import ssl
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import httpx
 import typer
 from pydantic import ValidationError
 from rich.console import Console
@@ -29,6 +27,7 @@ from operations.retention.planner import Question, make_plan
 from operations.retention.presentation import markdown, plan_table, summary
 from operations.retention.usage import in_use, remembered, unmapped
 from operations.stack import Deployed, StackConfig
+from operations.trust import trust_in
 
 app = typer.Typer(help="Delete old tags and manifests by the rules of `registry.retention`.", no_args_is_help=True)
 
@@ -123,7 +122,9 @@ def apply(
     asked = [one for host in found.running_on for one in _ask(host, needed=host not in found.without)]
     up = config.command("pulumi", "up")
     with (
-        Admin(deployed.registry_url, config.read().stack_secret, _trust(config), up=up) as admin,
+        Admin(
+            deployed.registry_url, config.read().stack_secret, trust_in(deployed.ca_certificate, config), up=up
+        ) as admin,
         waiting("Checking the registry …") as status,
     ):
         done = apply_plan(
@@ -232,15 +233,3 @@ def _reader(config: StackConfig, deployed: Deployed) -> str:
 
 def _restore(config: StackConfig) -> str:
     return config.command("pulumi", "up", "--refresh")
-
-
-def _trust(config: StackConfig) -> ssl.SSLContext:
-    """Return the trust in public authorities and in the stack's own authority."""
-    certificate: Any = config.deployed_outputs().get("ca_certificate")
-    try:
-        trust = httpx.create_ssl_context()
-        if certificate:
-            trust.load_verify_locations(cadata=certificate)
-    except (OSError, ValueError):
-        raise Failure("the stack's output `ca_certificate` is no certificate", config.command("pulumi", "up")) from None
-    return trust

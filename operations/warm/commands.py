@@ -10,7 +10,6 @@ import threading
 from pathlib import Path
 from typing import Annotated
 
-import httpx
 import typer
 from rich.console import Console
 from rich.filesize import decimal
@@ -21,6 +20,7 @@ from components.configuration.problems import Failure
 from operations.console import say, screen, waiting
 from operations.options import ConfigFile, Stack
 from operations.stack import StackConfig
+from operations.trust import trust_in
 from operations.warm.files import references
 from operations.warm.mirrors import Mirror, Mirrors, from_deployed, interval
 from operations.warm.pull import Puller, PullError, Stopped
@@ -59,7 +59,7 @@ def warm(
     config = StackConfig(stack, config_file)
     wanted = references(files, os.environ)
     deployed = config.deployed_mirrors()
-    mirrors, trust = from_deployed(deployed), _trust(deployed.ca_certificate, config)
+    mirrors, trust = from_deployed(deployed), trust_in(deployed.ca_certificate, config)
     seconds = None
     if keep:
         used = [found[1].ttl for one in wanted if not isinstance(found := mirrors.find(one), str)]
@@ -127,14 +127,3 @@ def _pull(puller: Puller, reference: Reference, at_upstream: Reference, mirror: 
     algorithm, _, encoded = pulled.digest.partition(":")
     table.add_row(str(reference), mirror.url, f"{algorithm}:{encoded[:12]}", decimal(pulled.size), "pulled")
     return True
-
-
-def _trust(certificate: str | None, config: StackConfig) -> ssl.SSLContext:
-    """Return the trust in public authorities and in the stack's own authority."""
-    try:
-        trust = httpx.create_ssl_context()
-        if certificate:
-            trust.load_verify_locations(cadata=certificate)
-    except (OSError, ValueError):
-        raise Failure("the stack's output `ca_certificate` is no certificate", config.command("pulumi", "up")) from None
-    return trust

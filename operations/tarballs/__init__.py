@@ -1,0 +1,1 @@
+"""Import tarballs of images into the registry."""

@@ -1,0 +1,1 @@
+"""Show what uses the registry's disk space."""

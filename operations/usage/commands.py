@@ -1,0 +1,104 @@
+"""Show what uses the registry's disk space: `usage`."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from components.configuration.problems import Failure
+from operations.console import say, screen, waiting
+from operations.files import replace_file
+from operations.history.reading import read_store
+from operations.options import ConfigFile, Stack
+from operations.stack import Deployed, StackConfig
+from operations.usage.growth import Growth, file_of, growth, last_run, remember
+from operations.usage.page import page
+from operations.usage.presentation import largest, oldest, repositories_table, tags_table, totals, usage_json
+from operations.usage.sizes import Usage
+from operations.usage.sizes import usage as usage_of
+
+#: Columns of a table that no terminal shows: its rows stay whole, for grep.
+_UNLIMITED = 10_000
+_MOST_TAGS = 10
+
+
+def usage(
+    repository: Annotated[
+        str | None,
+        typer.Argument(help="Show all tags of this repository. Default: all repositories.", show_default=False),
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON. docs/usage.md describes the fields.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write a page with plots of all repositories.")
+    ] = None,
+    stack: Stack = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Show the size of all repositories and tags, and their growth since the last run.
+
+    The command reads the registry's data with a throwaway container on the Docker host. The command needs no password.
+    """
+    config = StackConfig(stack, config_file)
+    deployed = config.deployed()
+    registry, now = deployed.registry_url.netloc, datetime.datetime.now(datetime.UTC)
+    found = _read(config, deployed)
+    shown = [one for one in found.repositories if repository in (None, one.name)]
+    if repository and not shown:
+        fix = config.command("python", "-m", "operations", "usage")
+        raise Failure(f"the registry has no repository {repository}", f"to list the repositories, run: {fix}")
+    grown = _growth(registry, found, now)
+    if html:
+        _write(html, page(registry, now, found, grown))
+    if as_json:
+        typer.echo(json.dumps(usage_json(registry, now, found, shown, grown), indent=2))
+        return
+    screen.print(f"{registry}: {totals(found, grown)}", markup=False, soft_wrap=True)
+    if repository:
+        _print("", tags_table(shown[0].tags))
+        return
+    _print("", repositories_table(shown, grown))
+    if any(one.tags for one in shown):
+        _print("Tags with most own bytes", tags_table(largest(found, _MOST_TAGS)))
+        _print("Tags that were pushed longest ago", tags_table(oldest(found, _MOST_TAGS)))
+
+
+def _read(config: StackConfig, deployed: Deployed) -> Usage:
+    restore = config.command("pulumi", "up", "--refresh")
+    if "reader" not in deployed.services:
+        raise Failure("the stack's output `services` has no reader", restore)
+    with waiting(f"Reading the registry's data on {deployed.docker_host} …"):
+        return usage_of(read_store(deployed.docker_host, deployed.services["reader"], None, restore=restore))
+
+
+def _growth(registry: str, found: Usage, now: datetime.datetime) -> Growth | None:
+    """Return the growth since the last run, and remember this run. Without a usable file, the sizes are still shown."""
+    file, last = file_of(registry), None
+    try:
+        last = last_run(file)
+    except (OSError, ValueError) as error:
+        say(f"Note: the growth is unknown, because {file} cannot be read: {error}")
+    try:
+        remember(file, found, now)
+    except OSError as error:
+        say(f"Note: the next run cannot show the growth, because {file} cannot be written: {error.strerror}")
+    return growth(last, found) if last else None
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        replace_file(file, text)
+    except OSError as error:
+        raise Failure(f"cannot write {file}: {error.strerror}", "use a file in a folder that you own") from None
+    say(f"wrote {file}")
+
+
+def _print(title: str, table: Table) -> None:
+    if table.row_count:
+        screen.print(f"\n{title}" if title else "", markup=False)
+        screen.print(table, width=None if screen.is_terminal else _UNLIMITED, crop=False)
