@@ -255,6 +255,13 @@ def outside(machine: Path) -> None:
     (machine / DAEMON).symlink_to("/etc/hostname")
 
 
+def odd_name(machine: Path) -> None:
+    (machine / "etc/docker").mkdir()
+    name = os.fsdecode(b"\xff")
+    (machine / DAEMON).symlink_to(name)
+    write(machine, f"etc/docker/{name}", "{}")
+
+
 def folder_outside(machine: Path) -> None:
     (machine.parent / "of-this-machine").mkdir()
     (machine / "etc/docker").symlink_to(machine.parent / "of-this-machine")
@@ -293,6 +300,7 @@ def file_in_the_way(machine: Path) -> None:
         (read_only, "daemon.json", "is read-only"),
         (dangling, "daemon.json", "symbolic link to a file that does not exist"),
         (outside, "daemon.json", "symbolic link out of the image"),
+        (odd_name, "daemon.json", "not a text in UTF-8"),
         (folder_outside, "daemon.json", "is not in the image"),
         (journal_of_other_files, "clients.json", "is not a journal"),
         (looping_folder, "daemon.json", "etc/docker"),
