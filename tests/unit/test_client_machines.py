@@ -443,6 +443,32 @@ def test_second_ctrl_c_does_not_say_that_the_files_are_as_before(
     assert content(machine) == before
 
 
+def test_change_that_goes_on_without_its_connection_comes_too_late(
+    clients: Callable[..., Result], machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(machine)
+    lines = (
+        f'script=$(mktemp {tmp_path}/XXXXXX); cat >"$script"\n'
+        f'if grep -q "^main .*/hosts.toml [a-z0-9]* 644 " "$script" && [ ! -e {tmp_path}/reached ]; then\n'
+        f'  (setsid sh "$script" >{tmp_path}/log 2>&1; touch {tmp_path}/done) >/dev/null 2>&1 &\n'
+        f"  while [ ! -e {tmp_path}/reached ]; do sleep 0.05; done\n"
+        "  exit 255\nfi\n"
+        'sh "$script"; status=$?\n'
+        f'if grep -q readlink "$script" && [ -e {tmp_path}/reached ]; then\n'
+        f"  touch {tmp_path}/over; while [ ! -e {tmp_path}/done ]; do sleep 0.05; done\nfi\n"
+        "exit $status"
+    )
+    write(tmp_path, "bin/ssh", f"#!/bin/sh\n{lines}\n").chmod(0o755)
+    is_first = f'case "$*" in *hosts.toml.registry-stack) [ -e {tmp_path}/reached ] || wait=yes;; esac'
+    wait = f"touch {tmp_path}/reached; while [ ! -e {tmp_path}/over ]; do sleep 0.05; done"
+    shim(tmp_path, "sync", f'{is_first}\nif [ "$wait" ]; then {wait}; fi', monkeypatch)
+
+    failure = refused(clients("install", "--host", "ssh://root@app.example.com"))
+
+    assert "Every file is as before" in str(failure)
+    assert content(machine) == before
+
+
 def test_run_that_waited_for_its_answer_does_not_undo_another_run(
     clients: Callable[..., Result], machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
