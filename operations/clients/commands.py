@@ -81,6 +81,8 @@ def _daemon(file: Path) -> dict[str, Any]:
         raise Failure(f"{file} is not a text in UTF-8. Nothing was written", fix) from None
     except json.JSONDecodeError as error:
         raise Failure(f"{file}, line {error.lineno}: {error.msg}. Nothing was written", fix) from None
+    except (ValueError, RecursionError):
+        raise Failure(f"a value in {file} is too long or too deep. Nothing was written", fix) from None
     if not isinstance(content, dict):
         raise Failure(f"{file} does not contain a JSON object. Nothing was written", fix)
     others = content.get("registry-mirrors", [])

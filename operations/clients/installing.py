@@ -38,6 +38,9 @@ def carry_out(machine: Machine, made: Plan, journal: File, check: Callable[[], N
             # What differs from the plan now is the work of another run.
             raise Failure(f"{error}\nNothing was changed.", error.fix) from None
         try:
+            # A script that goes on without its connection needs its unfinished copy, so that it changes nothing later.
+            _tidy(machine, made)
+            tidy_journal(machine, former)
             files = machine.read([JOURNAL, *(change.file.path for change in made.changes)])
             _apply(machine, back(made, files))
             _tidy(machine, made)

@@ -187,12 +187,14 @@ class Machine:
         """
         wanted = list(paths)
         answer = self.run(_READ, self._root, *(self.path(path) for path in wanted))
-        lines = answer.stdout.decode().split("\n")
+        lines = answer.stdout.decode(errors="replace").split("\n")
         if answer.returncode or len(lines) != 4 * len(wanted) + 1:
             raise Failure(f"{self.name} cannot read its files: {said(answer)}", "correct the cause and try again")
         found = {}
         for number, path in enumerate(wanted):
             problem, target, folder, content = lines[4 * number : 4 * number + 4]
+            if "\N{REPLACEMENT CHARACTER}" in target:
+                problem = "leads to a file whose name is not a text in UTF-8"
             try:
                 text = None if content == "-" else base64.b64decode(content).decode()
             except UnicodeDecodeError:

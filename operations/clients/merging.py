@@ -17,10 +17,14 @@ from typing import Any
 
 import tomlkit
 import yaml
+from tomlkit.exceptions import TOMLKitError
 
 _BY_HAND = "the command cannot change the file without a loss: edit the file by hand"
 
 _CHANGED = "someone changed our entries after the installation: remove the entries by hand"
+
+#: Errors of tomlkit where it cannot change a valid text, such as a table on one line.
+_TOMLKIT = (TOMLKitError, ValueError, LookupError, TypeError, AttributeError)
 
 
 class Unmergeable(Exception):
@@ -70,9 +74,7 @@ def take_out(path: str, text: str, before: str | None, after: str) -> str | None
             try:
                 result = _checked(path, _reverse(text, before or "", after), expected)
             except Unmergeable:
-                document = tomlkit.parse(text)
-                _take_out(document, data(path, before or ""), data(path, after))
-                result = _checked(path, tomlkit.dumps(document), expected)
+                result = _checked(path, _take_out_of_toml(text, data(path, before or ""), data(path, after)), expected)
                 _check_comments(text, result, after)
         case _:
             result = _checked(path, _reverse(text, before or "", after), expected)
@@ -218,9 +220,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _json(found: Mapping[str, Any], like: str) -> str:
-    """Write JSON with the indentation of another text."""
+    """Write JSON with the indentation of another text. Half of a surrogate pair stays an escape."""
     indent = re.search(r"\n([ \t]+)\S", like)
-    return json.dumps(found, indent=indent[1] if indent else 2, ensure_ascii=like.isascii()) + "\n"
+    return (
+        json.dumps(found, indent=indent[1] if indent else 2, ensure_ascii=like.isascii() or "\\ud" in like.lower())
+        + "\n"
+    )
 
 
 def _add_toml(text: str, ours: str) -> str:
@@ -230,8 +235,17 @@ def _add_toml(text: str, ours: str) -> str:
         document = tomlkit.parse(text)
     try:
         _add(document, own)
-    except ValueError:  # tomlkit adds no table to a table on one line
+    except _TOMLKIT:
         raise Unmergeable(_BY_HAND) from None
+    return tomlkit.dumps(document)
+
+
+def _take_out_of_toml(text: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    document = tomlkit.parse(text)
+    try:
+        _take_out(document, before, after)
+    except _TOMLKIT:
+        raise Unmergeable(_CHANGED) from None
     return tomlkit.dumps(document)
 
 

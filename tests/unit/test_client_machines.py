@@ -255,6 +255,13 @@ def outside(machine: Path) -> None:
     (machine / DAEMON).symlink_to("/etc/hostname")
 
 
+def odd_name(machine: Path) -> None:
+    (machine / "etc/docker").mkdir()
+    name = os.fsdecode(b"\xff")
+    (machine / DAEMON).symlink_to(name)
+    write(machine, f"etc/docker/{name}", "{}")
+
+
 def folder_outside(machine: Path) -> None:
     (machine.parent / "of-this-machine").mkdir()
     (machine / "etc/docker").symlink_to(machine.parent / "of-this-machine")
@@ -293,6 +300,7 @@ def file_in_the_way(machine: Path) -> None:
         (read_only, "daemon.json", "is read-only"),
         (dangling, "daemon.json", "symbolic link to a file that does not exist"),
         (outside, "daemon.json", "symbolic link out of the image"),
+        (odd_name, "daemon.json", "not a text in UTF-8"),
         (folder_outside, "daemon.json", "is not in the image"),
         (journal_of_other_files, "clients.json", "is not a journal"),
         (looping_folder, "daemon.json", "etc/docker"),
@@ -432,6 +440,32 @@ def test_second_ctrl_c_does_not_say_that_the_files_are_as_before(
     assert "clients uninstall" in failure.fix
     monkeypatch.setattr(Machine, "replace", real)
     assert clients("uninstall").exit_code == 0
+    assert content(machine) == before
+
+
+def test_change_that_goes_on_without_its_connection_comes_too_late(
+    clients: Callable[..., Result], machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(machine)
+    lines = (
+        f'script=$(mktemp {tmp_path}/XXXXXX); cat >"$script"\n'
+        f'if grep -q "^main .*/hosts.toml [a-z0-9]* 644 " "$script" && [ ! -e {tmp_path}/reached ]; then\n'
+        f'  (setsid sh "$script" >{tmp_path}/log 2>&1; touch {tmp_path}/done) >/dev/null 2>&1 &\n'
+        f"  while [ ! -e {tmp_path}/reached ]; do sleep 0.05; done\n"
+        "  exit 255\nfi\n"
+        'sh "$script"; status=$?\n'
+        f'if grep -q readlink "$script" && [ -e {tmp_path}/reached ]; then\n'
+        f"  touch {tmp_path}/over; while [ ! -e {tmp_path}/done ]; do sleep 0.05; done\nfi\n"
+        "exit $status"
+    )
+    write(tmp_path, "bin/ssh", f"#!/bin/sh\n{lines}\n").chmod(0o755)
+    is_first = f'case "$*" in *hosts.toml.registry-stack) [ -e {tmp_path}/reached ] || wait=yes;; esac'
+    wait = f"touch {tmp_path}/reached; while [ ! -e {tmp_path}/over ]; do sleep 0.05; done"
+    shim(tmp_path, "sync", f'{is_first}\nif [ "$wait" ]; then {wait}; fi', monkeypatch)
+
+    failure = refused(clients("install", "--host", "ssh://root@app.example.com"))
+
+    assert "Every file is as before" in str(failure)
     assert content(machine) == before
 
 

@@ -198,6 +198,18 @@ def test_file_from_which_someone_removed_our_entries_stays(path: str, ours: str,
     assert take_out(path, text, before, add(path, before, ours)) == text
 
 
+def test_entries_that_the_toml_library_cannot_take_out_are_left_to_the_operator() -> None:
+    after = add("buildkitd.toml", None, BUILDKIT)
+    host = '[registry."mirror.example.com"]'
+
+    with pytest.raises(Unmergeable, match="by hand"):
+        take_out("buildkitd.toml", after.replace(host, f"[registry]\n{host}"), None, after)
+
+
+def test_half_of_a_surrogate_pair_stays_an_escape() -> None:
+    assert "\\ud800" in add("daemon.json", '{"labels": ["\\ud800", "ä"]}', DAEMON)
+
+
 def test_entry_of_ours_that_someone_changed_is_left_to_the_operator() -> None:
     after = add("registries.yaml", None, YAML)
 

@@ -123,6 +123,8 @@ def test_empty_daemon_json_is_accepted_as_docker_accepts_it(monkeypatch: pytest.
         (b'{"registry-mirrors": "https://a.example.com"}', "registry-mirrors in "),
         (b'{"registry-mirrors": [1]}', "registry-mirrors in "),
         (b"\xff\xfe", "is not a text in UTF-8"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "too long or too deep"),
+        (b'{"a": ' + b"[" * 99999 + b"]" * 99999 + b"}", "too long or too deep"),
     ],
 )
 def test_daemon_json_that_docker_refuses_is_refused_and_nothing_is_written(
