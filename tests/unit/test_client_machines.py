@@ -449,7 +449,7 @@ def test_change_that_goes_on_without_its_connection_comes_too_late(
     before = content(machine)
     lines = (
         f'script=$(mktemp {tmp_path}/XXXXXX); cat >"$script"\n'
-        f'if grep -q "^main .*/hosts.toml [a-z0-9]* 644 " "$script" && [ ! -e {tmp_path}/reached ]; then\n'
+        f'if grep -q "^main .*/hosts.toml .* 644 " "$script" && [ ! -e {tmp_path}/reached ]; then\n'
         f'  (setsid sh "$script" >{tmp_path}/log 2>&1; touch {tmp_path}/done) >/dev/null 2>&1 &\n'
         f"  while [ ! -e {tmp_path}/reached ]; do sleep 0.05; done\n"
         "  exit 255\nfi\n"
@@ -459,7 +459,7 @@ def test_change_that_goes_on_without_its_connection_comes_too_late(
         "exit $status"
     )
     write(tmp_path, "bin/ssh", f"#!/bin/sh\n{lines}\n").chmod(0o755)
-    is_first = f'case "$*" in *hosts.toml.registry-stack) [ -e {tmp_path}/reached ] || wait=yes;; esac'
+    is_first = f'case "$*" in *hosts.toml.registry-stack.*) [ -e {tmp_path}/reached ] || wait=yes;; esac'
     wait = f"touch {tmp_path}/reached; while [ ! -e {tmp_path}/over ]; do sleep 0.05; done"
     shim(tmp_path, "sync", f'{is_first}\nif [ "$wait" ]; then {wait}; fi', monkeypatch)
 
@@ -486,6 +486,29 @@ def test_run_that_waited_for_its_answer_does_not_undo_another_run(
 
     assert "was changed meanwhile" in str(failure)
     assert [content(machine)] == after
+
+
+def test_run_that_another_run_overtakes_changes_nothing_more(
+    clients: Callable[..., Result], machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_foreign_files(machine)
+    before, real, after = content(machine), Machine.replace, list[dict[str, Any]]()
+
+    def overtaken(self: Machine, file: File, *words: Any) -> None:
+        if file.path.endswith(".yaml"):
+            monkeypatch.setattr(Machine, "replace", real)
+            assert clients("install").exit_code == 0
+            after.append(content(machine))
+        real(self, file, *words)
+
+    monkeypatch.setattr(Machine, "replace", overtaken)
+
+    failure = refused(clients("install"))
+
+    assert "another run has begun" in str(failure)
+    assert [content(machine)] == after
+    assert clients("uninstall").exit_code == 0
+    assert content(machine) == before
 
 
 @pytest.mark.parametrize(
