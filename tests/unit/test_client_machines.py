@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from components.configuration.fields import Endpoint
 from components.configuration.problems import Failure
+from components.render.clients import Mirror
 from operations.__main__ import command_line
 from operations.clients import machine_commands
 from operations.clients.machine import Machine
 from operations.clients.planning import JOURNAL, File
-from operations.clients.programs import find
+from operations.clients.programs import ask, find
 from operations.stack import StackConfig
 from tests.harness.configuration import ROOT
 
@@ -531,6 +533,21 @@ def test_warning_of_sudo_is_no_failure(sudo: str, reason: str, tmp_path: Path, m
             text()
     else:
         assert text() == "#!/bin/sh\necho 1000\n"
+
+
+@pytest.mark.parametrize(
+    ("is_shared", "url"),
+    [(True, "https://m.example.com/v2/_catalog?n=1&ns=ghcr.io"), (False, "https://m.example.com/v2/")],
+)
+def test_a_mirror_is_asked_with_its_own_allow_list(
+    is_shared: bool, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "bin/curl", f'#!/bin/sh\necho "$*" >{tmp_path}/asked\n').chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+
+    assert ask(Machine(None, "/"), Mirror("ghcr.io", Endpoint("m.example.com", 443), is_shared=is_shared), None)
+
+    assert (tmp_path / "asked").read_text().split()[-1] == url
 
 
 def shim(folder: Path, name: str, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:
