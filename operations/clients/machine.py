@@ -205,7 +205,8 @@ class Machine:
             )
         if answer.returncode:
             raise Failure(
-                f"{self.name} cannot change {file.path}: {said(answer)}", f"make {file.path} writable and try again"
+                f"{self.name} cannot change {file.path}: {said(answer)}",
+                f"make {file.path} writable, with space on its disk, and try again",
             )
 
 

@@ -36,13 +36,16 @@ def _error(line: str) -> LogError | None:
         return LogError(time=None, level="fatal", message=_shown(line))
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(entry, dict) or entry.get("level") not in _LEVELS:
         return None
     if str(entry.get("msg")).startswith(_AT_EVERY_START):
         return None
-    return LogError(time=entry.get("time"), level=entry["level"], message=_shown(_message(entry)))
+    time = entry.get("time")
+    return LogError(
+        time=_shown(time) if isinstance(time, str) else None, level=entry["level"], message=_shown(_message(entry))
+    )
 
 
 def _message(entry: dict[str, Any]) -> str:
