@@ -28,7 +28,7 @@ def carry_out(machine: Machine, made: Plan, journal: File, check: Callable[[], N
     former = journal
     try:
         journal = _write_journal(machine, journal, made.begun)
-        _apply(machine, made.changes)
+        _apply(machine, made.changes, journal)
         check()
         _tidy(machine, made)
         journal = _write_journal(machine, journal, made.done)
@@ -38,13 +38,16 @@ def carry_out(machine: Machine, made: Plan, journal: File, check: Callable[[], N
             # What differs from the plan now is the work of another run.
             raise Failure(f"{error}\nNothing was changed.", error.fix) from None
         try:
+            journal = machine.read([JOURNAL])[JOURNAL]
+            if journal.text not in {former.text, _text(made.begun)}:
+                raise Failure("another run has begun, or this run was complete", "run `clients check`")
             # A script that goes on without its connection needs its unfinished copy, so that it changes nothing later.
             _tidy(machine, made)
             tidy_journal(machine, former)
-            files = machine.read([JOURNAL, *(change.file.path for change in made.changes)])
-            _apply(machine, back(made, files))
+            files = machine.read(change.file.path for change in made.changes)
+            _apply(machine, back(made, files), journal)
             _tidy(machine, made)
-            _write(machine, Change(files[JOURNAL], former.text))
+            _write(machine, Change(journal, former.text), journal)
             tidy_journal(machine, former)
         except Failure as second:
             raise Failure(
@@ -71,41 +74,45 @@ def _tidy(machine: Machine, made: Plan) -> None:
     machine.tidy((made.targets[path], entry.folder) for path, entry in made.begun.files.items())
 
 
-def _apply(machine: Machine, changes: Iterable[Change]) -> None:
+def _apply(machine: Machine, changes: Iterable[Change], journal: File) -> None:
     paths = set()
     for change in changes:
         if change.file.path == DAEMON and not machine.is_image and docker_info(machine) is not None:
-            _change_daemon(machine, change)
+            _change_daemon(machine, change, journal)
         else:
-            _write(machine, change)
+            _write(machine, change, journal)
         paths.add(change.file.path)
     if not machine.is_image and any("/containers/" in path for path in paths):
         reload_crio(machine)
 
 
-def _change_daemon(machine: Machine, change: Change) -> None:
+def _change_daemon(machine: Machine, change: Change, journal: File) -> None:
     """Change the ``daemon.json`` of a running Docker, and reload it.
 
     If the new file has no list of mirrors, Docker must first read an empty list, because it would keep its mirrors.
     """
     file = change.file
     if (between := without_mirrors(change.text)) is not None:
-        machine.replace(file, between)
+        machine.replace(file, between, journal)
         reload_docker(machine, [])
-        _write(machine, dataclasses.replace(change, file=dataclasses.replace(file, text=between)))
+        _write(machine, dataclasses.replace(change, file=dataclasses.replace(file, text=between)), journal)
     else:
-        _write(machine, change)
+        _write(machine, change, journal)
         reload_docker(machine, data(DAEMON, change.text or "")["registry-mirrors"])
 
 
 def _write_journal(machine: Machine, file: File, journal: Journal) -> File:
-    text = journal.model_dump_json(indent=2) + "\n" if journal.files else None
-    _write(machine, Change(file, text))
+    text = _text(journal)
+    _write(machine, Change(file, text), file)
     return dataclasses.replace(file, text=text)
 
 
-def _write(machine: Machine, change: Change) -> None:
+def _text(journal: Journal) -> str | None:
+    return journal.model_dump_json(indent=2) + "\n" if journal.files else None
+
+
+def _write(machine: Machine, change: Change, journal: File) -> None:
     if change.text is None:
-        machine.remove(change.file)
+        machine.remove(change.file, journal)
     elif change.text != change.file.text:
-        machine.replace(change.file, change.text, _ONLY_ROOT if change.file.path == JOURNAL else "644")
+        machine.replace(change.file, change.text, journal, _ONLY_ROOT if change.file.path == JOURNAL else "644")

@@ -59,19 +59,21 @@ check() {
 }
 stored() { sync "$@" 2>/dev/null || sync; }
 """
-#: Replaces file $1 if it has the sum $2. A new file gets the mode $3; another file keeps its mode and owner.
+#: Replaces file $1 if it has the sum $2, and if journal $3 has the sum $4: else another run has begun since. A new file
+#: gets the mode $5; another file keeps its mode and owner.
 _REPLACE = (
     _SUM
     + r"""
 main() {
   set -eu
   umask 022
-  new=${1%/*}/.${1##*/}.registry-stack
+  new=${1%/*}/.${1##*/}.registry-stack.$$
   check "$1" "$2"
+  check "$3" "$4"
   mkdir -p "${1%/*}"
   trap 'rm -f "$new"' EXIT
   rm -f "$new"
-  if [ -e "$1" ]; then cp -p "$1" "$new"; else (umask 077 && : >"$new"); chmod "$3" "$new"; fi
+  if [ -e "$1" ]; then cp -p "$1" "$new"; else (umask 077 && : >"$new"); chmod "$5" "$new"; fi
   base64 -d >"$new"
   stored "$new"
   mv -f "$new" "$1"
@@ -79,13 +81,14 @@ main() {
 }
 """
 )
-#: Removes file $1 if it has the sum $2.
+#: Removes file $1, with the same conditions.
 _REMOVE = (
     _SUM
     + r"""
 main() {
   set -eu
   check "$1" "$2"
+  check "$3" "$4"
   rm -f "$1"
   stored "${1%/*}"
 }
@@ -95,7 +98,7 @@ main() {
 _TIDY = r"""
 main() {
   while [ $# -gt 1 ]; do
-    rm -f "${1%/*}/.${1##*/}.registry-stack"
+    rm -f "${1%/*}/.${1##*/}.registry-stack."*
     folder=${1%/*}
     while [ "${folder#"${2%/}/"}" != "$folder" ] && rmdir "$folder" 2>/dev/null; do folder=${folder%/*}; done
     shift 2
@@ -204,21 +207,22 @@ class Machine:
             found[path] = File(path, text, target, folder, problem)
         return found
 
-    def replace(self, file: File, text: str, mode: str = "644") -> None:
+    def replace(self, file: File, text: str, journal: File, mode: str = "644") -> None:
         """Write a file anew, as a whole: an interruption leaves the former file or the new file.
 
         Raises:
-            Failure: if the file is not as it was read, or if it cannot be written.
+            Failure: if the file or the journal is not as it was read, or if the file cannot be written.
         """
-        self._change(file, self.run(_REPLACE, file.target, _sum(file.text), mode, text=text))
+        words = (file.target, _sum(file.text), journal.target, _sum(journal.text), mode)
+        self._change(file, self.run(_REPLACE, *words, text=text))
 
-    def remove(self, file: File) -> None:
+    def remove(self, file: File, journal: File) -> None:
         """Remove a file.
 
         Raises:
-            Failure: if the file is not as it was read, or if it cannot be removed.
+            Failure: if the file or the journal is not as it was read, or if the file cannot be removed.
         """
-        self._change(file, self.run(_REMOVE, file.target, _sum(file.text)))
+        self._change(file, self.run(_REMOVE, file.target, _sum(file.text), journal.target, _sum(journal.text)))
 
     def tidy(self, files: Iterable[tuple[str, str]]) -> None:
         """Remove unfinished copies of files, given by their targets, and empty folders below a folder of each file."""
@@ -226,10 +230,13 @@ class Machine:
 
     def _change(self, file: File, answer: subprocess.CompletedProcess[bytes]) -> None:
         if answer.returncode == _OTHER:
-            raise Failure(f"{file.path} on {self.name} was changed meanwhile", "run the command again")
+            raise Failure(
+                f"{file.path} on {self.name} was changed meanwhile, or another run has begun", "run the command again"
+            )
         if answer.returncode:
             raise Failure(
-                f"{self.name} cannot change {file.path}: {said(answer)}", f"make {file.path} writable and try again"
+                f"{self.name} cannot change {file.path}: {said(answer)}",
+                f"make {file.path} writable, with space on its disk, and try again",
             )
 
 

@@ -6,6 +6,7 @@ interruption or a failure, and for an uninstallation.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from posixpath import normpath
@@ -56,10 +57,14 @@ class Entry(BaseModel):
 
 
 class Journal(BaseModel):
-    """The installed files of a machine. While ``complete`` is false, some files may have their former text."""
+    """The installed files of a machine. While ``complete`` is false, some files may have their former text.
+
+    ``run`` is then a random name of the run. A run that finds the name of another run changes nothing more.
+    """
 
     model_config = FROZEN
     complete: bool = True
+    run: str = ""
     files: Mapping[str, Entry] = {}
 
 
@@ -129,7 +134,7 @@ def plan(ours: Mapping[str, str], files: Mapping[str, File], former: Journal) ->
     return Plan(
         changes=tuple(sorted(changes, key=_turn)),
         targets={path: file.target for path, file in files.items()},
-        begun=Journal(complete=False, files=begun),
+        begun=Journal(complete=False, run=secrets.token_hex(8), files=begun),
         done=Journal(files=done),
     )
 

@@ -166,8 +166,9 @@ def ask(machine: Machine, mirror: Mirror, authority: str | None) -> bool:
     Raises:
         Failure: if the mirror does not answer, or if it refuses the machine.
     """
-    query = f"?ns={mirror.upstream}" if mirror.is_shared else ""
-    answer = machine.run(_ASK, f"{mirror.address}/v2/{query}", text=authority or "")
+    # At a shared address, the proxy itself answers for /v2/ if the machine may use any of the mirrors.
+    path = f"_catalog?n=1&ns={mirror.upstream}" if mirror.is_shared else ""
+    answer = machine.run(_ASK, f"{mirror.address}/v2/{path}", text=authority or "")
     if answer.returncode == _NOT_THERE:
         return False
     if answer.returncode:

@@ -40,7 +40,7 @@ def _error(line: str) -> LogError | None:
         return LogError(time=None, level="fatal", message=_shown(line))
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(entry, dict) or entry.get("level") not in _LEVELS:
         return None
@@ -48,7 +48,10 @@ def _error(line: str) -> LogError | None:
         return None
     if _ASKED_BY_PROXY in str(entry.get("http.request.uri")) and entry.get("http.response.status") == NOT_FOUND:
         return None  # The upstream is well, and the line before names the tag that it lacks.
-    return LogError(time=entry.get("time"), level=entry["level"], message=_shown(_message(entry)))
+    time = entry.get("time")
+    return LogError(
+        time=_shown(time) if isinstance(time, str) else None, level=entry["level"], message=_shown(_message(entry))
+    )
 
 
 def _message(entry: dict[str, Any]) -> str:

@@ -53,6 +53,7 @@ def test_an_update_of_the_program_replaces_what_stores_data_and_reloads_the_prox
         "registry-writer": "replace",
         "mirror-upstream-test-container": "replace",
         "mirror-upstream-test-config-carrier": "replace",
+        "mirror-upstream-test-upstream": "create",  # asks the upstream
         "proxy-config-carrier": "replace",
         "proxy-validation": "update",
         "proxy-reload": "update",

@@ -193,8 +193,10 @@ def test_the_allow_list_of_each_mirror_holds_at_the_address_of_all(binary: Binar
                 "a/b/blobs/sha256:0",
                 "alpine/blobs/sha256:0?ns=docker.io",
                 "alpine/tags/list?n=1",
+                "_catalog?n=1&ns=docker.io",
                 "a/manifests/1?ns=ghcr.io",
                 "a/blobs/sha256:0?ns=ghcr.io",
+                "_catalog?n=1&ns=ghcr.io",
             )
         ]
         odd = [
@@ -209,7 +211,7 @@ def test_the_allow_list_of_each_mirror_holds_at_the_address_of_all(binary: Binar
             )
         ]
 
-    assert answers == [200, *[403] * 5, 200, 200]
+    assert answers == [200, *[403] * 6, 200, 200, 200]
     assert odd == [403] * len(odd)
 
 

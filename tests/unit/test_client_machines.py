@@ -16,12 +16,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from components.configuration.fields import Endpoint
 from components.configuration.problems import Failure
+from components.render.clients import Mirror
 from operations.__main__ import command_line
 from operations.clients import machine_commands
 from operations.clients.machine import Machine
 from operations.clients.planning import JOURNAL, File
-from operations.clients.programs import find
+from operations.clients.programs import ask, find
 from operations.stack import StackConfig
 from tests.harness.configuration import ROOT
 
@@ -449,7 +451,7 @@ def test_change_that_goes_on_without_its_connection_comes_too_late(
     before = content(machine)
     lines = (
         f'script=$(mktemp {tmp_path}/XXXXXX); cat >"$script"\n'
-        f'if grep -q "^main .*/hosts.toml [a-z0-9]* 644 " "$script" && [ ! -e {tmp_path}/reached ]; then\n'
+        f'if grep -q "^main .*/hosts.toml .* 644 " "$script" && [ ! -e {tmp_path}/reached ]; then\n'
         f'  (setsid sh "$script" >{tmp_path}/log 2>&1; touch {tmp_path}/done) >/dev/null 2>&1 &\n'
         f"  while [ ! -e {tmp_path}/reached ]; do sleep 0.05; done\n"
         "  exit 255\nfi\n"
@@ -459,7 +461,7 @@ def test_change_that_goes_on_without_its_connection_comes_too_late(
         "exit $status"
     )
     write(tmp_path, "bin/ssh", f"#!/bin/sh\n{lines}\n").chmod(0o755)
-    is_first = f'case "$*" in *hosts.toml.registry-stack) [ -e {tmp_path}/reached ] || wait=yes;; esac'
+    is_first = f'case "$*" in *hosts.toml.registry-stack.*) [ -e {tmp_path}/reached ] || wait=yes;; esac'
     wait = f"touch {tmp_path}/reached; while [ ! -e {tmp_path}/over ]; do sleep 0.05; done"
     shim(tmp_path, "sync", f'{is_first}\nif [ "$wait" ]; then {wait}; fi', monkeypatch)
 
@@ -488,6 +490,29 @@ def test_run_that_waited_for_its_answer_does_not_undo_another_run(
     assert [content(machine)] == after
 
 
+def test_run_that_another_run_overtakes_changes_nothing_more(
+    clients: Callable[..., Result], machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_foreign_files(machine)
+    before, real, after = content(machine), Machine.replace, list[dict[str, Any]]()
+
+    def overtaken(self: Machine, file: File, *words: Any) -> None:
+        if file.path.endswith(".yaml"):
+            monkeypatch.setattr(Machine, "replace", real)
+            assert clients("install").exit_code == 0
+            after.append(content(machine))
+        real(self, file, *words)
+
+    monkeypatch.setattr(Machine, "replace", overtaken)
+
+    failure = refused(clients("install"))
+
+    assert "another run has begun" in str(failure)
+    assert [content(machine)] == after
+    assert clients("uninstall").exit_code == 0
+    assert content(machine) == before
+
+
 @pytest.mark.parametrize(
     ("sudo", "reason"),
     [
@@ -508,6 +533,21 @@ def test_warning_of_sudo_is_no_failure(sudo: str, reason: str, tmp_path: Path, m
             text()
     else:
         assert text() == "#!/bin/sh\necho 1000\n"
+
+
+@pytest.mark.parametrize(
+    ("is_shared", "url"),
+    [(True, "https://m.example.com/v2/_catalog?n=1&ns=ghcr.io"), (False, "https://m.example.com/v2/")],
+)
+def test_a_mirror_is_asked_with_its_own_allow_list(
+    is_shared: bool, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "bin/curl", f'#!/bin/sh\necho "$*" >{tmp_path}/asked\n').chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+
+    assert ask(Machine(None, "/"), Mirror("ghcr.io", Endpoint("m.example.com", 443), is_shared=is_shared), None)
+
+    assert (tmp_path / "asked").read_text().split()[-1] == url
 
 
 def shim(folder: Path, name: str, lines: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,6 +122,14 @@ def test_a_log_without_errors_has_no_last_error() -> None:
     assert last_error("") is None
 
 
+def test_a_line_of_another_form_is_no_error_and_controls_no_terminal() -> None:
+    odd = [json.dumps({"level": "error", "msg": "x", "time": time}) for time in (5, "\x1b[2J")]
+
+    found = [last_error(line) for line in (*odd, "[" * 99_999)]
+
+    assert [one and one.time for one in found] == [None, "[2J", None]
+
+
 @pytest.fixture
 def run_script(tmp_path: Path) -> Callable[[], str]:
     """The script on ``tmp_path`` while no mirror answers."""
