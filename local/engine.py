@@ -19,7 +19,7 @@ import requests
 from docker.errors import DockerException
 
 from components.configuration.problems import Failure
-from local import images
+from local import images, name_server
 from local.sources import apt, go_build, module_version
 from local.steps import HOME, ROOT, home, is_root, path_of, run, say, step
 
@@ -147,8 +147,10 @@ def run_inside(name: str, folder: Path, command: Sequence[str]) -> int:
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run", fix="unmount the file system on /run")
     Path("/run/sshd").mkdir(mode=0o755)  # sshd needs this folder, and the tmpfs hides the original
     run("ip", "link", "set", "lo", "up", fix="apt-get install iproute2")
+    run("ip", "address", "add", f"{name_server.ADDRESS}/32", "dev", "lo", fix="apt-get install iproute2")
+    name_server.start()
     with step("engine: starting a throwaway engine"):
-        engine, client = _start(folder, ENGINE_PROGRAMS if name == "modules" else None)
+        engine, client = _start(folder, ENGINE_PROGRAMS if name == "modules" else None, "--dns", name_server.ADDRESS)
     say(f"engine: {client.version()['Version']} answers")
     try:
         images.ensure(client, may_pull=False)
@@ -183,11 +185,11 @@ def _install() -> Path | None:
         return prepare("modules")
 
 
-def _start(folder: Path, programs: Path | None) -> tuple[subprocess.Popen[bytes], docker.DockerClient]:
-    """Start dockerd with its data, log and process number in `folder`. Wait until the engine answers."""
+def _start(folder: Path, programs: Path | None, *more: str) -> tuple[subprocess.Popen[bytes], docker.DockerClient]:
+    """Start dockerd with its data, log and process number in `folder`, and `more` options. Wait until it answers."""
     path = f"{programs or ''}:{os.environ['PATH']}:/usr/sbin:/sbin".lstrip(":")
     dockerd = shutil.which("dockerd", path=path) or "dockerd"
-    options = ["--data-root", str(folder / "data"), "--pidfile", str(folder / "dockerd.pid"), "--host", SOCKET]
+    options = ["--data-root", str(folder / "data"), "--pidfile", str(folder / "dockerd.pid"), "--host", SOCKET, *more]
     log = folder / "log"
     with log.open("ab") as output:
         # A new session: Ctrl-C in the terminal must not stop an engine that outlives the command.
