@@ -107,7 +107,7 @@ def apply(
     """Delete what a plan deletes, and nothing else. After an interruption, run the command again.
 
     The command refuses the plan if a tag was pushed again, if something new needs what the plan deletes, or if a host
-    runs it now. Then run `gc` to free the space.
+    runs it now. Deletions free no space: nothing collects garbage yet.
     """
     config = StackConfig(stack, config_file)
     deployed = config.deployed()
@@ -141,7 +141,7 @@ def apply(
     else:
         typer.echo(f"{registry}: deleted {done} of {every} tags and manifests; {every - done} were gone already")
     if every:
-        say("To free the space, run the garbage collection.")
+        say("The deletions freed no space: nothing collects garbage yet.")
 
 
 def _print(plan: Plan) -> None:
