@@ -18,11 +18,11 @@ def deployed_mirrors(config: StackConfig, daemon: Mapping[str, Any]) -> Mirrors:
         Failure: if the stack has no mirror.
     """
     deployed = config.deployed_mirrors()
-    found = []
-    for upstream in sorted(deployed.upstreams):
-        own = deployed.mirror_urls.get(upstream)
-        if address := own or deployed.mirror_url:
-            found.append(Mirror(upstream, address, is_shared=own is None))
+    found = [
+        Mirror(upstream, address, is_shared=upstream not in deployed.mirror_urls)
+        for upstream in sorted(deployed.upstreams)
+        if (address := deployed.address(upstream))
+    ]
     if not found:
         example = set_command(f'mirrors["{DOCKER_HUB}"].url', "https://mirror.example.com")
         raise Failure(

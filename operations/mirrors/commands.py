@@ -12,15 +12,12 @@ from pydantic import SecretStr
 from components.configuration.naming import mirror_alias
 from components.configuration.problems import new_secret_command
 from components.configuration.settings import KNOWN_UPSTREAMS
-from operations.console import say, screen, waiting
+from operations.console import say, screen, show_table, waiting
 from operations.mirrors.presentation import errors, mirrors_json, mirrors_table
 from operations.mirrors.quota import DOCKER_HUB, NoQuota, Quota, read_quota
 from operations.mirrors.reading import Mirror, read_mirrors
 from operations.options import ConfigFile, Stack
 from operations.stack import Deployed, DeployedMirrors, StackConfig
-
-#: Columns of a table that no terminal shows: its rows stay whole, for grep.
-_UNLIMITED = 10_000
 
 
 def mirrors(
@@ -86,7 +83,7 @@ def _print(found: Mapping[str, Mirror], quotas: Mapping[str, Quota]) -> None:
     if not found:
         screen.print("The stack has no mirrors.")
         return
-    screen.print(mirrors_table(found, quotas), width=None if screen.is_terminal else _UNLIMITED, crop=False)
+    show_table(mirrors_table(found, quotas))
     for line in errors(found):
         screen.print(line, markup=False, soft_wrap=True)
 
