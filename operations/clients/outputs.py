@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.configuration.problems import Failure, set_command
-from components.render.clients import DOCKER_HUB, Mirror
+from components.configuration.settings import DOCKER_HUB
+from components.render.clients import Mirror
 from operations.clients.files import Mirrors
 from operations.stack import StackConfig
 

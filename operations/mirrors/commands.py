@@ -14,7 +14,7 @@ from components.configuration.problems import new_secret_command
 from components.configuration.settings import KNOWN_UPSTREAMS
 from operations.console import say, screen, show_table, waiting
 from operations.mirrors.presentation import errors, mirrors_json, mirrors_table
-from operations.mirrors.quota import DOCKER_HUB, NoQuota, Quota, read_quota
+from operations.mirrors.quota import HUB_URL, NoQuota, Quota, read_quota
 from operations.mirrors.reading import Mirror, read_mirrors
 from operations.options import ConfigFile, Stack
 from operations.stack import Deployed, DeployedMirrors, StackConfig
@@ -58,7 +58,7 @@ def _quotas(config: StackConfig, host: str, mirrors: DeployedMirrors, found: Map
     """Return the quota of each reachable mirror of Docker Hub. Say why a mirror has none."""
     quotas = {}
     settings = {name: mirrors.mirrors[name] for name, mirror in found.items() if mirror.reachable}
-    hub = [name for name, one in settings.items() if (one.upstream or KNOWN_UPSTREAMS.get(name)) == DOCKER_HUB]
+    hub = [name for name, one in settings.items() if (one.upstream or KNOWN_UPSTREAMS.get(name)) == HUB_URL]
     if not hub:
         say("no mirror of Docker Hub is reachable, so there is no quota to show")
     for name in hub:

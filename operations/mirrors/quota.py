@@ -22,11 +22,12 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import SecretStr
 
+from components.configuration.settings import DOCKER_HUB, KNOWN_UPSTREAMS
 from operations.docker_command import docker
 
 #: API origin of the only registry that tells a quota.
-DOCKER_HUB = "https://registry-1.docker.io"
-_REGISTRY = urlsplit(DOCKER_HUB).netloc
+HUB_URL = KNOWN_UPSTREAMS[DOCKER_HUB]
+_REGISTRY = urlsplit(HUB_URL).netloc
 _TOKENS = "auth.docker.io"
 #: The repository that Docker offers for this question.
 _REPOSITORY = "ratelimitpreview/test"
