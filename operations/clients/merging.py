@@ -128,7 +128,7 @@ def data(path: str, text: str) -> dict[str, Any]:
         raise Unmergeable(f"{line}{error.problem}") from None
     except yaml.YAMLError:
         raise Unmergeable("not valid YAML") from None
-    except (ValueError, RecursionError, AttributeError, KeyError):
+    except (ValueError, RecursionError, AttributeError, LookupError):
         # Too deep, a number or a date that does not exist, or a value that does not fit its tag in YAML.
         raise Unmergeable("the command cannot read a value in the file") from None
     if not isinstance(found, dict):

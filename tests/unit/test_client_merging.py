@@ -236,6 +236,7 @@ def test_new_file_that_others_only_formatted_goes(path: str, ours: str) -> None:
         ("registries.yaml", "mirrors:\n", "mirrors is not an object"),
         ("registries.yaml", "a: 2026-99-99\n", "cannot read a value"),
         ("registries.yaml", "a: !!bool x\n", "cannot read a value"),
+        ("registries.yaml", "a: !!int ''\n", "cannot read a value"),
         ("registries.yaml", f"a: {'[' * 9999}{']' * 9999}\n", "cannot read a value"),
         ("daemon.json", f'{{"a": {"1" * 5000}}}', "cannot read a value"),
         ("daemon.json", f'{{"a": {"[" * 99999}{"]" * 99999}}}', "cannot read a value"),
