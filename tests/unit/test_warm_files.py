@@ -302,6 +302,7 @@ def test_each_reference_has_the_mirror_of_its_upstream() -> None:
     hub, ghcr = mirrors.find(parse("alpine")), mirrors.find(parse("ghcr.io/a/b:1"))
     assert hub == (parse("alpine"), mirrors.mirrors["docker.io"])
     assert hub == mirrors.find(parse("mirror.example.com:5444/alpine"))
+    assert hub == mirrors.find(parse("all.example.com/alpine"))
     assert not isinstance(ghcr, str)
     assert (ghcr[1].url, ghcr[1].is_shared, ghcr[1].ttl) == ("https://all.example.com", True, 24 * 3600)
     assert mirrors.find(parse("gcr.io/a/b")) == "the stack has no mirror of gcr.io"
