@@ -15,8 +15,9 @@ from components.render.registry import CONFIG_FILE
 #: Seconds that an upstream has for its answer.
 ANSWERS_WITHIN = 10
 #: Starts a process of the mirror's own program without a cache, asks it for an image that does not exist, and prints
-#: what the process logs about the answer of the upstream. distribution logs the cause only for a pull by digest. $1 is
-#: the configuration, $2 the URL of the process, $3 the repository, $4 the login; the rest is the environment.
+#: what the process logs about the answer of the upstream. distribution logs the cause only for a pull by digest, and
+#: logs after it has answered. $1 is the configuration, $2 the URL of the process, $3 the repository, $4 the login; the
+#: rest is the environment. The upstream chooses words in the log, so only ASCII and the start of each line count.
 #:
 #: An upstream without tokens answers 401 if it refuses the login. An upstream with tokens may answer 401 because the
 #: repository does not exist. So the script asks again without the login, which tells one upstream from the other.
@@ -30,13 +31,15 @@ ask() {
     kill -0 $! && sleep 0.1 || break
   done
   timeout %(within)s wget -q -Y off -O /dev/null "${url}v2/$repository/manifests/sha256:%(digest)s"
-  grep '"err.code"' /dev/shm/log || if kill -0 $!; then echo silent; else tail -n 1 /dev/shm/log; fi
+  for tenth in $(seq 10); do grep -q '"err.code"' /dev/shm/log && break; kill -0 $! && sleep 0.1 || break; done
+  grep -m 9 '"err.code"' /dev/shm/log || if kill -0 $!; then echo silent; else tail -n 1 /dev/shm/log; fi
   kill -9 $!
 } 2> /dev/null
-said=$(ask "$@")
+part() { tr -cd '\12\40-\176' | cut -c -4000; }
+said=$(ask "$@" | part)
 echo "$said"
 case $login$said in
-  ?*'"err.code":"unauthorized"'*) ask "$@" REGISTRY_PROXY_EXEC_COMMAND=/bin/false ;;
+  ?*'"err.code":"unauthorized"'*) ask "$@" REGISTRY_PROXY_EXEC_COMMAND=/bin/false | part ;;
 esac
 """
 #: A public repository of each registry that answers for an absent repository as if it refused the login.
@@ -45,6 +48,8 @@ _REPOSITORIES = {"https://ghcr.io": "actions/actions-runner"}
 _WANTS_LOGIN = "no basic auth credentials"
 #: An error before the answer to the request itself: of the connection, or of the token service.
 _BEFORE = re.compile(r'^Get "[^"]*": (.*)$', re.DOTALL)
+#: The beginning of a line of distribution's log: it sorts the keys.
+_PART = re.compile(r'\{"err\.code":"([^"]*)","err\.(?:detail|message)":"?(.*)')
 #: What happened, by a part of Go's words. The first match counts.
 _PHRASES = {
     "proxyconnect": "cannot be reached, because `http_proxy` fails",
@@ -103,12 +108,14 @@ def warning(upstream: Upstream, said: str) -> str | None:
 
 
 def _failure(upstream: Upstream, said: str) -> _Failure | None:
+    late = _Failure(phrase=f"gives no answer within {ANSWERS_WITHIN} seconds")
     answers = [_entry(line) for line in said.splitlines() if '"err.code"' in line]
     if not answers:
-        is_silent = said.strip() == "silent"
-        late = _Failure(phrase=f"gives no answer within {ANSWERS_WITHIN} seconds")
-        return late if is_silent else _Failure(phrase="could not be asked", cause=said.strip().rpartition("\n")[2])
+        last = said.strip().rpartition("\n")[2]
+        return late if last == "silent" else _Failure(phrase="could not be asked", cause=last)
     code, words = answers[0]
+    if "context canceled" in words:
+        return late
     before = _BEFORE.match(words)
     cause, login = before[1] if before else words, upstream.mirror.username
     wants_login = any(_WANTS_LOGIN in text for _, text in answers)
@@ -128,10 +135,11 @@ def _failure(upstream: Upstream, said: str) -> _Failure | None:
 
 
 def _entry(line: str) -> tuple[str, str]:
-    """Return code and words of an error in distribution's log."""
+    """Return code and words of an error in distribution's log. The line may have lost its end."""
     try:
         entry = json.loads(line)
-    except ValueError:
-        return "", line
+    except (ValueError, RecursionError):
+        part = _PART.match(line)
+        return (part[1], part[2].replace('\\"', '"')) if part else ("", line)
     detail = entry.get("err.detail")  # the upstream's own, in any form, or the text of an error of Go
     return str(entry.get("err.code")), detail if isinstance(detail, str) else str(entry.get("err.message"))
