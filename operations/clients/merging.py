@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping, MutableMapping
@@ -114,7 +115,7 @@ def data(path: str, text: str) -> dict[str, Any]:
         match PurePosixPath(path).suffix:
             case ".json":
                 text = text.removeprefix("\ufeff")  # Docker accepts a byte order mark and an empty file
-                found = json.loads(text, object_pairs_hook=_without_duplicates) if text.strip() else {}
+                found = _DECODER.decode(text) if text.strip() else {}
             case ".toml" | ".conf":
                 found = tomllib.loads(text)
             case _:
@@ -211,12 +212,22 @@ def _checked(path: str, text: str, expected: Mapping[str, Any]) -> str:
     return text
 
 
+def _finite(number: str) -> float:
+    """Read a number. Docker refuses `NaN`, and Python would write `1e999` as `Infinity`."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError
+    return value
+
+
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         twice = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
         raise Unmergeable(f"the key {twice} is there twice")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_finite, parse_float=_finite)
 
 
 def _json(found: Mapping[str, Any], like: str) -> str:

@@ -228,6 +228,8 @@ def test_new_file_that_others_only_formatted_goes(path: str, ours: str) -> None:
         ("daemon.json", '{\n  "debug": true,\n}', "line 3"),
         ("daemon.json", "[]", "does not contain an object"),
         ("daemon.json", '{"a": 1, "a": 2}', "a is there twice"),
+        ("daemon.json", '{"a": NaN}', "cannot read a value"),
+        ("daemon.json", '{"a": 1e999}', "cannot read a value"),
         ("daemon.json", '{"registry-mirrors": "https://a.example.com"}', "registry-mirrors is not a list"),
         ("hosts.toml", "server = \n", "not valid TOML"),
         ("hosts.toml", 'host = "x"\n', "host is not an object"),
@@ -260,7 +262,7 @@ def test_docker_forgets_its_mirrors_by_an_empty_list() -> None:
 
 _URLS = st.sampled_from([f"https://{name}.example.com{end}" for name in ("a", "b", "mirror") for end in ("", "/")])
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )
