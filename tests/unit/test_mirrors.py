@@ -117,6 +117,15 @@ def test_a_process_that_does_not_start_tells_why(line: str) -> None:
     assert (found.time, found.level, found.message) == (None, "fatal", line)
 
 
+def test_a_detail_of_any_depth_is_read() -> None:
+    for depth in (10, *range(800, 1010), 9000):
+        line = f'{entry("error", "failed")[:-1]}, "err.detail": {"[" * depth}{"]" * depth}}}'
+        found = last_error(f"{entry('error', 'earlier')}\n{line}")
+
+        assert found
+        assert found.message.startswith(("failed", "earlier"))
+
+
 def test_a_log_without_errors_has_no_last_error() -> None:
     assert last_error(entry("info", "listening on :5000")) is None
     assert last_error("") is None
