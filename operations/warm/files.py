@@ -44,7 +44,7 @@ def references(files: Sequence[Path], environment: Mapping[str, str]) -> list[Re
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise Failure(
             "\n".join([f"the files have {count}; nothing was pulled", *problems]),
-            "correct the files, set the variables, or leave out the files that have no images",
+            "correct the files, set the variables of Compose files, or name the images in a list (.txt) instead",
         )
     if not found:
         raise Failure("the files name no image", f"name a file with images: {KINDS}")
