@@ -21,7 +21,6 @@ import yaml
 from tomlkit.exceptions import TOMLKitError
 
 _BY_HAND = "the command cannot change the file without a loss: edit the file by hand"
-
 _CHANGED = "someone changed our entries after the installation: remove the entries by hand"
 
 #: Errors of tomlkit where it cannot change a valid text, such as a table on one line.
@@ -160,9 +159,7 @@ def _take_out(current: Any, before: Mapping[str, Any], after: Mapping[str, Any])
         if isinstance(value, dict) and isinstance(new, Mapping):
             _take_out(new, old if isinstance(old, dict) else {}, value)
         elif isinstance(value, list) and isinstance(new, list):
-            former = old if isinstance(old, list) else []
-            added = [one for one in value if not any(_same(one, each) for each in former)]
-            for one in [one for one in new if one in added]:
+            for one in _added(new, old if isinstance(old, list) else [], value):
                 new.remove(one)
         elif key not in before and new == value:
             del current[key]
@@ -178,12 +175,15 @@ def _has_entries(current: Mapping[str, Any], before: Mapping[str, Any], after: M
         if isinstance(value, dict) and isinstance(new, Mapping):
             if _has_entries(new, old if isinstance(old, dict) else {}, value):
                 return True
-        elif isinstance(value, list) and isinstance(new, list) and isinstance(old, list):
-            if any(one in new and one not in old for one in value):
-                return True
-        elif key not in before:
+        elif key not in before or (isinstance(value, list) and isinstance(new, list) and _added(new, old or [], value)):
             return True
     return False
+
+
+def _added(new: list[Any], old: list[Any], ours: list[Any]) -> list[Any]:
+    """Return the entries of a list that are ours. One with another slash at the end counts if ours itself is gone."""
+    added = [one for one in ours if not any(_same(one, each) for each in old)]
+    return [one for one in new if one in added or any(_same(one, each) and each not in new for each in added)]
 
 
 def _same(one: object, other: object) -> bool:
@@ -233,10 +233,8 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constan
 def _json(found: Mapping[str, Any], like: str) -> str:
     """Write JSON with the indentation of another text. Half of a surrogate pair stays an escape."""
     indent = re.search(r"\n([ \t]+)\S", like)
-    return (
-        json.dumps(found, indent=indent[1] if indent else 2, ensure_ascii=like.isascii() or "\\ud" in like.lower())
-        + "\n"
-    )
+    ascii_only = like.isascii() or "\\ud" in like.lower()
+    return json.dumps(found, indent=indent[1] if indent else 2, ensure_ascii=ascii_only) + "\n"
 
 
 def _add_toml(text: str, ours: str) -> str:

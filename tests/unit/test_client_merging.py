@@ -198,6 +198,15 @@ def test_file_from_which_someone_removed_our_entries_stays(path: str, ours: str,
     assert take_out(path, text, before, add(path, before, ours)) == text
 
 
+@pytest.mark.parametrize("before", [None, "{}", '{"registry-mirrors": ["https://old.example.com"]}'])
+def test_mirror_with_a_slash_that_someone_added_is_still_ours(before: str | None) -> None:
+    after = add("daemon.json", before, DAEMON)
+
+    result = take_out("daemon.json", after.replace("mirror.example.com", "mirror.example.com/"), before, after)
+
+    assert data("daemon.json", result or "") == data("daemon.json", before or "")
+
+
 def test_entries_that_the_toml_library_cannot_take_out_are_left_to_the_operator() -> None:
     after = add("buildkitd.toml", None, BUILDKIT)
     host = '[registry."mirror.example.com"]'
