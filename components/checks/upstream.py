@@ -57,7 +57,7 @@ def ask_upstream(
         docker_host,
         Output.all(network.name, *(one.mount.volume for one in given)).apply(run),
         triggers=[login.carrier.id] if login else None,
-        variables={"UPSTREAM": digest(f"{upstream.url} {upstream.mirror.ca}")},
+        variables={"UPSTREAM": digest(f"{upstream.url} {upstream.mirror.username} {upstream.mirror.ca}")},
         logging=command.local.Logging.NONE,
         opts=ResourceOptions(
             parent=parent,

@@ -137,6 +137,16 @@ def test_an_upstream_that_asks_for_a_login_is_told(ask: Ask) -> None:
     assert """pulumi config set --path 'registry-stack:mirrors["images.corp"].username' robot""" in str(told)
 
 
+@pytest.mark.parametrize("password", [None, RIGHT])
+@pytest.mark.parametrize("manner", ["foreign", "mute"])
+def test_an_upstream_whose_login_a_mirror_cannot_use_is_told(ask: Ask, manner: Manner, password: str | None) -> None:
+    with fake_registry(manner) as registry:
+        told = str(ask(registry.url, password))
+
+    assert f"the upstream {registry.url} answers 401 and offers no login that a mirror can use." in told
+    assert f"curl -sI {registry.url}/v2/ | grep -i realm" in told
+
+
 @pytest.mark.parametrize(
     ("manner", "words"),
     [

@@ -18,10 +18,12 @@ from typing import Literal
 LOGIN = ("robot", "example-only-right")
 #: ``tokens`` and ``hub`` give tokens; for an absent repository, ``hub`` answers 401. ``denying`` gives nobody a token,
 #: ``private`` only its login. ``basic`` has no tokens. ``silent`` never answers, ``endless`` never ends its answer. The
-#: errors of ``large`` and ``deep`` have many bytes and many levels. A number is the status of all answers.
+#: errors of ``large`` and ``deep`` have many bytes and many levels. ``foreign`` names a token service at another
+#: domain, ``mute`` names none. A number is the status of all answers.
 Manner = Literal[
-    "open", "tokens", "hub", "denying", "private", "basic", "silent", "endless", "large", "deep", "429", "500", "404"
-]
+    "open", "tokens", "hub", "denying", "private", "basic", "silent", "endless", "large", "deep", "foreign", "mute",
+    "429", "500", "404",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ _ALWAYS = {
     "500": Answer(500),
     "404": Answer(404),
     "endless": Answer(400),
+    "foreign": Answer(401, "UNAUTHORIZED", "no", {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/token"'}),
+    "mute": Answer(401, "UNAUTHORIZED", "no"),
     "large": Answer(400, "ODD", "odd", detail=json.dumps("ä\x1b very odd" * 100_000)),
     "deep": Answer(400, "ODD", "odd", detail="[" * 5000 + "]" * 5000),
 }
