@@ -13,6 +13,7 @@ _WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|\\.|[^\s"'\\])+""")
 _HEREDOC = re.compile(r"\d*<<(-?)([^<]+)")
 _FROM = re.compile(r"(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
 _ARG = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=(\"[^\"]*\"|'[^']*'|\S*))?")
+_VARIABLES = re.compile(r"(?:\$\{[^}]*\}|\$[A-Za-z_]\w*)+")
 _FLAG = re.compile(r"--(from|mount)=(\S+)")
 
 
@@ -32,15 +33,26 @@ def images(text: str) -> Iterator[tuple[int, str]]:
                 (before if stages is None else inside).update(_arguments(rest, before, inside))
             case "from" if found := _FROM.match(rest):
                 stages = set() if stages is None else stages
-                image, inside = expand(found[1], before), {}
-                if image.lower() not in {*stages, "scratch"}:
+                image, inside = _name(found[1], before), {}
+                if not _is_stage(image, stages):
                     yield number, image
                 stages.add((found[2] or "").lower())
             case "copy" | "run" if stages is not None:
                 for image in _sources(rest):
-                    name = expand(image, inside)
-                    if not name.isdecimal() and name.lower() not in {*stages, "scratch"}:
+                    name = _name(image, inside)
+                    if not name.isdecimal() and not _is_stage(name, stages):
                         yield number, name
+
+
+def _name(word: str, variables: dict[str, str]) -> str:
+    return re.sub("[\"']", "", expand(word, variables))
+
+
+def _is_stage(name: str, stages: set[str]) -> bool:
+    """Whether an image is a stage or `scratch`, also if only BuildKit knows a part of the name: `build-$TARGETOS`."""
+    literals = _VARIABLES.split(name.lower())
+    pattern = ".+".join(map(re.escape, literals)) if any(literals) else "(?!)"
+    return any(re.fullmatch(pattern, stage) for stage in {*stages, "scratch"})
 
 
 def _arguments(rest: str, before: dict[str, str], inside: dict[str, str]) -> Iterator[tuple[str, str]]:

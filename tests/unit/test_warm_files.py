@@ -189,6 +189,23 @@ def test_only_the_lines_of_a_heredoc_are_hidden(run: str) -> None:
     assert [image for _, image in images] == ["alpine", "debian"]
 
 
+def test_stage_may_have_a_part_of_its_name_from_buildkit() -> None:
+    stages = "FROM alpine AS build-linux\nFROM debian AS build-windows\n"
+    text = f"{stages}FROM build-${{TARGETOS}} AS build\nFROM scratch\nCOPY --from=build-$TARGETOS / /\n"
+
+    assert [image for _, image in dockerfile.images(text)] == ["alpine", "debian"]
+    assert [image for _, image in dockerfile.images(f"{stages}FROM $BASE\nFROM tool-$TARGETOS\n")][2:] == [
+        "$BASE",
+        "tool-$TARGETOS",
+    ]
+
+
+def test_quotes_in_an_argument_are_no_part_of_an_image() -> None:
+    text = 'FROM alpine AS tool-on\nARG ON=${OFF:-"on"}\nFROM tool-${OFF:-"on"}\nCOPY --from=\'busybox\' / /\n'
+
+    assert [image for _, image in dockerfile.images(text)] == ["alpine", "busybox"]
+
+
 def test_tab_separates_an_instruction_as_a_space_does() -> None:
     assert list(dockerfile.images("FROM\talpine\tAS\ta\nCOPY\t--from=busybox / /\n")) == [(1, "alpine"), (2, "busybox")]
 
