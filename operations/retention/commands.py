@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from components.configuration.problems import Failure
 from components.configuration.retention import RetentionSettings
+from components.configuration.rules.retention import unreachable
 from operations.console import say, screen, show_table, waiting
 from operations.files import replace_file
 from operations.history.reading import inspected_reader, read_store
@@ -69,6 +70,11 @@ def plan(
         raise Failure(
             "registry.retention is not set, so every tag stays",
             "write rules into the stack file, as docs/retention.md describes",
+        )
+    if never := unreachable(settings.rules):
+        raise Failure(
+            f"registry.retention.rules[{never[0]}] can never match: earlier rules match everything that it matches",
+            config.command("pulumi", "preview"),
         )
     if strangers := set(without or ()) - set(settings.running_on):
         raise typer.BadParameter(f"{min(strangers)} is not in registry.retention.running_on", param_hint="--without")

@@ -285,6 +285,16 @@ def test_without_rules_every_tag_stays(world: World) -> None:
     assert "docs/retention.md" in world.refusal("plan").fix
 
 
+def test_a_rule_that_can_never_match_stops_the_plan(world: World) -> None:
+    late = {"tags": "pr-1", "keep": "always"}
+    world.retention = RETENTION | {"rules": [{"tags": "pr-*", "keep": {"days": 14}}, late]}
+
+    refused = world.refusal("plan")
+
+    assert "registry.retention.rules[1] can never match" in str(refused)
+    assert refused.fix == "pulumi preview --stack prod"
+
+
 def test_a_plan_of_another_registry_or_no_plan_is_refused(world: World) -> None:
     world.plan()
     text = world.file.read_text()
