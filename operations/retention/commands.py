@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -122,7 +123,14 @@ def apply(
         raise Failure(
             found.excess, f"check the plan; to apply it: {config.command(*_TOOL, 'apply', str(file), '--more')}"
         )
-    asked = [one for host in found.running_on for one in _ask(host, needed=host not in found.without)]
+    options = [word for host in found.without for word in ("--without", host)]
+    again = config.command(*_TOOL, "plan", "--output", str(file), *options)
+    settings = config.retention()
+    if settings is None or (settings.running_on, settings.most) != (found.running_on, found.most):
+        raise Failure(
+            f"{file} was made with another running_on or most of registry.retention", f"make a new plan: {again}"
+        )
+    running = _running(config, deployed, found, again)
     up = config.command("pulumi", "up")
     with (
         Admin(
@@ -134,8 +142,8 @@ def apply(
             found,
             read=lambda: read_store(deployed.docker_host, _reader(config, deployed), None, restore=_restore(config)),
             delete=admin.delete,
-            again=config.command(*_TOOL, "plan", "--output", str(file)),
-            running=[name for one in asked for name in (one.image, *one.digests)],
+            again=again,
+            running=running,
             progress=lambda number, of: status.update(f"Deleting {number + 1} of {of} …"),
         )
     every = len(found.deleted_tags) + len(found.deleted_manifests)
@@ -158,9 +166,8 @@ def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, 
     """Ask the hosts, read the store, and plan. The hosts come first: they can run only what was pushed before."""
     hosts = tuple(dict.fromkeys(settings.running_on))
     reader, host = _reader(config, deployed), deployed.docker_host
-    with waiting(f"Asking {', '.join(hosts) or host} …"), ThreadPoolExecutor(_AT_A_TIME) as pool:
-        answers = pool.map(lambda one: _ask(one, needed=one not in without), hosts)
-        asked = [container for answer in answers for container in answer]
+    answers = _ask(hosts, without, "repeat the command with")
+    asked = [container for answer in answers.values() for container in answer]
     with waiting(f"Reading the registry's data on {host} …"):
         inspected = inspected_reader(host, reader, restore=_restore(config))
         now, memory = read_memory(host, inspected)
@@ -170,7 +177,7 @@ def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, 
     names = [name for name in (deployed.registry_url.netloc, anonymous) if name]
     if strange := [one for one in unmapped(known_as, asked, names) if one[0].host not in without]:
         _refuse_unmapped(strange)
-    memory = remembered(memory, known_as, asked, now)
+    memory = remembered(memory, known_as, asked, now, answers.keys())
     if hosts:
         write_memory(host, inspected, memory)
     return make_plan(
@@ -185,18 +192,38 @@ def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, 
     )
 
 
-def _ask(host: str, *, needed: bool) -> list[Container]:
-    """Return the containers of a host. One that is not needed may be silent."""
-    try:
-        return containers(host)
-    except Failure as failure:
-        if needed:
-            raise Failure(
-                f"{failure}. Without this host, the plan does not know which images run",
-                f"{failure.fix}; or repeat the command with --without {host}",
-            ) from None
-        say(f"Note: {failure}")
-        return []
+def _running(config: StackConfig, deployed: Deployed, found: Plan, again: str) -> set[str]:
+    """Return the IDs and digests of the images that run now, or that their services used before."""
+    answers = _ask(found.running_on, found.without, f"make a new plan: {again}")
+    inspected = inspected_reader(deployed.docker_host, _reader(config, deployed), restore=_restore(config))
+    _, memory = read_memory(deployed.docker_host, inspected)
+    services = [one for host in found.running_on for one in memory.services.get(host, {}).values()]
+    now = {name for answer in answers.values() for one in answer for name in (one.image, *one.digests)}
+    return now | {name for service in services for one in service.images for name in (one.image, *one.digests)}
+
+
+def _ask(hosts: Iterable[str], without: Collection[str], instead: str) -> dict[str, list[Container]]:
+    """Return the containers of each host that answers. Only those in ``without`` may be silent.
+
+    ``instead`` is the command that does without a host, with the option after it.
+    """
+
+    def ask(host: str) -> list[Container] | None:
+        try:
+            return containers(host)
+        except Failure as failure:
+            if host not in without:
+                raise Failure(
+                    f"{failure}. Without this host, nobody knows which images run",
+                    f"{failure.fix}; or {instead} --without {host}",
+                ) from None
+            say(f"Note: {failure}")
+            return None
+
+    every = tuple(dict.fromkeys(hosts))
+    with waiting(f"Asking {', '.join(every) or 'no host'} …"), ThreadPoolExecutor(_AT_A_TIME) as pool:
+        answers = zip(every, pool.map(ask, every), strict=True)
+        return {host: answer for host, answer in answers if answer is not None}
 
 
 def _refuse_unmapped(strange: list[tuple[Container, str]]) -> None:

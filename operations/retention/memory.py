@@ -18,9 +18,14 @@ from operations.history.reading import alongside
 from operations.retention.usage import Memory
 
 FILE = f"{DATA_DIRECTORY}/.services.json"
-_READ = 'date -u +%s && if [ -e "$0" ]; then cat "$0"; fi'
-#: Replaces the file as a whole. A hidden name of its own for each run: two runs may write at once.
-_WRITE = 'new=$(mktemp "$0.XXXXXX") && cat > "$new" && mv "$new" "$0" || { rm -f "$new"; exit 1; }'
+_READ = 'date -u +%s && if [ -e "$0" ]; then cat "$0"; else echo "{}"; fi'
+#: Replaces the file as a whole, if all $1 bytes arrive: standard input of a killed command ends too early. Each run has
+#: a hidden name of its own: two runs may write at once.
+_WRITE = """
+new=$(mktemp "$0.XXXXXX") && cat > "$new" && [ "$(wc -c < "$new")" -eq "$1" ] && mv "$new" "$0" && exit
+rm -f "$new"
+exit 1
+"""
 
 
 def read_memory(host: str, reader: Mapping[str, Any]) -> tuple[datetime.datetime, Memory]:
@@ -32,7 +37,7 @@ def read_memory(host: str, reader: Mapping[str, Any]) -> tuple[datetime.datetime
     seconds, _, text = _run(host, alongside(reader, _READ, FILE)).partition(b"\n")
     now = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
     try:
-        return now, Memory.model_validate_json(text) if text.strip() else Memory()
+        return now, Memory.model_validate_json(text)
     except ValidationError:
         raise Failure(
             f"{FILE} in the registry's data on {host} is damaged",
@@ -46,7 +51,8 @@ def write_memory(host: str, reader: Mapping[str, Any], memory: Memory) -> None:
     Raises:
         Failure: if the file cannot be written.
     """
-    _run(host, alongside(reader, _WRITE, FILE, writes=True), memory.model_dump_json().encode())
+    text = memory.model_dump_json().encode()
+    _run(host, alongside(reader, _WRITE, FILE, str(len(text)), writes=True), text)
 
 
 def _run(host: str, arguments: list[str], stdin: bytes = b"") -> bytes:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel, NonNegativeInt
 
-from components.configuration.fields import FROZEN
+from components.configuration.fields import FROZEN, DockerHost
+from components.configuration.retention import Share
 
 
 class PlannedTag(BaseModel):
@@ -20,10 +20,10 @@ class PlannedTag(BaseModel):
     repository: str
     tag: str
     digest: str | None
-    pushed: datetime.datetime
+    pushed: AwareDatetime
     keep: bool
     why: str
-    frees: int = 0
+    frees: NonNegativeInt = 0
 
 
 class PlannedManifest(BaseModel):
@@ -46,15 +46,15 @@ class Plan(BaseModel):
     model_config = FROZEN
     version: Literal[1] = 1
     registry: str
-    made: datetime.datetime
-    running_on: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-    most: str
+    made: AwareDatetime
+    running_on: tuple[DockerHost, ...] = ()
+    without: tuple[DockerHost, ...] = ()
+    most: Share
     tags: tuple[PlannedTag, ...]
     manifests: tuple[PlannedManifest, ...]
-    bytes: int
-    freed: int
-    unused: int
+    bytes: NonNegativeInt
+    freed: NonNegativeInt
+    unused: NonNegativeInt
 
     @property
     def deleted_tags(self) -> list[PlannedTag]:
@@ -75,6 +75,6 @@ class Plan(BaseModel):
             (self.freed, self.bytes, "bytes"),
         ):
             if number * 100 > of * limit:
-                share = -(-number * 100 // of)
+                share = -(-number * 100 // max(of, 1))
                 return f"the plan deletes {share}% of all {what}, and registry.retention.most is {self.most}"
         return None

@@ -27,6 +27,7 @@ from tests.harness.configuration import ROOT, configuration, loaded
 from tests.harness.shelf import MANIFEST, NAME, Shelf, three_pushes
 
 GOLDEN = ROOT / "tests/unit/retention-plan.md"
+HOST = "ssh://deploy@web-1"
 PATTERN = st.text(st.sampled_from("ab*?"), max_size=5)
 
 
@@ -327,7 +328,7 @@ def test_a_plan_of_many_bytes_is_above_the_limit_too(shelf: Shelf) -> None:
 
 
 def container(image: str, *digests: str, name: str = "app", **more: Any) -> Container:
-    values = {"host": "ssh://deploy@web-1", "state": "running", "service": "shop/app"} | more
+    values = {"host": HOST, "state": "running", "service": "shop/app"} | more
     return Container(name=name, image=image, digests=frozenset(digests), **values)
 
 
@@ -363,12 +364,12 @@ def test_the_last_three_images_of_a_service_are_remembered(shelf: Shelf) -> None
     images = [shelf.push("latest", shelf.image(shelf.layer(str(number), 1))) for number in range(5)]
     known_as, memory = Graph(shelf.store).known_as, Memory()
     for digest in [*images, images[3]]:
-        memory = remembered(memory, known_as, [container(f"sha256:id-{digest}", digest)], shelf.now)
+        memory = remembered(memory, known_as, [container(f"sha256:id-{digest}", digest)], shelf.now, [HOST])
 
-    kept = [image.digests[0] for image in memory.services["ssh://deploy@web-1"]["shop/app"].images]
+    kept = [image.digests[0] for image in memory.services[HOST]["shop/app"].images]
 
     assert kept == [images[3], images[4], images[2]]
-    assert set(in_use(known_as, [], memory, ["ssh://deploy@web-1"])) == set(kept)
+    assert set(in_use(known_as, [], memory, [HOST])) == set(kept)
     assert in_use(known_as, [], memory, []) == {}
     assert Memory.model_validate_json(memory.model_dump_json()) == memory
 
@@ -376,19 +377,43 @@ def test_the_last_three_images_of_a_service_are_remembered(shelf: Shelf) -> None
 def test_a_service_without_a_container_is_forgotten_after_a_month(shelf: Shelf) -> None:
     first, *_ = three_pushes(shelf)
     known_as = Graph(shelf.store).known_as
-    memory = remembered(Memory(), known_as, [container("sha256:1", first)], shelf.now)
+    memory = remembered(Memory(), known_as, [container("sha256:1", first)], shelf.now, [HOST])
 
-    shortly = remembered(memory, known_as, [], shelf.now + FORGOTTEN_AFTER / 2)
-    later = remembered(shortly, known_as, [], shelf.now + FORGOTTEN_AFTER)
+    first_time = shelf.now + 2 * FORGOTTEN_AFTER
+    shortly = remembered(memory, known_as, [], first_time, [HOST])
+    again = remembered(shortly, known_as, [], first_time + FORGOTTEN_AFTER / 2, [HOST])
+    later = remembered(again, known_as, [], first_time + FORGOTTEN_AFTER, [HOST])
 
-    assert shortly == memory
+    assert set(in_use(known_as, [], shortly, [HOST])) == {first}, "a service may have gone a minute ago"
+    assert again == shortly
     assert later.services == {}
+
+
+def test_a_service_of_a_host_that_does_not_answer_is_never_forgotten(shelf: Shelf) -> None:
+    first, *_ = three_pushes(shelf)
+    known_as = Graph(shelf.store).known_as
+    memory = remembered(Memory(), known_as, [container("sha256:1", first)], shelf.now, [HOST])
+
+    for month in range(3):
+        memory = remembered(memory, known_as, [], shelf.now + month * FORGOTTEN_AFTER, [])
+
+    assert set(in_use(known_as, [], memory, [HOST])) == {first}
+
+
+def test_a_service_keeps_its_former_images_if_plans_are_two_months_apart(shelf: Shelf) -> None:
+    images, memory = three_pushes(shelf), Memory()
+    known_as = Graph(shelf.store).known_as
+    for month, digest in enumerate(images):
+        now = shelf.now + 2 * month * FORGOTTEN_AFTER
+        memory = remembered(memory, known_as, [container(f"sha256:id-{digest}", digest)], now, [HOST])
+
+    assert set(in_use(known_as, [], memory, [HOST])) == set(images)
 
 
 def test_images_of_other_registries_are_not_remembered(shelf: Shelf) -> None:
     three_pushes(shelf)
 
-    assert remembered(Memory(), Graph(shelf.store).known_as, [container("sha256:1")], shelf.now) == Memory()
+    assert remembered(Memory(), Graph(shelf.store).known_as, [container("sha256:1")], shelf.now, [HOST]) == Memory()
 
 
 # Globs

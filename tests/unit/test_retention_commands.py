@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import functools
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -239,11 +240,72 @@ def test_a_host_that_does_not_answer_stops_plan_and_apply(world: World) -> None:
     world.hosts[HOST] = []
     world.plan()
     world.hosts[HOST] = Failure(f"{HOST} does not answer: no route", f"docker --host {HOST} info")
+    refused = world.refusal("apply", str(world.file))
 
     assert "no route" in str(planned)
-    assert f"--without {HOST}" in planned.fix
-    assert applied.exit_code == 0
-    assert "no route" in str(world.refusal("apply", str(world.file)))
+    assert planned.fix.endswith(f"; or repeat the command with --without {HOST}")
+    assert applied.exit_code == 0, applied.exception
+    assert "no route" in str(refused)
+    assert refused.fix == (
+        f"docker --host {HOST} info; or make a new plan: "
+        f"python -m operations retention plan --output {world.file} --stack prod --without {HOST}"
+    )
+
+
+def test_what_a_service_used_between_plan_and_apply_stops_the_plan(world: World) -> None:
+    world.retention = RETENTION | {"running_on": [HOST]}
+    world.hosts[HOST] = []
+    world.plan()
+    text = world.file.read_text()
+    for tag in ("pr-1", "v1"):
+        world.hosts[HOST] = [dataclasses.replace(world.runs(tag), image=f"sha256:{tag}")]
+        world.plan()
+    world.file.write_text(text)
+
+    assert "a service uses or used" in str(world.refusal("apply", str(world.file)))
+    assert world.requests == []
+
+
+def test_a_kept_tag_that_is_gone_stops_the_plan(world: World) -> None:
+    world.plan()
+    world.simulation.delete("my-app/backend", "v1")
+
+    assert "my-app/backend:v1 is gone, which the plan keeps" in str(world.refusal("apply", str(world.file)))
+    assert world.requests == []
+
+
+@pytest.mark.parametrize("settings", [{"running_on": [HOST]}, {"most": "50%"}, None])
+def test_a_plan_of_other_settings_is_refused(world: World, settings: dict[str, Any] | None) -> None:
+    world.plan()
+    world.retention = settings and RETENTION | settings
+
+    refused = world.refusal("apply", str(world.file))
+
+    assert "another running_on or most" in str(refused)
+    assert refused.fix == f"make a new plan: python -m operations retention plan --output {world.file} --stack prod"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("most", value) for value in ("many", "", "101%", "²%", None)),
+        *(("made", value) for value in ("2026-11-30T10:00:00", "yesterday")),
+        *(("running_on", value) for value in (["--help"], ["ssh://-oProxyCommand=x"], HOST)),
+        *(("bytes", value) for value in (-1, "x")),
+        *(("version", value) for value in (0, 2)),
+        *(("tags", value) for value in (None, [{}], [5], {})),
+        ("more", 1),
+    ],
+)
+def test_a_plan_that_somebody_edited_badly_is_refused(world: World, key: str, value: Any) -> None:
+    world.plan()
+    world.file.write_text(json.dumps(json.loads(world.file.read_text()) | {key: value}))
+
+    refused = world.refusal("apply", str(world.file))
+
+    assert str(refused) == f"{world.file} is not a plan of this version"
+    assert refused.fix == f"python -m operations retention plan --output {world.file} --stack prod"
+    assert world.requests == []
 
 
 def test_an_image_that_the_registry_does_not_have_stops_the_plan(world: World) -> None:
@@ -336,7 +398,12 @@ def test_wrong_usage_ends_with_status_2(world: World) -> None:
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [("1764489600\n", Memory()), ('1764489600\n{"version": 1, "services": {}}', Memory()), ("1764489600\nx", None)],
+    [
+        ("1764489600\n{}\n", Memory()),
+        ('1764489600\n{"version": 1, "services": {}}', Memory()),
+        ("1764489600\nx", None),
+        ("1764489600\n", None),
+    ],
 )
 def test_the_memory_is_read_with_the_clock_of_the_host(
     monkeypatch: pytest.MonkeyPatch, answer: str, expected: Memory | None
@@ -349,3 +416,26 @@ def test_the_memory_is_read_with_the_clock_of_the_host(
             read()
     else:
         assert read() == (datetime.datetime(2025, 11, 30, 8, tzinfo=datetime.UTC), expected)
+
+
+@pytest.mark.parametrize("arrived", [0, 5, -1, None])
+def test_a_plan_that_is_killed_while_it_writes_the_memory_leaves_the_old_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arrived: int | None
+) -> None:
+    file, run = tmp_path / "services.json", list[Any]()
+    monkeypatch.setattr(memory, "FILE", str(file))
+    monkeypatch.setattr(memory, "alongside", lambda _, *script, **__: ["-c", *script])
+    monkeypatch.setattr(memory, "_run", lambda _, *given: run.append(given))
+    old = Memory(services={HOST: {}})
+    file.write_text(old.model_dump_json())
+    memory.write_memory("ssh://host1", {}, Memory())
+
+    arguments, text = run[0]
+    done = subprocess.run(["sh", *arguments], input=text[:arrived], check=False)
+    monkeypatch.setattr(
+        memory, "_run", lambda _, script: subprocess.run(["sh", *script], capture_output=True, check=True).stdout
+    )
+
+    assert memory.read_memory("ssh://host1", {})[1] == (Memory() if arrived is None else old)
+    assert done.returncode == (arrived is not None)
+    assert [one.name for one in tmp_path.iterdir()] == [file.name]
