@@ -156,7 +156,23 @@ def test_overwritten_decides_about_what_a_tag_pointed_to_before(shelf: Shelf) ->
         second: "keep, before at latest: newest 1",
     }
     assert set(manifests(plan(shelf, days=5, overwritten={"days": 6})).values()) == {
-        "keep, before at latest: younger than 6 days"
+        "keep, before at latest: overwritten within 6 days"
+    }
+
+
+def test_the_days_of_overwritten_begin_when_the_tag_moves_on(shelf: Shelf) -> None:
+    for _ in range(3):
+        last = shelf.now
+        shelf.push("prod", shelf.image(shelf.layer(str(last), 1)))
+        shelf.now += datetime.timedelta(days=60)
+    shelf.now = last
+    oldest, newest = sorted(shelf.pushed[NAME], key=lambda digest: shelf.pushed[NAME][digest])[:2]
+
+    found = plan(shelf, days=5, overwritten={"days": 30})
+
+    assert manifests(found) == {
+        oldest: "delete, before at prod",
+        newest: "keep, before at prod: overwritten within 30 days",
     }
 
 
@@ -243,6 +259,16 @@ def test_signatures_stay_with_their_image_and_go_with_it(shelf: Shelf) -> None:
         f"sha256-{old[7:]}.sig": f"delete, describes {old[7:19]}, which goes",
     }
     assert manifests(found)[referrer] == f"keep, describes {new[7:19]}"
+
+
+def test_a_signature_that_a_rule_always_keeps_stays_without_its_image(shelf: Shelf) -> None:
+    (image,) = push_daily(shelf, "old", name="app")
+    tag = f"sha256-{image[7:]}.sig"
+    shelf.push(tag, shelf.image(name="signatures"), "signatures")
+
+    found = plan(shelf, {"repositories": "signatures", "keep": "always"}, {"keep": {"days": 1}})
+
+    assert reasons(found) == {"old": "delete, rule 2: older than 1 day", tag: "keep, rule 1: *"}
 
 
 def test_a_signature_of_an_image_elsewhere_stays(shelf: Shelf) -> None:
