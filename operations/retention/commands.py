@@ -175,6 +175,7 @@ def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, 
     known_as = Graph(store).known_as
     anonymous = str(config.deployed_outputs().get("anonymous_url") or "").removeprefix("https://")
     names = [name for name in (deployed.registry_url.netloc, anonymous) if name]
+    names += [f"{name}:443" for name in names if ":" not in name]
     if strange := [one for one in unmapped(known_as, asked, names) if one[0].host not in without]:
         _refuse_unmapped(strange)
     memory = remembered(memory, known_as, asked, now, answers.keys())

@@ -14,6 +14,7 @@ from pydantic import SecretStr, ValidationError
 from components.configuration.problems import Failure
 from operations.manifests import IMAGE_TYPES, INDEX_TYPES, Document
 from operations.tarballs.archive import LARGEST_DOCUMENT, Broken
+from operations.trust import AUTHORITY, is_untrusted
 
 ANSWER_SECONDS = 300.0
 """Longest silence of the registry, which may be busy with the end of a large upload."""
@@ -113,6 +114,8 @@ class Registry:
                 answer = request()
             except httpx.TransportError as error:
                 cause, seconds = f"the registry cannot be reached: {error}", wait
+                if is_untrusted(error):
+                    raise Failure(cause, AUTHORITY) from None
             else:
                 if answer.status_code in expected:
                     return answer

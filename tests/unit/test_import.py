@@ -541,6 +541,20 @@ def test_an_address_without_a_registry_is_named(monkeypatch: pytest.MonkeyPatch)
     assert "https://registry.example.com" in refused.value.fix
 
 
+def test_a_certificate_that_nobody_trusts_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[httpx.Request]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate")
+
+    with pytest.raises(Failure, match="self-signed certificate") as refused:
+        connected(monkeypatch, answer).manifest("app", "1")
+
+    assert "SSL_CERT_FILE" in refused.value.fix
+    assert len(asked) == 1
+
+
 def test_a_registry_that_asks_for_a_long_wait_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     refused = connected(monkeypatch, lambda _: httpx.Response(429, headers={"Retry-After": "3600"}))
 

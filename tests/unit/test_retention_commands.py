@@ -308,7 +308,8 @@ def test_a_plan_that_somebody_edited_badly_is_refused(world: World, key: str, va
     assert world.requests == []
 
 
-def test_an_image_that_the_registry_does_not_have_stops_the_plan(world: World) -> None:
+@pytest.mark.parametrize("registry", ["registry.example.com", "registry.example.com:443"])
+def test_an_image_that_the_registry_does_not_have_stops_the_plan(world: World, registry: str) -> None:
     world.retention = RETENTION | {"running_on": [HOST]}
     lost = Container(
         host=HOST,
@@ -316,14 +317,14 @@ def test_an_image_that_the_registry_does_not_have_stops_the_plan(world: World) -
         state="exited",
         image="sha256:1",
         digests=frozenset(),
-        names=frozenset({"registry.example.com/lost:1"}),
+        names=frozenset({f"{registry}/lost:1"}),
     )
     world.hosts[HOST] = [world.runs("pr-1"), lost]
 
     refused = world.refusal("plan")
     found = world.plan("--without", HOST)
 
-    assert "web-1: lost (exited) uses registry.example.com/lost:1" in str(refused)
+    assert f"web-1: lost (exited) uses {registry}/lost:1" in str(refused)
     assert f"docker --host {HOST} rm lost" in refused.fix
     assert next(one.why for one in found.tags if one.tag == "pr-1") == "runs on web-1: app-1"
 
@@ -382,6 +383,27 @@ def test_a_registry_that_does_not_let_the_operations_delete_needs_an_up(world: W
 
     assert str(status) in str(refused)
     assert refused.fix.startswith("pulumi up --stack prod; then run the command again")
+
+
+def test_a_certificate_that_nobody_trusts_is_not_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.plan()
+    asked = list[httpx.Request]()
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate")
+
+    monkeypatch.setattr(
+        httpx,
+        "Client",
+        functools.partial(httpx.Client.func, transport=httpx.MockTransport(refuse)),  # type: ignore[attr-defined]
+    )
+
+    refused = world.refusal("apply", str(world.file))
+
+    assert "self-signed certificate" in str(refused)
+    assert "SSL_CERT_FILE" in refused.fix
+    assert len(asked) == 1
 
 
 def test_a_registry_that_accepts_deletions_without_deleting_is_reported(world: World) -> None:
