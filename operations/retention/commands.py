@@ -94,7 +94,7 @@ def plan(
     if found.excess:
         file = str(output or "plan.json")
         apply_it = config.command(*_TOOL, "apply", file, "--more")
-        make_it = "" if output else f"{config.command(*_TOOL, 'plan', '--output', file)}; "
+        make_it = "" if output else f"{_again(config, file, found.without)}; "
         raise Failure(found.excess, f"check the rules, or apply this plan nevertheless: {make_it}{apply_it}")
 
 
@@ -123,8 +123,7 @@ def apply(
         raise Failure(
             found.excess, f"check the plan; to apply it: {config.command(*_TOOL, 'apply', str(file), '--more')}"
         )
-    options = [word for host in found.without for word in ("--without", host)]
-    again = config.command(*_TOOL, "plan", "--output", str(file), *options)
+    again = _again(config, str(file), found.without)
     settings = config.retention()
     if settings is None or (settings.running_on, settings.most) != (found.running_on, found.most):
         raise Failure(
@@ -193,6 +192,12 @@ def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, 
     )
 
 
+def _again(config: StackConfig, file: str, without: Iterable[str]) -> str:
+    """Return the command that makes a plan again."""
+    options = [word for host in without for word in ("--without", host)]
+    return config.command(*_TOOL, "plan", "--output", file, *options)
+
+
 def _running(config: StackConfig, deployed: Deployed, found: Plan, again: str) -> set[str]:
     """Return the IDs and digests of the images that run now, or that their services used before."""
     answers = _ask(found.running_on, found.without, f"make a new plan: {again}")
@@ -239,7 +244,7 @@ def _refuse_unmapped(strange: list[tuple[Container, str]]) -> None:
 
 
 def _read(file: Path, config: StackConfig) -> Plan:
-    again = config.command(*_TOOL, "plan", "--output", str(file))
+    again = _again(config, str(file), ())
     try:
         return Plan.model_validate_json(file.read_bytes())
     except OSError as error:

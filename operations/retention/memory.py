@@ -18,6 +18,8 @@ from operations.history.reading import alongside
 from operations.retention.usage import Memory
 
 FILE = f"{DATA_DIRECTORY}/.services.json"
+#: A clock that differs by more from that of this machine is wrong.
+_CLOCKS_DIFFER = datetime.timedelta(hours=1)
 _READ = 'date -u +%s && if [ -e "$0" ]; then cat "$0"; else echo "{}"; fi'
 #: Replaces the file as a whole, if all $1 bytes arrive: standard input of a killed command ends too early. Each run has
 #: a hidden name of its own: two runs may write at once.
@@ -32,10 +34,17 @@ def read_memory(host: str, reader: Mapping[str, Any]) -> tuple[datetime.datetime
     """Return the time of the Docker host and the memory, empty before the first plan.
 
     Raises:
-        Failure: if the file cannot be read. A plan without it could delete what a service needs to go back.
+        Failure: if the file cannot be read, because a plan without it could delete what a service needs to go back, or
+            if the clock of the host is wrong.
     """
     seconds, _, text = _run(host, alongside(reader, _READ, FILE)).partition(b"\n")
-    now = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
+    now, here = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC), datetime.datetime.now(datetime.UTC)
+    if abs(now - here) > _CLOCKS_DIFFER:
+        raise Failure(
+            f"the clock of {host} says {now:%Y-%m-%d %H:%M} UTC, and the clock of this machine says"
+            f" {here:%Y-%m-%d %H:%M} UTC: with a wrong clock, young images look old",
+            "set both clocks, for example with NTP",
+        )
     try:
         return now, Memory.model_validate_json(text)
     except ValidationError:

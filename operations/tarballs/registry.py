@@ -26,9 +26,9 @@ _ACCEPT = ", ".join((*INDEX_TYPES, *IMAGE_TYPES))
 
 
 class Registry:
-    """A registry at ``url``, as the user ``login`` or without a login. ``again`` is the command that continues."""
+    """A registry at ``url``, as the user ``login`` or without a login."""
 
-    def __init__(self, url: str, trust: ssl.SSLContext, login: tuple[str, SecretStr] | None, again: str) -> None:
+    def __init__(self, url: str, trust: ssl.SSLContext, login: tuple[str, SecretStr] | None) -> None:
         self._client = httpx.Client(
             base_url=url,
             auth=(login[0], login[1].get_secret_value()) if login else None,
@@ -37,7 +37,6 @@ class Registry:
             follow_redirects=False,
             verify=trust,
         )
-        self._again = again
         self._known: dict[str, str] = {}  # a repository that has the blob, by digest
         self._present: set[tuple[str, str]] = set()
 
@@ -125,7 +124,7 @@ class Registry:
                 asked = answer.headers.get("Retry-After", "")
                 seconds = float(asked) if wait and asked.isdecimal() and len(asked) < 10 else wait
             if seconds is None or seconds > LONGEST_WAIT_SECONDS:
-                raise Failure(cause, f"run the command again, and it continues where it stopped: {self._again}")
+                raise Failure(cause, "run the same command again: it continues where it stopped")
             time.sleep(seconds)
         raise AssertionError("the last try returns or raises")
 

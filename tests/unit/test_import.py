@@ -490,7 +490,7 @@ def connected(monkeypatch: pytest.MonkeyPatch, answer: Callable[[httpx.Request],
     """A registry that answers as the function says. Waits take no time."""
     monkeypatch.setattr(registry_module.time, "sleep", lambda _: None)
     login = ("ci", SecretStr(example_password("ci")))
-    registry = Registry("https://registry.example.com", ssl.create_default_context(), login, "again")
+    registry = Registry("https://registry.example.com", ssl.create_default_context(), login)
     registry._client = httpx.Client(
         base_url="https://registry.example.com", auth=("ci", "x"), transport=httpx.MockTransport(answer)
     )

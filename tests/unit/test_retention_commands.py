@@ -418,26 +418,43 @@ def test_wrong_usage_ends_with_status_2(world: World) -> None:
     assert world("apply").exit_code == 2
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("1764489600\n{}\n", Memory()),
-        ('1764489600\n{"version": 1, "services": {}}', Memory()),
-        ("1764489600\nx", None),
-        ("1764489600\n", None),
-    ],
-)
-def test_the_memory_is_read_with_the_clock_of_the_host(
-    monkeypatch: pytest.MonkeyPatch, answer: str, expected: Memory | None
-) -> None:
-    read: Callable[[], Any] = functools.partial(memory.read_memory, "ssh://host1", {})
-    monkeypatch.setattr(memory, "alongside", lambda *_, **__: [])
-    monkeypatch.setattr(memory, "_run", lambda *_: answer.encode())
-    if expected is None:
-        with pytest.raises(Failure, match=r"\.services\.json in the registry's data on ssh://host1 is damaged"):
-            read()
-    else:
-        assert read() == (datetime.datetime(2025, 11, 30, 8, tzinfo=datetime.UTC), expected)
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[datetime.datetime, Memory]]:
+    """Reads the memory of a host with this text, whose clock says what ours says after ``ahead``."""
+
+    def memory_of(text: str, ahead: datetime.timedelta = datetime.timedelta()) -> tuple[datetime.datetime, Memory]:
+        seconds = int((datetime.datetime.now(datetime.UTC) + ahead).timestamp())
+        monkeypatch.setattr(memory, "alongside", lambda *_, **__: [])
+        monkeypatch.setattr(memory, "_run", lambda *_: f"{seconds}\n{text}".encode())
+        return memory.read_memory("ssh://host1", {})
+
+    return memory_of
+
+
+Read = Callable[..., tuple[datetime.datetime, Memory]]
+
+
+@pytest.mark.parametrize("text", ["{}\n", '{"version": 1, "services": {}}'])
+def test_the_memory_is_read_with_the_clock_of_the_host(read: Read, text: str) -> None:
+    ahead = datetime.timedelta(minutes=30)
+    now, found = read(text, ahead)
+
+    assert found == Memory()
+    assert datetime.timedelta(minutes=25) < now - datetime.datetime.now(datetime.UTC) < ahead
+
+
+@pytest.mark.parametrize("text", ["x", "", "[]"])
+def test_a_damaged_memory_stops_the_plan(read: Read, text: str) -> None:
+    with pytest.raises(Failure, match=r"\.services\.json in the registry's data on ssh://host1 is damaged"):
+        read(text)
+
+
+@pytest.mark.parametrize("days", [-30, 30])
+def test_a_wrong_clock_stops_the_plan(read: Read, days: int) -> None:
+    with pytest.raises(Failure, match=r"the clock of ssh://host1 says .* and the clock of this machine") as refused:
+        read("{}", datetime.timedelta(days=days))
+
+    assert "NTP" in refused.value.fix
 
 
 @pytest.mark.parametrize("arrived", [0, 5, -1, None])
