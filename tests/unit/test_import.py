@@ -9,6 +9,7 @@ import json
 import re
 import ssl
 import tarfile
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from operations.tarballs.images import Name, Saved, Stored, images
 from operations.tarballs.naming import Dated, Target, Templates, dated, stem, targets
 from operations.tarballs.plan import in_order, read
 from operations.tarballs.registry import RETRY_SECONDS, Registry
+from operations.tarballs.transfer import Transfer
 from tests.harness import tarballs
 from tests.harness.configuration import configuration, example_password
 
@@ -86,6 +88,11 @@ def test_without_a_date_in_the_name_the_time_of_the_file_counts() -> None:
     assert dated(Path("app.tar"), 1_700_000_000) == Dated(
         datetime.datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC), by_name=False
     )
+
+
+@pytest.mark.parametrize(("changed", "year"), [(-1e15, 1970), (1e15, 9999)])
+def test_times_of_files_that_no_calendar_has_are_the_first_or_the_last(changed: float, year: int) -> None:
+    assert dated(Path("app.tar"), changed).moment.year == year
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20), st.text(max_size=20))
@@ -553,6 +560,19 @@ def test_a_certificate_that_nobody_trusts_is_not_tried_again(monkeypatch: pytest
 
     assert "SSL_CERT_FILE" in refused.value.fix
     assert len(asked) == 1
+
+
+def test_a_machine_without_a_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+    registry = connected(monkeypatch, lambda _: httpx.Response(404))
+    with Archive(tarballs.write(tmp_path / "app.tar", SAVED)) as archive:
+        (found,) = images(archive)
+
+        with pytest.raises(Failure, match="No usable temporary directory") as refused:
+            Transfer(registry, lambda _: None).push(archive, found, (Target("app", "1"),))
+
+    assert "TMPDIR" in refused.value.fix
 
 
 def test_a_registry_that_asks_for_a_long_wait_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
