@@ -25,7 +25,7 @@ def apply(
     *,
     read: Callable[[], Store],
     delete: Callable[[str, str], None],
-    running: Iterable[str],
+    running: Callable[[], Iterable[str]],
     again: str,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
@@ -35,17 +35,18 @@ def apply(
         plan: the plan.
         read: reads the store.
         delete: deletes a tag or, by its digest, a manifest of a repository. Tells nothing if it is gone already.
-        running: the IDs and digests of images that run now, or that their services used before.
+        running: asks for the IDs and digests of images that run, or that their services used before.
         again: the command that makes a new plan.
         progress: is told how many steps of how many are done.
 
     Raises:
         Failure: if the registry changed so that the plan would delete what is needed, or if something stays.
     """
-    done, steps, names = 0, [*plan.deleted_tags, *plan.deleted_manifests], frozenset(running)
+    done, steps = 0, [*plan.deleted_tags, *plan.deleted_manifests]
     left, checked = set[Step](), float("-inf")
     for number, step in enumerate(steps):
         if time.monotonic() - checked > CHECK_AGAIN_AFTER:
+            names = running()  # first: a host can run only what was pushed before
             store = read()
             _refuse(obstacles(plan, store, names), again)
             left, checked = set(remaining(plan, store)), time.monotonic()

@@ -129,7 +129,6 @@ def apply(
         raise Failure(
             f"{file} was made with another running_on or most of registry.retention", f"make a new plan: {again}"
         )
-    running = _running(config, deployed, found, again)
     up = config.command("pulumi", "up")
     with (
         Admin(
@@ -142,7 +141,7 @@ def apply(
             read=lambda: read_store(deployed.docker_host, _reader(config, deployed), None, restore=_restore(config)),
             delete=admin.delete,
             again=again,
-            running=running,
+            running=lambda: _running(config, deployed, found, again),
             progress=lambda number, of: status.update(f"Deleting {number + 1} of {of} …"),
         )
     every = len(found.deleted_tags) + len(found.deleted_manifests)
@@ -165,7 +164,8 @@ def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, 
     """Ask the hosts, read the store, and plan. The hosts come first: they can run only what was pushed before."""
     hosts = tuple(dict.fromkeys(settings.running_on))
     reader, host = _reader(config, deployed), deployed.docker_host
-    answers = _ask(hosts, without, "repeat the command with")
+    with waiting(f"Asking {', '.join(hosts) or 'no host'} …"):
+        answers = _ask(hosts, without, "repeat the command with")
     asked = [container for answer in answers.values() for container in answer]
     with waiting(f"Reading the registry's data on {host} …"):
         inspected = inspected_reader(host, reader, restore=_restore(config))
@@ -199,7 +199,7 @@ def _again(config: StackConfig, file: str, without: Iterable[str]) -> str:
 
 
 def _running(config: StackConfig, deployed: Deployed, found: Plan, again: str) -> set[str]:
-    """Return the IDs and digests of the images that run now, or that their services used before."""
+    """Return the IDs and digests of the images that run, or that their services used before."""
     answers = _ask(found.running_on, found.without, f"make a new plan: {again}")
     inspected = inspected_reader(deployed.docker_host, _reader(config, deployed), restore=_restore(config))
     _, memory = read_memory(deployed.docker_host, inspected)
@@ -227,7 +227,7 @@ def _ask(hosts: Iterable[str], without: Collection[str], instead: str) -> dict[s
             return None
 
     every = tuple(dict.fromkeys(hosts))
-    with waiting(f"Asking {', '.join(every) or 'no host'} …"), ThreadPoolExecutor(_AT_A_TIME) as pool:
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
         answers = zip(every, pool.map(ask, every), strict=True)
         return {host: answer for host, answer in answers if answer is not None}
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, NonNegativeInt
+from pydantic import AwareDatetime, BaseModel, Field, NonNegativeInt
 
 from components.configuration.fields import FROZEN, DockerHost
 from components.configuration.retention import Share
+
+#: Characters of all names in a registry: errors show these names on a terminal.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9/_.:-]+$")]
 
 
 class PlannedTag(BaseModel):
@@ -17,9 +20,9 @@ class PlannedTag(BaseModel):
     """
 
     model_config = FROZEN
-    repository: str
-    tag: str
-    digest: str | None
+    repository: Name
+    tag: Name
+    digest: Name | None
     pushed: AwareDatetime
     keep: bool
     why: str
@@ -30,8 +33,8 @@ class PlannedManifest(BaseModel):
     """A manifest to which no tag points when the plan is done."""
 
     model_config = FROZEN
-    repository: str
-    digest: str
+    repository: Name
+    digest: Name
     keep: bool
     why: str
 
@@ -45,7 +48,7 @@ class Plan(BaseModel):
 
     model_config = FROZEN
     version: Literal[1] = 1
-    registry: str
+    registry: Name
     made: AwareDatetime
     running_on: tuple[DockerHost, ...] = ()
     without: tuple[DockerHost, ...] = ()

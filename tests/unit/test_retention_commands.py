@@ -215,6 +215,26 @@ def test_a_push_while_the_plan_is_applied_stops_it(world: World, monkeypatch: py
     assert len(world.requests) == 1
 
 
+def test_a_container_that_starts_while_the_plan_is_applied_stops_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.retention = RETENTION | {"running_on": [HOST]}
+    world.hosts[HOST] = []
+    world.plan()
+    last = world.runs("pr-1")
+    monkeypatch.setattr(applying, "CHECK_AGAIN_AFTER", -1)
+    delete = world.simulation.delete
+
+    def delete_then_start(name: str, reference: str) -> None:
+        delete(name, reference)
+        world.hosts[HOST] = [last]
+
+    monkeypatch.setattr(world.simulation, "delete", delete_then_start)
+
+    assert "a service uses or used" in str(world.refusal("apply", str(world.file)))
+    assert world.deleted == ["pr-2"]
+
+
 def test_what_runs_stays_also_after_the_service_ran_something_else(world: World) -> None:
     world.retention = RETENTION | {"running_on": [HOST]}
     world.hosts[HOST] = [world.runs("pr-1")]
@@ -232,15 +252,15 @@ def test_what_runs_stays_also_after_the_service_ran_something_else(world: World)
 
 def test_a_host_that_does_not_answer_stops_plan_and_apply(world: World) -> None:
     world.retention = RETENTION | {"running_on": [HOST]}
-    world.hosts[HOST] = Failure(f"{HOST} does not answer: no route", f"docker --host {HOST} info")
+    silent = Failure(f"{HOST} does not answer: no route", f"docker --host {HOST} info")
 
+    world.hosts[HOST] = []
+    world.plan()
+    world.hosts[HOST] = silent
+    refused = world.refusal("apply", str(world.file))
     planned = world.refusal("plan")
     world.plan("--without", HOST)
     applied = world("apply", str(world.file))
-    world.hosts[HOST] = []
-    world.plan()
-    world.hosts[HOST] = Failure(f"{HOST} does not answer: no route", f"docker --host {HOST} info")
-    refused = world.refusal("apply", str(world.file))
 
     assert "no route" in str(planned)
     assert planned.fix.endswith(f"; or repeat the command with --without {HOST}")
@@ -294,6 +314,7 @@ def test_a_plan_of_other_settings_is_refused(world: World, settings: dict[str, A
         *(("bytes", value) for value in (-1, "x")),
         *(("version", value) for value in (0, 2)),
         *(("tags", value) for value in (None, [{}], [5], {})),
+        *(("registry", value) for value in ("\x1b[31m", "")),
         ("more", 1),
     ],
 )

@@ -78,7 +78,7 @@ def container(before: Simulation, digest: str, random: Random) -> Container:
 
 def applied(before: Simulation, plan: Plan) -> Simulation:
     after = before.copy()
-    apply(plan, read=lambda: after.store, delete=after.delete, running=(), again="")
+    apply(plan, read=lambda: after.store, delete=after.delete, running=list, again="")
     return after
 
 
