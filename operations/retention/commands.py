@@ -236,10 +236,11 @@ def _refuse_unmapped(strange: list[tuple[Container, str]]) -> None:
     names = "; ".join(f"{container} uses {name}" for container, name in strange[:_LISTED])
     more = f"; and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""
     first = strange[0][0]
+    stopped = first.state in ("created", "dead", "exited")
+    remove = f", or remove the container (docker --host {first.host} rm {first.name})" if stopped else ""
     raise Failure(
         f"the registry has no manifest of these images, which have its name: {names}{more}",
-        f"push the image, or remove the container (docker --host {first.host} rm {first.name}); or repeat the command"
-        f" with --without {first.host}",
+        f"push the image{remove}; or repeat the command with --without {first.host}",
     )
 
 

@@ -343,8 +343,11 @@ def test_an_image_that_the_registry_does_not_have_stops_the_plan(world: World, r
     world.hosts[HOST] = [world.runs("pr-1"), lost]
 
     refused = world.refusal("plan")
+    world.hosts[HOST] = [dataclasses.replace(lost, state="running"), world.runs("pr-1")]
+    running = world.refusal("plan")
     found = world.plan("--without", HOST)
 
+    assert running.fix == f"push the image; or repeat the command with --without {HOST}"
     assert f"web-1: lost (exited) uses {registry}/lost:1" in str(refused)
     assert f"docker --host {HOST} rm lost" in refused.fix
     assert next(one.why for one in found.tags if one.tag == "pr-1") == "runs on web-1: app-1"
