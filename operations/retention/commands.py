@@ -124,11 +124,8 @@ def apply(
             found.excess, f"check the plan; to apply it: {config.command(*_TOOL, 'apply', str(file), '--more')}"
         )
     again = _again(config, str(file), found.without)
-    settings = config.retention()
-    if settings is None or (settings.running_on, settings.most) != (found.running_on, found.most):
-        raise Failure(
-            f"{file} was made with another running_on or most of registry.retention", f"make a new plan: {again}"
-        )
+    if config.retention() != RetentionSettings(**{key: getattr(found, key) for key in RetentionSettings.model_fields}):
+        raise Failure(f"{file} was made with other settings of registry.retention", f"make a new plan: {again}")
     up = config.command("pulumi", "up")
     with (
         Admin(

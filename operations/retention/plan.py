@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, Field, NonNegativeInt
 
 from components.configuration.fields import FROZEN, DockerHost
-from components.configuration.retention import Share
+from components.configuration.retention import KeepSettings, RuleSettings, Share
 
 #: Characters of all names in a registry: errors show these names on a terminal.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9/_.:-]+$")]
@@ -52,6 +52,8 @@ class Plan(BaseModel):
     made: AwareDatetime
     running_on: tuple[DockerHost, ...] = ()
     without: tuple[DockerHost, ...] = ()
+    rules: tuple[RuleSettings, ...]
+    overwritten: KeepSettings | None
     most: Share
     tags: tuple[PlannedTag, ...]
     manifests: tuple[PlannedManifest, ...]

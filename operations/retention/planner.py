@@ -59,6 +59,8 @@ def make_plan(question: Question) -> Plan:
         made=question.now,
         running_on=question.settings.running_on,
         without=question.without,
+        rules=question.settings.rules,
+        overwritten=question.settings.overwritten,
         most=question.settings.most,
         tags=tuple(_tags(store, graph, decided, freed)),
         manifests=tuple(_manifests(store, graph, decided, going)),

@@ -32,7 +32,11 @@ OUTPUTS = {
     "users": {},
 }
 HOST = "ssh://deploy@web-1"
-RETENTION = {"rules": [{"tags": "pr-*", "keep": {"days": 14}}], "most": "100%", "overwritten": {"newest": 1}}
+RETENTION: dict[str, Any] = {
+    "rules": [{"tags": "pr-*", "keep": {"days": 14}}],
+    "most": "100%",
+    "overwritten": {"newest": 1},
+}
 
 
 class World:
@@ -294,14 +298,23 @@ def test_a_kept_tag_that_is_gone_stops_the_plan(world: World) -> None:
     assert world.requests == []
 
 
-@pytest.mark.parametrize("settings", [{"running_on": [HOST]}, {"most": "50%"}, None])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"running_on": [HOST]},
+        {"most": "50%"},
+        {"overwritten": {"newest": 2}},
+        {"rules": [{"tags": "pr-1", "keep": "always"}, *RETENTION["rules"]]},
+        None,
+    ],
+)
 def test_a_plan_of_other_settings_is_refused(world: World, settings: dict[str, Any] | None) -> None:
     world.plan()
     world.retention = settings and RETENTION | settings
 
     refused = world.refusal("apply", str(world.file))
 
-    assert "another running_on or most" in str(refused)
+    assert "other settings of registry.retention" in str(refused)
     assert refused.fix == f"make a new plan: python -m operations retention plan --output {world.file} --stack prod"
 
 
