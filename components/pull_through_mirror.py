@@ -25,7 +25,7 @@ from components.render.registry import (
     environment,
     mirror_config,
 )
-from components.render.registry_command import FREE, PRIVATELY, SERVE, USER, on_own_store, store_mark
+from components.render.registry_command import FREE, PRIVATELY, SERVE_WITH_PAUSES, USER, on_own_store, store_mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class PullThroughMirror(pulumi.ComponentResource):
     def __init__(self, name: str, args: PullThroughMirrorArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:PullThroughMirror", name, {}, opts)
         names, settings, alias = args.names, args.settings, mirror_alias(args.upstream)
-        program = FREE + (PRIVATELY if settings.storage.host_path else "") + SERVE
+        program = FREE + (PRIVATELY if settings.storage.host_path else "") + SERVE_WITH_PAUSES
         text, helper = mirror_config(args.upstream, settings), credential_helper(settings)
         helper_path = f"{CONFIG_DIRECTORY}/{CREDENTIAL_HELPER}"
         files: dict[str, Mapping[str, Input[str]]] = {
