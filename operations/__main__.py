@@ -21,6 +21,7 @@ COMMANDS = {
     "clients": ("clients", "clients"),
     "mirrors": ("mirrors", "mirrors"),
     "warm": ("warm", "warm"),
+    "gc": ("gc", "gc"),
 }
 
 
