@@ -23,12 +23,12 @@ def gc(  # noqa: PLR0917 - Typer gives all options by name
     mirrors: Annotated[
         bool, typer.Option("--mirrors", help="Collect the caches of all mirrors instead. Pulls through a mirror wait.")
     ] = False,
-    quiet: Annotated[
-        int, typer.Option(min=1, help="Seconds without a push before writing pauses.", metavar="SECONDS")
-    ] = 60,
     wait: Annotated[
         int, typer.Option(min=1, help="Most seconds to wait until no push is under way.", metavar="SECONDS")
     ] = 3600,
+    stalled: Annotated[
+        int, typer.Option(min=1, help="Seconds after which an unfinished push no longer counts.", metavar="SECONDS")
+    ] = 900,
     pause: Annotated[int, typer.Option(min=1, help="Most seconds for which writing pauses.", metavar="SECONDS")] = 600,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print JSON. docs/garbage-collection.md describes the fields.")
@@ -40,7 +40,7 @@ def gc(  # noqa: PLR0917 - Typer gives all options by name
 
     The command deletes no tag and no image. If the command is killed, writing goes on within half a minute.
     """
-    config, limits = StackConfig(stack, config_file), Limits(quiet=quiet, wait=wait, pause=pause)
+    config, limits = StackConfig(stack, config_file), Limits(stalled=stalled, wait=wait, pause=pause)
     deployed = config.deployed()
     docker(deployed.docker_host, *PRUNE)
     statuses, failures = [], list[Failure]()
@@ -79,7 +79,7 @@ def _collect(config: StackConfig, host: str, container: str, status: Status, lim
     found = target(config, host, container)
     with waiting(f"{status.store}: starting …") as shown:
         return collect(
-            ["docker", "--host", host, *throwaway(found, limits.quiet, checked=status.store == REGISTRY)],
+            ["docker", "--host", host, *throwaway(found, limits.stalled, checked=status.store == REGISTRY)],
             status,
             limits,
             lambda text: shown.update(f"{status.store}: {text} …"),

@@ -19,55 +19,46 @@ PRUNE = ("container", "prune", "--force", f"--filter=label={LABEL}", "--filter=u
 STATUS_FILE = ".gc.json"
 #: Seconds between two signs of life on standard input. The script gives up after 20 seconds without a sign.
 ALIVE_EVERY = 4
-#: Half seconds in which the processes drain. A longer upload goes on, and the script tries again later.
-_DRAIN_WITHIN = 40
+#: Tenths of a second in which the processes drain. A longer upload goes on, and the script tries again later.
+_DRAIN_WITHIN = 200
 
-#: Collects the garbage of the store $0. A push counts as under way until nothing was written for $1 seconds. With $2,
-#: the survey has the contents of all manifests. The script needs only busybox and distribution. Words on its input:
-#: ``alive`` is a sign of life, ``go`` allows the collection, ``status TEXT`` writes the status file, ``end`` ends
-#: the script. Lines on standard output:
+#: Collects the garbage of the store $0. A file of a push counts as changed for $1 seconds. With $2, a survey has the
+#: contents of all manifests. The script needs only busybox and distribution. Words on its input: ``alive`` is a sign of
+#: life, ``go`` and ``again`` are answers, ``status TEXT`` writes the status file, ``end`` ends the script. Lines on its
+#: output:
 #:
 #: - empty: nothing was ever pushed. another: another collection runs. unpausable: the image or the store has no locks.
 #:   After these lines, the script waits for ``end``;
-#: - waiting PATH, while pushes are under way: a repository, or a part of it, that changed;
-#: - survey. Then come the files of the store, "BYTES blobs/…" and "repositories/…/_manifests/revisions/…/link";
-#:   "document BYTES PATH" for each manifest; "contents", and the contents of these documents;
+#: - a survey: "changed PATH" for each file of an upload or link of a layer that changed; "BYTES blobs/…" and
+#:   "repositories/…/_manifests/revisions/…/link" for each blob and manifest; "document BYTES PATH" for each manifest
+#:   that is new since the last survey; "contents", and the contents of these documents;
 #: - eligible DIGEST, for each blob that a rehearsal with --dry-run would delete; then "rehearsed", or "stumbled
-#:   REPOSITORY: REASON". Then the script waits for ``go``;
-#: - pausing; then "interrupted", if a push began meanwhile or does not end. The script then starts again;
+#:   REPOSITORY: REASON". At ``go``, writing pauses, and at ``again``, the script starts again after a while;
+#: - pausing; then "resumed", if a request does not end. The script starts again. Otherwise a survey, then "paused". At
+#:   ``go``, the collection begins, and at ``again``, writing resumes, and the script starts again;
 #: - "- FILE" or "+ FILE" for each file of the survey that is gone or new after the collection;
 #: - collected, or failed REASON. Writing pauses until the command has checked the rest and says ``end``.
 #:
 #: `find -newer` compares whole seconds. distribution begins the output of each repository with a line of its name.
 SCRIPT = rf"""
 cd "$0" || exit
-quiet=$1 checked=$2 ours= work=$(mktemp -d) || exit
+counts=$1 checked=$2 ours= work=$(mktemp -d) || exit
 tree=docker/registry/v2
 printf '%s\n' 'version: 0.1' 'log: {{level: error}}' "storage: {{filesystem: {{rootdirectory: $0}}}}" \
   > "$work/config.yml"
+: > "$work/sent"
 append() {{ sed "s|\$|/$1|"; }}
 valid() {{ grep -v '[^a-zA-Z0-9/_.-]'; }}
 entries() {{ xargs -r sh -c 'exec find "$@" -mindepth "$0" -maxdepth "$0"' "$1" | valid; }}
-# Wait for a word. Return 1 if the script has to end.
-await() {{
-  until [ -e "$work/$1" ] || [ -e "$work/end" ]; do sleep 0.2; done
-  [ -e "$work/$1" ] && rm "$work/$1"
+# Wait for an answer. Return 0 for go.
+answered() {{
+  until [ -e "$work/go" ] || [ -e "$work/again" ] || [ -e "$work/end" ]; do sleep 0.1; done
+  [ -e "$work/go" ]
+  answer=$?
+  rm -f "$work/go" "$work/again"
+  return $answer
 }}
 
-# Print the files and folders of pushes that changed since the survey, down to the folder of each link.
-changed() {{
-  find "$tree/repositories" -mindepth 1 -path '*/_manifests/tags' -prune -o -newer "$work/stamp" -print -o \
-    \( -path '*/_layers/*/*' -o -path '*/_manifests/revisions/*/*' \) -prune 2> /dev/null | head -n 1
-}}
-wait_for_quiet() {{
-  while :; do
-    touch -d "@$(($(date +%s) - quiet))" "$work/stamp"
-    busy=$(changed)
-    [ "$busy" ] || return
-    echo "waiting ${{busy#"$tree/repositories/"}}"
-    sleep $((quiet < 5 ? quiet : 5))
-  done
-}}
 # List all blobs and the links of all manifests. Files that vanish meanwhile were deleted.
 list() {{
   cd "$tree" && {{
@@ -77,16 +68,23 @@ list() {{
   }} 2> /dev/null
   cd "$0"
 }}
-# Print the manifests among the listed files. The registry accepts no manifest above 4 MiB.
-manifests() {{
-  awk -F / '/^[0-9]+ blobs/ {{ split($1, size, " "); if (size[1] <= 4194304) small[$4] = size[1]; next }}
-    {{ hex = $(NF - 1) }} hex in small && !seen[hex]++ {{
+# The registry accepts no manifest above 4 MiB.
+survey() {{
+  touch -d "@$(($(date +%s) - counts))" "$work/stamp"
+  (cd "$tree" && find repositories -name _manifests -prune -o -path '*/_layers/*/*' ! -newer "$work/stamp" -prune -o \
+    -newer "$work/stamp" -type f -print) 2> /dev/null | sed 's/^/changed /'
+  list > "$work/before"
+  cat "$work/before"
+  : > "$work/documents"
+  [ ! "$checked" ] || awk -F / 'FILENAME ~ "sent$" {{ seen[$4]; next }}
+    /^[0-9]+ blobs/ {{ split($1, size, " "); if (size[1] <= 4194304) small[$4] = size[1]; next }}
+    {{ hex = $(NF - 1) }} hex in small && !(hex in seen) {{
+      seen[hex]
       print "document", small[hex], "blobs/" $(NF - 2) "/" substr(hex, 1, 2) "/" hex "/data"
-    }}' "$work/before" > "$work/documents"
-  [ "$checked" ] || : > "$work/documents"
+    }}' "$work/sent" "$work/before" > "$work/documents"
   cat "$work/documents"
   echo contents
-  cut -d ' ' -f 3 "$work/documents" | (cd "$tree" && xargs -r cat)
+  cut -d ' ' -f 3 "$work/documents" | tee -a "$work/sent" | (cd "$tree" && xargs -r cat)
 }}
 # distribution stops at a repository without _layers. A mirror makes one if its clients ask for an index alone.
 complete() {{
@@ -101,15 +99,15 @@ rehearse() {{
     /^status/ {{ if ($2) printf "stumbled %s: ", name; else print "rehearsed"; status = $2 }}
     END {{ exit status }}' || reason
 }}
-reason() {{ said=$(grep . "$work/errors" | tail -n 1) && echo "$said"; }}
+reason() {{ said=$(grep . "$work/errors" | tail -n 1); echo "${{said:-no reason given}}"; }}
 pause() {{
+  echo pausing
   echo pause >&8
   left={_DRAIN_WITHIN}
   until flock -x -n 9; do
     left=$((left - 1))
-    [ $left -gt 0 ] && sleep 0.5 || return
+    [ $left -gt 0 ] && sleep 0.1 || return
   done
-  [ ! "$(changed)" ]
 }}
 resume() {{ : > {PAUSE}; flock -u 9; }}
 
@@ -119,20 +117,22 @@ collect() {{
   exec 8>> {PAUSE} 9>> {WRITING}
   flock -x -n 8 || {{ echo another; return; }}
   ours=1
+  complete
   while :; do
-    complete
-    wait_for_quiet
-    echo survey
-    list > "$work/before"
-    cat "$work/before"
-    manifests
+    survey
     rehearse
-    await go || return
-    echo pausing
-    pause && break
-    resume
-    echo interrupted
-    sleep 1
+    if answered; then
+      if pause; then
+        survey
+        echo paused
+        answered && break
+      else
+        echo resumed
+      fi
+      resume
+    fi
+    [ ! -e "$work/end" ] || return
+    sleep 3
   done
   registry garbage-collect --quiet "$work/config.yml" > /dev/null 2> "$work/errors"
   status=$?
@@ -142,11 +142,11 @@ collect() {{
   [ $status = 0 ] && echo collected || echo "failed $(reason)"
 }}
 
-{{ (collect; await end; [ ! "$ours" ] || resume); touch "$work/ended"; }} &
+{{ (collect; until [ -e "$work/end" ]; do sleep 0.1; done; [ ! "$ours" ] || resume); touch "$work/ended"; }} &
 while read -t 20 -r word rest && [ ! -e "$work/ended" ]; do
   case $word in
     status) printf '%s\n' "$rest" > {STATUS_FILE}.new && mv {STATUS_FILE}.new {STATUS_FILE} ;;
-    go) touch "$work/go" ;;
+    go | again) touch "$work/$word" ;;
     end)
       touch "$work/end"
       for tenth in $(seq 50); do [ ! -e "$work/ended" ] || exit 0; sleep 0.1; done
@@ -159,7 +159,7 @@ exit 1
 """
 
 
-def throwaway(target: Target, quiet: int, *, checked: bool) -> list[str]:
+def throwaway(target: Target, stalled: int, *, checked: bool) -> list[str]:
     """Return the arguments of ``docker`` that run the script on a store."""
     return [
         "run",
@@ -177,5 +177,5 @@ def throwaway(target: Target, quiet: int, *, checked: bool) -> list[str]:
         f"--mount=type={target.kind},source={target.source},target={DATA_DIRECTORY}",
         "--entrypoint=",
         target.image,
-        *("sh", "-c", SCRIPT, DATA_DIRECTORY, str(quiet), "checked" if checked else ""),
+        *("sh", "-c", SCRIPT, DATA_DIRECTORY, str(stalled), "checked" if checked else ""),
     ]

@@ -12,6 +12,8 @@ from pydantic import Field, ValidationError
 from operations.manifests import IMAGE_TYPES, INDEX_TYPES, Manifest
 
 _BLOB = re.compile(r"(\d+) blobs/([a-z0-9]+)/[0-9a-f]{2}/([0-9a-f]+)/data")
+_UPLOAD = re.compile("repositories/(.+)/_uploads/.+")
+_LAYER = re.compile("repositories/(.+)/_layers/([a-z0-9]+)/([0-9a-f]+)/link")
 _REVISION = re.compile(r"repositories/(.+)/_manifests/revisions/([a-z0-9]+)/([0-9a-f]+)/link")
 
 
@@ -102,6 +104,20 @@ def absent(parts: Iterable[Part], found: Files) -> list[Part]:
         for part in parts
         if part.part not in found.blobs and part.digest in found.revisions.get(part.repository, ())
     ]
+
+
+def under_way(changed: Iterable[str], parts: Iterable[Part]) -> str | None:
+    """Return a push that has not ended: an upload, or a layer that no manifest of its repository needs.
+
+    A push sends its layers first and its manifest last. ``changed`` lists the files that changed lately.
+    """
+    known = {(part.repository, part.part) for part in parts}
+    for path in changed:
+        if upload := _UPLOAD.fullmatch(path):
+            return f"an upload to {upload[1]}"
+        if (layer := _LAYER.fullmatch(path)) and (layer[1], f"{layer[2]}:{layer[3]}") not in known:
+            return f"{layer[1]} has the layer {layer[2]}:{layer[3]} without a manifest"
+    return None
 
 
 def _parts(document: bytes | None, siblings: frozenset[str], blobs: Mapping[str, int]) -> Iterable[str]:

@@ -26,7 +26,7 @@ from tests.harness.distribution import INDEX, MANIFEST, Registry
 from tests.harness.processes import free_port, running
 
 Binary = Callable[[str], str]
-LIMITS = Limits(quiet=1, wait=30, pause=30)
+LIMITS = Limits(stalled=1, wait=30, pause=30)
 CONFIG = """
 version: 0.1
 storage: {filesystem: {rootdirectory: %s}, delete: {enabled: true}}
@@ -89,7 +89,7 @@ def gc(
 ) -> Status:
     """Collect the garbage of a store."""
     status = Status(store=REGISTRY if checked else "docker.io", started=now())
-    return collect(["setsid", "sh", "-c", SCRIPT, str(folder), str(limits.quiet), checked], status, limits, progress)
+    return collect(["setsid", "sh", "-c", SCRIPT, str(folder), str(limits.stalled), checked], status, limits, progress)
 
 
 def left(folder: Path) -> dict[str, object]:
@@ -274,25 +274,34 @@ def test_a_push_under_way_is_waited_for_and_named(served: Served) -> None:
     upload = served.client.post("/v2/app/blobs/uploads/").headers["Location"]
     served.client.patch(upload, content=b"a part")
 
-    with pytest.raises(Failure, match="pushes went on for 2 seconds, the last one in app"):
-        gc(served.folder, Limits(quiet=30, wait=2, pause=30))
+    with pytest.raises(Failure, match="The last one: an upload to app"):
+        gc(served.folder, Limits(stalled=30, wait=2, pause=30))
+    served.client.delete(upload)
+    layer = served.registry.blob("app", b"a layer without a manifest", "x")
+    with pytest.raises(Failure, match=f"app has the layer {layer['digest']} without a manifest"):
+        gc(served.folder, Limits(stalled=30, wait=2, pause=30))
 
     assert left(served.folder)["result"] == "failed"
 
 
-def test_a_push_that_begins_before_writing_pauses_starts_the_collection_again(served: Served) -> None:
-    served.registry.delete("app", served.registry.image("app", "1", "gone")["digest"])
+def test_a_push_that_begins_before_writing_pauses_is_waited_for(served: Served) -> None:
+    served.registry.image("app", "1", "layer")
+    link = served.registry.repositories / "app/_layers/sha256" / ("0" * 64) / "link"
     seen: list[str] = []
 
     def push(phase: str) -> None:
-        seen.append(phase)
-        if "collecting" in phase and seen.count(phase) == 1:
-            served.registry.blob("app", b"a new layer", "x")
+        seen.append(phase.split(maxsplit=1)[0].strip(","))
+        if seen == ["reading", "collecting"]:  # the process takes requests for another moment
+            link.parent.mkdir()
+            link.write_text(f"sha256:{'0' * 64}")
+        if seen[-1] == "waiting":
+            shutil.rmtree(link.parent)
 
-    status = gc(served.folder, progress=push)
+    status = gc(served.folder, dataclasses.replace(LIMITS, stalled=30), push)
 
+    assert seen == ["reading", "collecting", "waiting", "collecting"]
     assert status.result == "done"
-    assert [phase.split()[0].strip(",") for phase in seen].count("collecting") == 2
+    assert can_be_pulled(served, "app", "1")
 
 
 def test_only_one_collection_of_a_store_runs(served: Served) -> None:
@@ -307,7 +316,7 @@ def test_a_process_that_does_not_pause_stops_the_collection(served: Served) -> N
     before = files(served.folder)
 
     with flock(served.folder / WRITING, "-s"), pytest.raises(Failure):
-        gc(served.folder, Limits(quiet=1, wait=5, pause=5))
+        gc(served.folder, Limits(stalled=1, wait=5, pause=5))
 
     assert files(served.folder) == before
     served.registry.image("app", "2", "writing goes on")

@@ -18,7 +18,7 @@ from operations.__main__ import command_line
 from operations.gc import commands
 from operations.gc.script import throwaway
 from operations.gc.status import REGISTRY, Status, now
-from operations.gc.store import Files, absent, files, needed, obstacles, remaining
+from operations.gc.store import Files, absent, files, needed, obstacles, remaining, under_way
 from operations.gc.target import target
 from operations.stack import StackConfig
 from tests.harness.shelf import NAME, Shelf, digest_of
@@ -122,6 +122,22 @@ def test_what_is_missing_afterwards_is_exactly_what_a_remaining_manifest_needs_a
     kept = [part for part in everything if part.digest not in links.get(part.repository, ())]
     assert absent(everything, after) == [part for part in kept if part.part in blobs]
     assert after.size == sum(size for digest, size in before.blobs.items() if digest not in blobs)
+
+
+def test_a_push_is_under_way_until_its_manifest_came() -> None:
+    shelf = Shelf()
+    layer = shelf.layer("layer", 10)
+    link = f"repositories/{NAME}/_layers/sha256/{layer['digest'].removeprefix('sha256:')}/link"
+
+    assert (
+        under_way([link], needed(stored(shelf), shelf.documents))
+        == f"{NAME} has the layer {layer['digest']} without a manifest"
+    )
+    shelf.image(layer)
+    after = needed(stored(shelf), shelf.documents)
+    assert under_way([link], after) is None
+    assert under_way([link.replace(NAME, "other")], after), "another repository has its own links"
+    assert under_way([link, f"repositories/{NAME}/_uploads/1-2/data"], after) == f"an upload to {NAME}"
 
 
 # --- The command ------------------------------------------------------------------------------------------------------
