@@ -154,7 +154,7 @@ while read -t 20 -r word rest && [ ! -e "$work/ended" ]; do
       ;;
   esac
 done
-kill -KILL -- -$$
+kill -KILL -$$
 exit 1
 """
 

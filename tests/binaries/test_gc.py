@@ -330,6 +330,30 @@ def test_a_store_whose_processes_cannot_pause_is_refused(served: Served) -> None
         gc(served.folder)
 
 
+def test_a_collection_ends_with_its_input_and_writing_goes_on(served: Served) -> None:
+    served.registry.image("app", "1", "layer")
+    time.sleep(2)  # until the push no longer counts
+    script = subprocess.Popen(
+        ["setsid", "sh", "-c", SCRIPT, str(served.folder), "1", "checked"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert script.stdin
+    assert script.stdout
+    for line in script.stdout:
+        if line == b"rehearsed\n":
+            script.stdin.write(b"go\n")
+            script.stdin.flush()
+        if line == b"paused\n":
+            break
+    script.stdin.close()  # as if the command was killed
+
+    assert script.wait(10) != 0
+    script.stdout.close()
+    served.registry.image("app", "2", "another layer")
+    assert gc(served.folder).result == "done"
+
+
 # --- The pause of a process -------------------------------------------------------------------------------------------
 
 
