@@ -57,7 +57,7 @@ SERVE_WITH_PAUSES = rf"""
 command -v flock > /dev/null || {SERVE}
 until [ -e "$1/{WRITING}" ] || touch "$1/{WRITING}"; do sleep 5; done
 store=$1 former= serving=
-asked() {{ [ -s "$store/{PAUSE}" ] && ! flock -s -n "$store/{PAUSE}" true; }}
+asked() {{ [ -s "$store/{PAUSE}" ] && [ -r "$store/{PAUSE}" ] && ! flock -s -n "$store/{PAUSE}" true; }}
 finish() {{
   for each in $former $serving; do kill -TERM "$each"; done 2> /dev/null
   for each in $former $serving; do wait "$each"; status=$?; done
