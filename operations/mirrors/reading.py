@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from components.configuration.naming import COUNTERS_PORT
+from components.configuration.naming import COUNTERS_PORT, mirror_alias
 from components.render.registry import DATA_DIRECTORY
 from operations.docker_command import docker, said, unreachable
 from operations.mirrors.counters import Usage, usage
 from operations.mirrors.log import LogError, last_error
+from operations.stack import Deployed, DeployedMirrors
 
 #: Most mirrors that the command asks at once. Over ``ssh://``, each question opens a connection.
 _AT_ONCE = 4
@@ -85,6 +86,12 @@ class Mirror:
     def reachable(self) -> bool:
         """Whether the container is healthy and answered the command."""
         return self.state == "healthy" and self.answers
+
+
+def mirror_containers(deployed: Deployed, mirrors: DeployedMirrors) -> dict[str, str]:
+    """Return the container of each mirror by the name of the upstream."""
+    names = {mirror_alias(name): name for name in mirrors.upstreams}
+    return {names[role]: container for role, container in deployed.services.items() if role in names}
 
 
 def read_mirrors(host: str, containers: Sequence[str]) -> list[Mirror]:

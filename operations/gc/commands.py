@@ -1,0 +1,84 @@
+"""Collect garbage: free the space of blobs that no manifest references."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from components.configuration.problems import Failure, redacted
+from operations.console import say, waiting
+from operations.docker_command import docker
+from operations.gc.collection import Limits, collect
+from operations.gc.script import PRUNE, throwaway
+from operations.gc.status import REGISTRY, Status, now
+from operations.gc.target import target
+from operations.mirrors.reading import mirror_containers
+from operations.options import ConfigFile, Stack
+from operations.stack import Deployed, StackConfig
+
+
+def gc(  # noqa: PLR0917 - Typer gives all options by name
+    mirrors: Annotated[
+        bool, typer.Option("--mirrors", help="Collect the caches of all mirrors instead. Pulls through a mirror wait.")
+    ] = False,
+    wait: Annotated[
+        int, typer.Option(min=1, help="Most seconds to wait until no push is under way.", metavar="SECONDS")
+    ] = 3600,
+    stalled: Annotated[
+        int, typer.Option(min=1, help="Seconds after which an unfinished push no longer counts.", metavar="SECONDS")
+    ] = 900,
+    pause: Annotated[int, typer.Option(min=1, help="Most seconds for which writing pauses.", metavar="SECONDS")] = 600,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON. docs/garbage-collection.md describes the fields.")
+    ] = False,
+    stack: Stack = None,
+    config_file: ConfigFile = None,
+) -> None:
+    """Free the space of blobs that no manifest references. Pushes and deletes wait meanwhile, and pulls go on.
+
+    The command deletes no tag and no image. If the command is killed, writing goes on within half a minute.
+    """
+    config, limits = StackConfig(stack, config_file), Limits(stalled=stalled, wait=wait, pause=pause)
+    deployed = config.deployed()
+    docker(deployed.docker_host, *PRUNE)
+    statuses, failures = [], list[Failure]()
+    for store, container in _containers(config, deployed, mirrors=mirrors).items():
+        status = Status(store=store, started=now())
+        try:
+            status = _collect(config, deployed.docker_host, container, status, limits)
+        except Failure as failure:
+            status = status.failed(str(failure))
+            failures.append(failure)
+        statuses.append(status)
+        if not as_json:
+            typer.echo(str(status))
+    if as_json:
+        typer.echo(json.dumps({"stores": [status.as_json() for status in statuses]}, indent=2))
+    for part in (part for status in statuses for part in status.missing):
+        say(f"missing before the collection: {part}")
+    for other in failures[:-1]:
+        say(f"{redacted(str(other))}\n  fix: {redacted(other.fix)}")
+    if failures:
+        raise failures[-1]
+
+
+def _containers(config: StackConfig, deployed: Deployed, *, mirrors: bool) -> dict[str, str]:
+    """Return a container that writes to each store, by the name of the store."""
+    if mirrors:
+        return mirror_containers(deployed, config.deployed_mirrors())
+    if "writer" not in deployed.services:
+        raise Failure("the stack's output `services` has no writer", config.command("pulumi", "up", "--refresh"))
+    return {REGISTRY: deployed.services["writer"]}
+
+
+def _collect(config: StackConfig, host: str, container: str, status: Status, limits: Limits) -> Status:
+    found = target(config, host, container)
+    with waiting(f"{status.store}: starting …") as shown:
+        return collect(
+            ["docker", "--host", host, *throwaway(found, limits.stalled, checked=status.store == REGISTRY)],
+            status,
+            limits,
+            lambda text: shown.update(f"{status.store}: {text} …"),
+        )
