@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from operations.manifests import IMAGE_TYPES, INDEX_TYPES, Manifest
 
@@ -121,7 +121,7 @@ def under_way(changed: Iterable[str], parts: Iterable[Part]) -> str | None:
 
 
 def _parts(document: bytes | None, siblings: frozenset[str], blobs: Mapping[str, int]) -> Iterable[str]:
-    manifest = _read(document)
+    manifest = _Stored.read(document)
     if manifest is None:
         return ()
     here = (blob.digest for blob in manifest.blobs if not blob.urls or blob.digest in blobs)
@@ -131,7 +131,7 @@ def _parts(document: bytes | None, siblings: frozenset[str], blobs: Mapping[str,
 def _obstacle(document: bytes | None) -> str | None:
     if document is None:
         return "larger than any manifest"
-    manifest = _read(document)
+    manifest = _Stored.read(document)
     if manifest is None:
         return "not a manifest"
     if manifest.schema_version != 2:
@@ -139,10 +139,3 @@ def _obstacle(document: bytes | None) -> str | None:
     if manifest.media_type not in ("", *INDEX_TYPES, *IMAGE_TYPES):
         return f"unknown media type {manifest.media_type}"
     return None
-
-
-def _read(document: bytes | None) -> _Stored | None:
-    try:
-        return None if document is None else _Stored.model_validate_json(document)
-    except ValidationError:
-        return None
