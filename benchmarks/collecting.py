@@ -15,8 +15,8 @@ from components.render.registry_command import WRITING
 from operations.gc.collection import Limits, collect
 from operations.gc.script import throwaway
 from operations.gc.status import REGISTRY, Status, now
-from operations.gc.target import Target
 from operations.manifests import IMAGE_TYPES
+from operations.throwaway import Data
 from tests.harness import clients
 from tests.harness.stack import engine_address
 
@@ -71,8 +71,8 @@ def collections(folder: Path, rounds: int) -> Table:
             store = Store(folder / "collections")
             store.fill(images)
             time.sleep(2)  # a layer without a manifest counts as a push for a second
-            target = Target(image=clients.IMAGES.registry, user="0:0", kind="bind", source=str(store.folder))
-            command = ["docker", "--host", engine_address(), *throwaway(target, LIMITS.stalled, checked=True)]
+            data = Data(image=clients.IMAGES.registry, user="0:0", kind="bind", source=str(store.folder))
+            command = ["docker", "--host", engine_address(), *throwaway(data, LIMITS.stalled, checked=True)]
             began = time.monotonic()
             status = collect(command, Status(store=REGISTRY, started=now()), LIMITS, lambda _: None)
             runs.append(time.monotonic() - began)

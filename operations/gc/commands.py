@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
+from components.configuration.naming import mirror_alias
 from components.configuration.problems import Failure, redacted
 from operations.console import say, waiting
-from operations.docker_command import docker
 from operations.gc.collection import Limits, collect
-from operations.gc.script import PRUNE, throwaway
+from operations.gc.script import throwaway
 from operations.gc.status import REGISTRY, Status, now
-from operations.gc.target import target
-from operations.mirrors.reading import mirror_containers
+from operations.gc.writers import check_writers
 from operations.options import ConfigFile, Stack
 from operations.stack import Deployed, StackConfig
+from operations.throwaway import data_of
 
 
 def gc(  # noqa: PLR0917 - Typer gives all options by name
@@ -42,12 +42,11 @@ def gc(  # noqa: PLR0917 - Typer gives all options by name
     """
     config, limits = StackConfig(stack, config_file), Limits(stalled=stalled, wait=wait, pause=pause)
     deployed = config.deployed()
-    docker(deployed.docker_host, *PRUNE)
     statuses, failures = [], list[Failure]()
-    for store, container in _containers(config, deployed, mirrors=mirrors).items():
+    for store, role in _roles(config, mirrors=mirrors).items():
         status = Status(store=store, started=now())
         try:
-            status = _collect(config, deployed.docker_host, container, status, limits)
+            status = _collect(config, deployed, role, status, limits)
         except Failure as failure:
             status = status.failed(str(failure))
             failures.append(failure)
@@ -64,20 +63,19 @@ def gc(  # noqa: PLR0917 - Typer gives all options by name
         raise failures[-1]
 
 
-def _containers(config: StackConfig, deployed: Deployed, *, mirrors: bool) -> dict[str, str]:
-    """Return a container that writes to each store, by the name of the store."""
+def _roles(config: StackConfig, *, mirrors: bool) -> dict[str, str]:
+    """Return a service that writes to each store, by the name of the store."""
     if mirrors:
-        return mirror_containers(deployed, config.deployed_mirrors())
-    if "writer" not in deployed.services:
-        raise Failure("the stack's output `services` has no writer", config.command("pulumi", "up", "--refresh"))
-    return {REGISTRY: deployed.services["writer"]}
+        return {name: mirror_alias(name) for name in sorted(config.deployed_mirrors().upstreams)}
+    return {REGISTRY: "writer"}
 
 
-def _collect(config: StackConfig, host: str, container: str, status: Status, limits: Limits) -> Status:
-    found = target(config, host, container)
+def _collect(config: StackConfig, deployed: Deployed, role: str, status: Status, limits: Limits) -> Status:
+    host, data = deployed.docker_host, data_of(config, deployed, role)
+    check_writers(config, host, data)
     with waiting(f"{status.store}: starting …") as shown:
         return collect(
-            ["docker", "--host", host, *throwaway(found, limits.stalled, checked=status.store == REGISTRY)],
+            ["docker", "--host", host, *throwaway(data, limits.stalled, checked=status.store == REGISTRY)],
             status,
             limits,
             lambda text: shown.update(f"{status.store}: {text} …"),

@@ -1,20 +1,15 @@
-"""The script that collects the garbage of one store, in a throwaway container on the Docker host.
+"""The script that collects the garbage of one store, in a throwaway container beside a process that writes there.
 
-The container has the image, the user and the data mount of a process that writes to the store. It has no network, no
-capabilities and no secrets. It ends when its standard input ends or says nothing for 20 seconds. With the container,
-its locks end, and the processes that paused serve again. So nothing outlives a killed command or a lost connection.
+The container ends when its standard input ends or says nothing for 20 seconds. With the container, its locks end, and
+the processes that paused serve again. So nothing outlives a killed command or a lost connection.
 """
 
 from __future__ import annotations
 
 from components.render.registry import DATA_DIRECTORY
 from components.render.registry_command import PAUSE, WRITING
-from operations.gc.target import Target
+from operations.throwaway import LISTING, Data, on_data
 
-LABEL = "registry-stack.gc"
-#: Removes the containers of commands that were killed before the container started. A started container removes itself.
-#: The age spares the containers of commands that run at the same time.
-PRUNE = ("container", "prune", "--force", f"--filter=label={LABEL}", "--filter=until=10s")
 #: The status of the last run, beside distribution's tree.
 STATUS_FILE = ".gc.json"
 #: Seconds between two signs of life on standard input. The script gives up after 20 seconds without a sign.
@@ -40,16 +35,15 @@ _DRAIN_WITHIN = 200
 #: - collected, or failed REASON. Writing pauses until the command has checked the rest and says ``end``.
 #:
 #: `find -newer` compares whole seconds. distribution begins the output of each repository with a line of its name.
-SCRIPT = rf"""
+SCRIPT = (
+    LISTING
+    + rf"""
 cd "$0" || exit
 counts=$1 checked=$2 ours= work=$(mktemp -d) || exit
 tree=docker/registry/v2
 printf '%s\n' 'version: 0.1' 'log: {{level: error}}' "storage: {{filesystem: {{rootdirectory: $0}}}}" \
   > "$work/config.yml"
 : > "$work/sent"
-append() {{ sed "s|\$|/$1|"; }}
-valid() {{ grep -v '[^a-zA-Z0-9/_.-]'; }}
-entries() {{ xargs -r sh -c 'exec find "$@" -mindepth "$0" -maxdepth "$0"' "$1" | valid; }}
 # Wait for an answer. Return 0 for go.
 answered() {{
   until [ -e "$work/go" ] || [ -e "$work/again" ] || [ -e "$work/end" ]; do sleep 0.1; done
@@ -157,25 +151,9 @@ done
 kill -KILL -$$
 exit 1
 """
+)
 
 
-def throwaway(target: Target, stalled: int, *, checked: bool) -> list[str]:
+def throwaway(data: Data, stalled: int, *, checked: bool) -> list[str]:
     """Return the arguments of ``docker`` that run the script on a store."""
-    return [
-        "run",
-        "--interactive",
-        "--rm",
-        f"--label={LABEL}",
-        "--pull=never",
-        "--network=none",
-        "--read-only",
-        "--cap-drop=ALL",
-        "--security-opt=no-new-privileges:true",
-        "--log-driver=none",
-        "--tmpfs=/tmp",
-        f"--user={target.user}",
-        f"--mount=type={target.kind},source={target.source},target={DATA_DIRECTORY}",
-        "--entrypoint=",
-        target.image,
-        *("sh", "-c", SCRIPT, DATA_DIRECTORY, str(stalled), "checked" if checked else ""),
-    ]
+    return on_data(data, SCRIPT, DATA_DIRECTORY, str(stalled), "checked" if checked else "", writes=True)

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from components.configuration.naming import mirror_alias
 from operations.console import say, screen, waiting
 from operations.mirrors.presentation import errors, mirrors_json, mirrors_table
-from operations.mirrors.reading import Mirror, mirror_containers, read_mirrors
+from operations.mirrors.reading import Mirror, read_mirrors
 from operations.options import ConfigFile, Stack
-from operations.stack import StackConfig
+from operations.stack import Deployed, DeployedMirrors, StackConfig
 
 #: Columns of a table that no terminal shows: its rows stay whole, for grep.
 _UNLIMITED = 10_000
@@ -30,7 +31,7 @@ def mirrors(
     """
     config = StackConfig(stack, config_file)
     deployed, mirrors = config.deployed(), config.deployed_mirrors()
-    containers = mirror_containers(deployed, mirrors)
+    containers = _containers(deployed, mirrors)
     with waiting(f"Asking the mirrors on {deployed.docker_host} …"):
         answers = read_mirrors(deployed.docker_host, list(containers.values()))
     found = dict(zip(containers, answers, strict=True))
@@ -42,6 +43,12 @@ def mirrors(
     _explain(config, deployed.docker_host, found)
     if not all(mirror.reachable for mirror in found.values()):
         raise typer.Exit(1)
+
+
+def _containers(deployed: Deployed, mirrors: DeployedMirrors) -> dict[str, str]:
+    """Return the container of each mirror by the name of the upstream."""
+    names = {mirror_alias(name): name for name in mirrors.upstreams}
+    return {names[role]: container for role, container in deployed.services.items() if role in names}
 
 
 def _print(found: Mapping[str, Mirror]) -> None:

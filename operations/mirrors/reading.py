@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from components.configuration.naming import COUNTERS_PORT, mirror_alias
+from components.configuration.naming import COUNTERS_PORT
 from components.render.registry import DATA_DIRECTORY
-from operations.docker_command import docker, said, unreachable
+from operations.docker_command import docker, inspected
 from operations.mirrors.counters import Usage, usage
 from operations.mirrors.log import LogError, last_error
-from operations.stack import Deployed, DeployedMirrors
 
 #: Most mirrors that the command asks at once. Over ``ssh://``, each question opens a connection.
 _AT_ONCE = 4
@@ -88,37 +86,26 @@ class Mirror:
         return self.state == "healthy" and self.answers
 
 
-def mirror_containers(deployed: Deployed, mirrors: DeployedMirrors) -> dict[str, str]:
-    """Return the container of each mirror by the name of the upstream."""
-    names = {mirror_alias(name): name for name in mirrors.upstreams}
-    return {names[role]: container for role, container in deployed.services.items() if role in names}
-
-
 def read_mirrors(host: str, containers: Sequence[str]) -> list[Mirror]:
     """Return the mirrors in these containers.
 
     Raises:
         Failure: if the Docker host does not answer.
     """
-    if not containers:
-        return []
-    answer = docker(host, "container", "inspect", *containers)
-    if answer.returncode and b"no such container" not in answer.stderr.lower():
-        raise unreachable(host, said(answer))
-    found = {one["Name"].removeprefix("/"): one for one in json.loads(answer.stdout or "[]")}
+    found = {one["Name"].removeprefix("/"): one for one in inspected(host, containers)}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(lambda name: _mirror(host, name, found.get(name)), containers))
 
 
-def _mirror(host: str, name: str, inspected: Mapping[str, Any] | None) -> Mirror:
-    if inspected is None:
+def _mirror(host: str, name: str, container: Mapping[str, Any] | None) -> Mirror:
+    if container is None:
         return Mirror(container=name, state="missing")
     log = docker(host, "logs", f"--tail={LOG_LINES}", name, within=_WITHIN)
     error = last_error(log.stderr.decode(errors="replace"))
-    state = inspected["State"]
+    state = container["State"]
     if state["Status"] != "running":
         return Mirror(container=name, state=state["Status"], last_error=error)
-    url = inspected["Config"]["Healthcheck"]["Test"][-1]
+    url = container["Config"]["Healthcheck"]["Test"][-1]
     words = ("sh", "-c", SCRIPT, url, str(COUNTERS_PORT), DATA_DIRECTORY)
     text = docker(host, "exec", name, *words, within=_WITHIN).stdout.decode(errors="replace")
     return Mirror(

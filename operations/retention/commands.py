@@ -15,7 +15,7 @@ from components.configuration.problems import Failure
 from components.configuration.retention import RetentionSettings
 from operations.console import say, screen, waiting
 from operations.files import replace_file
-from operations.history.reading import inspected_reader, read_store
+from operations.history.reading import read_store
 from operations.history.running import Container, containers
 from operations.options import ConfigFile, Stack
 from operations.retention.applying import apply as apply_plan
@@ -27,6 +27,7 @@ from operations.retention.planner import Question, make_plan
 from operations.retention.presentation import markdown, plan_table, summary
 from operations.retention.usage import in_use, remembered, unmapped
 from operations.stack import Deployed, StackConfig
+from operations.throwaway import data_of
 from operations.trust import trust_in
 
 app = typer.Typer(help="Delete old tags and manifests by the rules of `registry.retention`.", no_args_is_help=True)
@@ -129,7 +130,7 @@ def apply(
     ):
         done = apply_plan(
             found,
-            read=lambda: read_store(deployed.docker_host, _reader(config, deployed), None, restore=_restore(config)),
+            read=lambda: read_store(config, deployed),
             delete=admin.delete,
             again=config.command(*_TOOL, "plan", "--output", str(file)),
             running=[name for one in asked for name in (one.image, *one.digests)],
@@ -155,14 +156,14 @@ def _print(plan: Plan) -> None:
 def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, without: tuple[str, ...]) -> Plan:
     """Ask the hosts, read the store, and plan. The hosts come first: they can run only what was pushed before."""
     hosts = tuple(dict.fromkeys(settings.running_on))
-    reader, host = _reader(config, deployed), deployed.docker_host
+    host = deployed.docker_host
     with waiting(f"Asking {', '.join(hosts) or host} …"), ThreadPoolExecutor(_AT_A_TIME) as pool:
         answers = pool.map(lambda one: _ask(one, needed=one not in without), hosts)
         asked = [container for answer in answers for container in answer]
     with waiting(f"Reading the registry's data on {host} …"):
-        inspected = inspected_reader(host, reader, restore=_restore(config))
-        now, memory = read_memory(host, inspected)
-        store = read_store(host, reader, None, restore=_restore(config))
+        data = data_of(config, deployed, "reader")
+        now, memory = read_memory(host, data)
+        store = read_store(config, deployed)
     known_as = Graph(store).known_as
     anonymous = str(config.deployed_outputs().get("anonymous_url") or "").removeprefix("https://")
     names = [name for name in (deployed.registry_url.netloc, anonymous) if name]
@@ -170,7 +171,7 @@ def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, 
         _refuse_unmapped(strange)
     memory = remembered(memory, known_as, asked, now)
     if hosts:
-        write_memory(host, inspected, memory)
+        write_memory(host, data, memory)
     return make_plan(
         Question(
             store=store,
@@ -223,13 +224,3 @@ def _write(file: Path, text: str) -> None:
         replace_file(file, text)
     except OSError as error:
         raise Failure(f"cannot write {file}: {error.strerror}", "name a file that you may write") from None
-
-
-def _reader(config: StackConfig, deployed: Deployed) -> str:
-    if "reader" not in deployed.services:
-        raise Failure("the stack's output `services` has no reader", _restore(config))
-    return deployed.services["reader"]
-
-
-def _restore(config: StackConfig) -> str:
-    return config.command("pulumi", "up", "--refresh")

@@ -6,16 +6,14 @@ The same throwaway container tells the time of the Docker host: the times of pus
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
-from typing import Any
 
 from pydantic import ValidationError
 
 from components.configuration.problems import Failure
 from components.render.registry import DATA_DIRECTORY
 from operations.docker_command import docker, said, unreachable
-from operations.history.reading import alongside
 from operations.retention.usage import Memory
+from operations.throwaway import Data, on_data
 
 FILE = f"{DATA_DIRECTORY}/.services.json"
 _READ = 'date -u +%s && if [ -e "$0" ]; then cat "$0"; fi'
@@ -23,13 +21,13 @@ _READ = 'date -u +%s && if [ -e "$0" ]; then cat "$0"; fi'
 _WRITE = 'new=$(mktemp "$0.XXXXXX") && cat > "$new" && mv "$new" "$0" || { rm -f "$new"; exit 1; }'
 
 
-def read_memory(host: str, reader: Mapping[str, Any]) -> tuple[datetime.datetime, Memory]:
+def read_memory(host: str, data: Data) -> tuple[datetime.datetime, Memory]:
     """Return the time of the Docker host and the memory, empty before the first plan.
 
     Raises:
         Failure: if the file cannot be read. A plan without it could delete what a service needs to go back.
     """
-    seconds, _, text = _run(host, alongside(reader, _READ, FILE)).partition(b"\n")
+    seconds, _, text = _run(host, on_data(data, _READ, FILE)).partition(b"\n")
     now = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
     try:
         return now, Memory.model_validate_json(text) if text.strip() else Memory()
@@ -40,13 +38,13 @@ def read_memory(host: str, reader: Mapping[str, Any]) -> tuple[datetime.datetime
         ) from None
 
 
-def write_memory(host: str, reader: Mapping[str, Any], memory: Memory) -> None:
+def write_memory(host: str, data: Data, memory: Memory) -> None:
     """Write the memory.
 
     Raises:
         Failure: if the file cannot be written.
     """
-    _run(host, alongside(reader, _WRITE, FILE, writes=True), memory.model_dump_json().encode())
+    _run(host, on_data(data, _WRITE, FILE, writes=True), memory.model_dump_json().encode())
 
 
 def _run(host: str, arguments: list[str], stdin: bytes = b"") -> bytes:

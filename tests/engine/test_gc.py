@@ -17,7 +17,8 @@ import httpx
 import pytest
 
 from components.render.registry import DATA_DIRECTORY
-from operations.gc.script import LABEL, STATUS_FILE
+from operations.gc.script import STATUS_FILE
+from operations.throwaway import LABEL
 from tests.engine.transfers import Connection, digest_of
 from tests.harness import clients
 from tests.harness.configuration import ROOT

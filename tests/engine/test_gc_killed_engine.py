@@ -22,7 +22,7 @@ from components.render.registry_command import SERVE_WITH_PAUSES, on_own_store
 from operations.gc.collection import Limits, collect
 from operations.gc.script import throwaway
 from operations.gc.status import REGISTRY, Status, now
-from operations.gc.target import Target
+from operations.throwaway import Data
 from tests.engine.second_engine import second_engine
 from tests.harness import clients
 from tests.harness.configuration import ROOT
@@ -125,7 +125,7 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def store(engine: Engine) -> Target:
+def store(engine: Engine) -> Data:
     """The store of a registry that pauses like those of the stack, and whose container restarts like theirs."""
     with engine.client() as api:
         api.containers.run(
@@ -139,7 +139,7 @@ def store(engine: Engine) -> Target:
             command=on_own_store(SERVE_WITH_PAUSES, "/tmp/config.yml", "registry", writes=True),
         )
         image = str(api.images.get(clients.IMAGES.registry).id)
-    return Target(image=image, user="0:0", kind="volume", source="data")
+    return Data(image=image, user="0:0", kind="volume", source="data")
 
 
 def use(engine: Engine, number: int) -> None:
@@ -158,7 +158,7 @@ def use(engine: Engine, number: int) -> None:
 
 @pytest.mark.once
 @pytest.mark.any_proxy
-def test_a_killed_engine_leaves_a_registry_that_reads_and_writes(engine: Engine, store: Target) -> None:
+def test_a_killed_engine_leaves_a_registry_that_reads_and_writes(engine: Engine, store: Data) -> None:
     command = ["docker", "--host", engine.address, *throwaway(store, 1, checked=True)]
     results: list[Status | Failure] = []
 

@@ -19,15 +19,17 @@ from operations.gc import commands
 from operations.gc.script import throwaway
 from operations.gc.status import REGISTRY, Status, now
 from operations.gc.store import Files, absent, files, needed, obstacles, remaining, under_way
-from operations.gc.target import target
-from operations.stack import StackConfig
+from operations.gc.writers import check_writers
+from operations.stack import Deployed, StackConfig
+from operations.throwaway import LABEL, data_of
 from tests.harness.shelf import NAME, Shelf, digest_of
 
 STACK = StackConfig("prod", None)
-OUTPUTS = {
+SERVICES = {"writer": "writer-1", "admin": "admin-1", "mirror-docker-io": "hub", "mirror-ghcr-io": "ghcr"}
+OUTPUTS: dict[str, Any] = {
     "registry_url": "https://registry.example.com",
     "docker_host": "ssh://deploy@registry.example.com",
-    "services": {"writer": "writer-1", "admin": "admin-1", "mirror-docker-io": "hub", "mirror-ghcr-io": "ghcr"},
+    "services": SERVICES,
     "mirror_urls": {"docker.io": "https://mirror.example.com"},
     "mirror_url": "https://mirrors.example.com",
     "configuration": {"settings": {"mirrors": {"docker.io": {}, "ghcr.io": {}}}},
@@ -148,17 +150,15 @@ def test_a_push_is_under_way_until_its_manifest_came() -> None:
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, outputs: Any = OUTPUTS, failing: str = "") -> Result:
     """Run the command; every collection succeeds except that of the store ``failing``."""
 
-    def collected(_: StackConfig, host: str, container: str, status: Status, limits: object) -> Status:
-        assert host == OUTPUTS["docker_host"]
+    def collected(_: StackConfig, deployed: Deployed, role: str, status: Status, limits: object) -> Status:
         if status.store == failing:
             raise Failure("pushes went on\nfor long", "run the command again")
         return Status(
             store=status.store, started=status.started, ended=now(), result="done", freed=1_500_000, freed_blobs=3,
-            size=7_000_000, blobs=9, paused=3.41, missing=(f"app@{container} needs x",),
+            size=7_000_000, blobs=9, paused=3.41, missing=(f"app@{deployed.services[role]} needs x",),
         )  # fmt: skip
 
     monkeypatch.setattr(StackConfig, "_run", lambda *_: json.dumps(outputs))
-    monkeypatch.setattr(commands, "docker", lambda *_: None)
     monkeypatch.setattr(commands, "_collect", collected)
     return CliRunner().invoke(command_line(["gc"]), ["gc", *arguments, "--stack", "prod"])
 
@@ -194,13 +194,6 @@ def test_a_failure_is_one_line_of_the_result_and_does_not_stop_the_other_mirrors
     assert second.startswith("gc ghcr.io: done")
 
 
-def test_a_stack_without_a_writer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = run(monkeypatch, outputs=OUTPUTS | {"services": {"reader": "reader-1"}})
-
-    assert isinstance(answer.exception, Failure)
-    assert answer.exception.fix == "pulumi up --refresh --stack prod"
-
-
 def test_a_running_status_says_so_in_json() -> None:
     found = Status(store=REGISTRY, started=now()).as_json()
 
@@ -211,8 +204,14 @@ def test_a_running_status_says_so_in_json() -> None:
 # --- The store on the Docker host -------------------------------------------------------------------------------------
 
 
-def container(name: str, *, source: str = "/volumes/data", writes: bool = True, **config: Any) -> dict[str, Any]:
-    mount = {"Type": "volume", "Name": "data", "Source": source, "Destination": DATA_DIRECTORY, "RW": writes}
+def container(name: str, *, volume: str = "data", writes: bool = True, **config: Any) -> dict[str, Any]:
+    mount = {
+        "Type": "volume",
+        "Name": volume,
+        "Source": f"/volumes/{volume}",
+        "Destination": DATA_DIRECTORY,
+        "RW": writes,
+    }
     cmd = ["/bin/sh", "-c", SERVE_WITH_PAUSES]
     config = {"User": "65532:65532", "Cmd": cmd, "Labels": {"registry-stack.role": name}} | config
     return {"Name": f"/{name}", "Image": "sha256:1", "Config": config, "Mounts": [mount]}
@@ -223,7 +222,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str,
     """A Docker host with these containers."""
     found = {name: container(name) for name in ("writer-1", "admin-1")}
     found["reader-1"] = container("reader-1", writes=False, Cmd=["serve"])
-    found["backup"] = container("backup", source="/volumes/other", Cmd=["backup"], Labels=None)
+    found["backup"] = container("backup", volume="other", Cmd=["backup"], Labels=None)
     program = (
         "import json, os, sys\n"
         "found = json.load(open(os.environ['CONTAINERS']))\n"
@@ -237,9 +236,12 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, dict[str,
     return found
 
 
-def found_on(host: dict[str, dict[str, Any]], tmp_path: Path, name: str = "writer-1") -> list[str]:
+def found_on(host: dict[str, dict[str, Any]], tmp_path: Path, role: str = "writer") -> list[str]:
+    deployed = Deployed(registry_url=OUTPUTS["registry_url"], docker_host=OUTPUTS["docker_host"], services=SERVICES)
     (tmp_path / "containers.json").write_text(json.dumps(host))
-    return throwaway(target(STACK, "ssh://host", name), 60, checked=True)
+    data = data_of(STACK, deployed, role)
+    check_writers(STACK, deployed.docker_host, data)
+    return throwaway(data, 60, checked=True)
 
 
 def test_the_throwaway_container_gets_the_data_and_nothing_else(
@@ -263,14 +265,31 @@ def test_a_process_of_an_older_version_is_refused(host: dict[str, dict[str, Any]
 
 
 def test_another_container_that_writes_to_the_data_is_refused(host: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    host["backup"]["Mounts"][0]["Source"] = "/volumes/data"
+    host["backup"] = container("backup", Cmd=["backup"], Labels=None)
 
     with pytest.raises(Failure, match="backup writes to data") as refused:
         found_on(host, tmp_path)
 
-    assert refused.value.fix == "docker --host ssh://host stop backup"
+    assert refused.value.fix == f"docker --host {OUTPUTS['docker_host']} stop backup"
+
+
+def test_a_command_that_writes_beside_images_is_no_obstacle(host: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    host["backup"] = container("backup", Cmd=["sh", "-c", "cat > .services.json"], Labels={LABEL: ""})
+
+    assert found_on(host, tmp_path)
 
 
 def test_a_container_that_is_gone_is_refused(host: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    with pytest.raises(Failure, match="writer-2 is gone"):
-        found_on(host, tmp_path, "writer-2")
+    del host["writer-1"]
+
+    with pytest.raises(Failure, match="writer-1 is gone") as refused:
+        found_on(host, tmp_path)
+
+    assert refused.value.fix == "pulumi up --refresh --stack prod"
+
+
+def test_a_stack_without_a_writer_is_refused(host: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    with pytest.raises(Failure, match="`services` has no public") as refused:
+        found_on(host, tmp_path, "public")
+
+    assert refused.value.fix == "pulumi up --refresh --stack prod"

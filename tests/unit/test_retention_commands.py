@@ -49,7 +49,7 @@ class World:
         monkeypatch.setattr(StackConfig, "_run", self._pulumi)
         monkeypatch.setattr(commands, "containers", self._containers)
         monkeypatch.setattr(commands, "read_store", lambda *_, **__: self.simulation.store)
-        monkeypatch.setattr(commands, "inspected_reader", lambda *_, **__: {})
+        monkeypatch.setattr(commands, "data_of", lambda *_: None)
         monkeypatch.setattr(commands, "read_memory", lambda *_: (self.now, self.memory))
         monkeypatch.setattr(commands, "write_memory", lambda *given: setattr(self, "memory", given[-1]))
         monkeypatch.setattr(httpx, "Client", functools.partial(httpx.Client, transport=httpx.MockTransport(self._http)))
@@ -331,8 +331,8 @@ def test_wrong_usage_ends_with_status_2(world: World) -> None:
 def test_the_memory_is_read_with_the_clock_of_the_host(
     monkeypatch: pytest.MonkeyPatch, answer: str, expected: Memory | None
 ) -> None:
-    read: Callable[[], Any] = functools.partial(memory.read_memory, "ssh://host1", {})
-    monkeypatch.setattr(memory, "alongside", lambda *_, **__: [])
+    read: Callable[[], Any] = functools.partial(memory.read_memory, "ssh://host1", None)
+    monkeypatch.setattr(memory, "on_data", lambda *_, **__: [])
     monkeypatch.setattr(memory, "_run", lambda *_: answer.encode())
     if expected is None:
         with pytest.raises(Failure, match=r"\.services\.json in the registry's data on ssh://host1 is damaged"):
