@@ -22,15 +22,15 @@ LOG_LINES = 2000
 #: Seconds after which a container counts as silent. The script's own limits end earlier.
 _WITHIN = 60
 
-#: Prints what a mirror with the health check URL $0 says: a line "answers" if it serves the API, its counters from port
-#: $1, "size KIBIBYTES" of the cache in $2, and "content OLDEST NEWEST" in seconds since 1970. The script needs only
-#: busybox. A slow disk makes the last two lines missing, not the command slow.
+#: Prints what a mirror with the health check URL $0 says: a line "answers" if it serves the API, from port $1 its
+#: counters and the start of its process, "size KIBIBYTES" of the cache in $2, and "content OLDEST NEWEST". Times are in
+#: seconds since 1970. The script needs only busybox. A slow disk makes the last two lines missing, and nothing slow.
 #:
 #: The time of a blob's file is the time of its download. An expired manifest leaves its file; so the oldest content is
 #: the oldest file that distribution has scheduled to expire. Without a schedule, every file counts.
 SCRIPT = r"""
 timeout 5 wget -q -O /dev/null "$0v2/" && echo answers
-timeout 5 wget -q -O - "http://127.0.0.1:$1/metrics" | grep '^registry_proxy_'
+timeout 5 wget -q -O - "http://127.0.0.1:$1/metrics" | grep -e '^registry_proxy_' -e '^process_start_time_seconds '
 cd "$2" || exit
 timeout 15 du -sk . | sed -n 's/^\([0-9]*\).*/size \1/p'
 [ -d docker/registry/v2/blobs ] || exit 0
@@ -53,6 +53,7 @@ timeout 15 sh -c '
 exit 0
 """
 _SIZE = re.compile(r"^size (\d+)$", re.MULTILINE)
+_STARTED = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
 _CONTENT = re.compile(r"^content (\d+|-) (\d+)$", re.MULTILINE)
 
 
@@ -69,7 +70,8 @@ class Cache:
 class Mirror:
     """A mirror as its container shows it. ``state`` is the result of the health check, or why the container is not up.
 
-    ``since`` is the start of the process, from which its counters count. What the container does not tell is None.
+    ``since`` is the start of the process, from which its counters count: after a garbage collection, it is later than
+    the start of the container. What the container does not tell is None.
     """
 
     container: str
@@ -112,7 +114,7 @@ def _mirror(host: str, name: str, container: Mapping[str, Any] | None) -> Mirror
         container=name,
         state=state["Health"]["Status"],
         answers="answers" in text.splitlines(),
-        since=state["StartedAt"],
+        since=_started(text) or state["StartedAt"],
         usage=usage(text),
         cache=cache(text),
         last_error=error,
@@ -124,6 +126,11 @@ def cache(text: str) -> Cache:
     size, content = _SIZE.search(text), _CONTENT.search(text)
     oldest, newest = content.groups() if content else ("-", "-")
     return Cache(size=int(size[1]) * 1024 if size else None, oldest=_moment(oldest), newest=_moment(newest))
+
+
+def _started(text: str) -> str | None:
+    found = _STARTED.search(text)
+    return f"{datetime.datetime.fromtimestamp(float(found[1]), datetime.UTC):%Y-%m-%dT%H:%M:%SZ}" if found else None
 
 
 def _moment(seconds: str) -> datetime.datetime | None:
