@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,8 +19,9 @@ import httpx
 import pytest
 
 from components.configuration.problems import Failure
-from components.render.registry import DATA_DIRECTORY
-from components.render.registry_command import PAUSE, SERVE_WITH_PAUSES, WRITING, on_own_store
+from components.configuration.settings import MirrorSettings
+from components.render.registry import DATA_DIRECTORY, cache_config
+from components.render.registry_command import PAUSE, SERVE_CACHE, SERVE_WITH_PAUSES, WRITING, on_own_store
 from operations.gc.collection import Limits, collect
 from operations.gc.script import SCRIPT, STATUS_FILE
 from operations.gc.status import REGISTRY, Status, now
@@ -66,13 +69,19 @@ def tools(binary: Binary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.fixture
 def served(tools: None, tmp_path: Path) -> Iterator[Served]:
-    port, data = free_port(), tmp_path / "data"
+    with serving(tmp_path, SERVE_WITH_PAUSES) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def serving(folder: Path, program: str) -> Iterator[Served]:
+    port, data = free_port(), folder / "data"
     data.mkdir()
-    (tmp_path / "config.yml").write_text(CONFIG % (data, port))
-    words = on_own_store(SERVE_WITH_PAUSES, str(tmp_path / "config.yml"), "registry", writes=True)
-    command = ["sh", *(str(data) if word == DATA_DIRECTORY else word for word in words[1:])]
+    (folder / "config.yml").write_text(CONFIG % (data, port))
+    words = on_own_store(program, str(folder / "config.yml"), "registry", writes=True)
+    command = ["setsid", "sh", *(str(data) if word == DATA_DIRECTORY else word for word in words[1:])]
     with (
-        running(command, port, tmp_path / "log") as process,
+        running(command, port, folder / "log") as process,
         # A connection that is refused is tried again, as the proxies do while a process pauses.
         httpx.Client(
             base_url=f"http://127.0.0.1:{port}",
@@ -81,7 +90,13 @@ def served(tools: None, tmp_path: Path) -> Iterator[Served]:
             transport=httpx.HTTPTransport(retries=6),
         ) as client,
     ):
-        yield Served(Registry(data, client), client, process)
+        try:
+            yield Served(Registry(data, client), client, process)
+        finally:
+            process.terminate()
+            process.wait(20)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # in a container, everything ends with the first process
 
 
 def gc(
@@ -362,6 +377,36 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_the_process_beside_a_mirror_serves_the_cache_during_a_collection_and_knows_what_is_gone(
+    tools: None, tmp_path: Path
+) -> None:
+    port, data = free_port(), tmp_path / "data"
+    text = cache_config("docker.io", MirrorSettings()).replace(DATA_DIRECTORY, str(data))
+    (tmp_path / "cache.yml").write_text(re.sub(r"addr: :\d+", f"addr: 127.0.0.1:{port}", text))
+    with serving(tmp_path, SERVE_CACHE + SERVE_WITH_PAUSES) as mirror:
+        kept, gone = (mirror.registry.image("library/alpine", tag, tag * 1000) for tag in ("kept", "gone"))
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=mirror.client.headers) as client:
+            cache = dataclasses.replace(mirror, client=client)
+            until(lambda: answers(cache))
+            assert all(can_be_pulled(cache, "library/alpine", tag) for tag in ("kept", "gone"))
+            mirror.registry.delete("library/alpine", gone["digest"])
+            (layer,) = json.loads(mirror.registry.data(gone["digest"]).read_bytes())["layers"]
+            while_paused = []
+
+            def phase(text: str) -> None:
+                if text.startswith("collecting"):
+                    until(lambda: not answers(mirror))
+                    while_paused.append(can_be_pulled(cache, "library/alpine", "kept"))
+
+            status = gc(mirror.folder, progress=phase, checked="")
+
+            assert (status.freed_blobs, while_paused) == (2, [True])
+            assert can_be_pulled(cache, "library/alpine", kept["digest"])
+            assert client.get(f"/v2/library/alpine/blobs/{layer['digest']}").status_code == 404
+            mirror.registry.image("library/alpine", "gone", "gone" * 1000)
+            assert can_be_pulled(cache, "library/alpine", "gone")
 
 
 def answers(served: Served) -> bool:
