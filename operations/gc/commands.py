@@ -21,7 +21,7 @@ from operations.throwaway import data_of
 
 def gc(  # noqa: PLR0917 - Typer gives all options by name
     mirrors: Annotated[
-        bool, typer.Option("--mirrors", help="Collect the caches of all mirrors instead. Pulls through a mirror wait.")
+        bool, typer.Option("--mirrors", help="Collect the caches of all mirrors instead. Each mirror stops meanwhile.")
     ] = False,
     wait: Annotated[
         int, typer.Option(min=1, help="Most seconds to wait until no push is under way.", metavar="SECONDS")

@@ -96,7 +96,7 @@ rehearse() {{
 reason() {{ said=$(grep . "$work/errors" | tail -n 1); echo "${{said:-no reason given}}"; }}
 pause() {{
   echo pausing
-  echo pause >&8
+  truncate -s 1 {PAUSE}  # a hole, because the disk may be full
   left={_DRAIN_WITHIN}
   until flock -x -n 9; do
     left=$((left - 1))

@@ -108,7 +108,7 @@ def apply(
     """Delete what a plan deletes, and nothing else. After an interruption, run the command again.
 
     The command refuses the plan if a tag was pushed again, if something new needs what the plan deletes, or if a host
-    runs it now. Deletions free no space: nothing collects garbage yet.
+    runs it now. Deletions free no space: `gc` does.
     """
     config = StackConfig(stack, config_file)
     deployed = config.deployed()
@@ -142,7 +142,7 @@ def apply(
     else:
         typer.echo(f"{registry}: deleted {done} of {every} tags and manifests; {every - done} were gone already")
     if every:
-        say("The deletions freed no space: nothing collects garbage yet.")
+        say(f"To free the space of what was deleted, run: {config.command('python', '-m', 'operations', 'gc')}")
 
 
 def _print(plan: Plan) -> None:

@@ -52,7 +52,7 @@ def _run(host: str, arguments: list[str], stdin: bytes = b"") -> bytes:
     if answer.returncode == 125:  # Docker's own failure
         raise unreachable(host, said(answer))
     if answer.returncode:
-        raise Failure(
-            f"cannot use {FILE} in the registry's data on {host}: {said(answer)}", f"docker --host {host} info"
-        )
+        is_full = "no space left" in said(answer).lower()
+        fix = "free space, for example: python -m operations gc" if is_full else f"docker --host {host} info"
+        raise Failure(f"cannot use {FILE} in the registry's data on {host}: {said(answer)}", fix)
     return answer.stdout
