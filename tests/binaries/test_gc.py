@@ -74,10 +74,11 @@ def served(tools: None, tmp_path: Path) -> Iterator[Served]:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, program: str) -> Iterator[Served]:
+def serving(folder: Path, program: str, more: str = "") -> Iterator[Served]:
+    """Run a registry process by the start program of the stack, with more configuration."""
     port, data = free_port(), folder / "data"
-    data.mkdir()
-    (folder / "config.yml").write_text(CONFIG % (data, port))
+    data.mkdir(parents=True)
+    (folder / "config.yml").write_text(CONFIG % (data, port) + more)
     words = on_own_store(program, str(folder / "config.yml"), "registry", writes=True)
     command = ["setsid", "sh", *(str(data) if word == DATA_DIRECTORY else word for word in words[1:])]
     with (
@@ -279,6 +280,21 @@ def test_the_cache_of_a_mirror_is_collected_without_a_survey_of_its_manifests(se
     status = gc(served.folder, checked="")
 
     assert (status.store, status.freed_blobs, status.blobs) == ("docker.io", 2, 3)
+
+
+def test_a_mirror_fetches_again_what_a_collection_removed(served: Served, tmp_path: Path) -> None:
+    digest = served.registry.image("library/alpine", "3", "layer")["digest"]
+    proxy = f"proxy: {{remoteurl: '{served.client.base_url}'}}"
+    with serving(tmp_path / "mirror", SERVE_WITH_PAUSES, proxy) as mirror:
+        assert can_be_pulled(mirror, "library/alpine", "3")
+        until(lambda: len(blobs(mirror.folder)) == 3)
+        shutil.rmtree(mirror.registry.repositories / "library/alpine/_manifests")
+
+        status = gc(mirror.folder, checked="")
+
+        assert (status.freed_blobs, blobs(mirror.folder)) == (3, set())
+        assert can_be_pulled(mirror, "library/alpine", digest)
+        until(lambda: len(blobs(mirror.folder)) == 3)
 
 
 # --- Pushes and other collections at the same time --------------------------------------------------------------------
