@@ -2,7 +2,8 @@
 VENV := .venv/bin/python
 
 .PHONY: up down purge check test test-unit test-commands test-binaries test-caddy test-caddy-under-load \
-	test-nginx test-nginx-under-load test-any-proxy test-current-engine test-over-ssh lint bench golden lock outdated
+	test-nginx test-nginx-under-load test-any-proxy test-any-proxy-once test-current-engine \
+	test-over-ssh lint bench golden lock outdated
 
 up down purge: .venv/installed
 	@$(VENV) -m local $@
@@ -17,8 +18,8 @@ check: .venv/installed
 
 test: .venv/installed
 	$(VENV) -m local prepare
-	@$(AT_A_TIME) test-unit test-binaries test-commands test-caddy-under-load test-nginx-under-load test-any-proxy \
-		test-caddy test-nginx test-current-engine test-over-ssh
+	@$(AT_A_TIME) test-unit test-any-proxy-once test-caddy-under-load test-nginx-under-load test-any-proxy \
+		test-caddy test-nginx test-current-engine test-binaries test-commands test-over-ssh
 
 test-unit:
 	$(VENV) -m pytest tests/unit tests/render
@@ -47,7 +48,10 @@ test-nginx-under-load:
 	$(call test-on,debian) -m load --proxy nginx
 
 test-any-proxy:
-	$(call test-on,debian) -m any_proxy
+	$(call test-on,debian) -m "any_proxy and not once"
+
+test-any-proxy-once:
+	$(call test-on,debian) -m "any_proxy and once"
 
 test-current-engine:
 	$(call test-on,modules) -m "not once"

@@ -67,10 +67,12 @@ class Deployed(BaseModel):
 
 
 class DeployedMirror(BaseModel):
-    """The setting of a deployed mirror that commands read."""
+    """The settings of a deployed mirror that commands read."""
 
     model_config = FROZEN | {"extra": "ignore"}
     ttl: Duration = MirrorSettings.model_fields["ttl"].default
+    upstream: str | None = None
+    username: str | None = None
 
 
 class DeployedMirrors(BaseModel):

@@ -55,9 +55,11 @@ ROLES_OF: dict[Process, tuple[Role, ...]] = {
 }
 
 
+#: The only upstream whose mirrors Docker's ``registry-mirrors`` can name. Docker's requests then name no upstream.
+DOCKER_HUB = "docker.io"
 #: API origins of well-known registries; for docker.io and lscr.io, the origin is not ``https://NAME``.
 KNOWN_UPSTREAMS = {
-    "docker.io": "https://registry-1.docker.io",
+    DOCKER_HUB: "https://registry-1.docker.io",
     "gcr.io": "https://gcr.io",
     "ghcr.io": "https://ghcr.io",
     "lscr.io": "https://ghcr.io",

@@ -15,8 +15,6 @@ import yaml
 from components.configuration.fields import Endpoint
 from components.configuration.settings import KNOWN_UPSTREAMS
 
-#: The only upstream that Docker's ``registry-mirrors`` can name.
-DOCKER_HUB = "docker.io"
 _WRITTEN_BY = "# Written by `python -m operations clients` of registry-stack.\n"
 
 

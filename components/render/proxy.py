@@ -21,7 +21,7 @@ from components.configuration.naming import (
     quick_alias,
     service_ports,
 )
-from components.configuration.settings import Secrets, Settings
+from components.configuration.settings import DOCKER_HUB, Secrets, Settings
 from components.render.registry import REALM, most_layers
 
 CERTIFICATES_DIRECTORY = "/etc/proxy-certificates"
@@ -46,8 +46,6 @@ LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "localhost"}
 _SAFE = r"!#-%\x27-;=?-\x5b\x5d-~"
 LOGGED_URL, LOGGED_HEADER = (rf"[{safe}]*(?:[\x22&<>\x5c][{safe}]*){{0,16}}" for safe in (_SAFE, f"{_SAFE} "))
 LONGEST = {"url": 1000, "user_agent": 512, "content_type": 128, "login": 256}
-#: Upstream of requests that name none: Docker asks a mirror in ``registry-mirrors`` for images of Docker Hub alone.
-DOCKER_HUB = "docker.io"
 #: A parameter of a query other than ``ns`` in any spelling: its name is ``n`` or begins with another letter.
 _OTHER = r"(?:n|[a-mo-zA-MO-Z_][\w-]*)=[^&#]*"
 #: Most seconds for which each server does not know a new, healthy process that has the name of an old process. nginx

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components.render.clients import DOCKER_HUB, Mirror
+from components.configuration.settings import DOCKER_HUB
+from components.render.clients import Mirror
 from operations.clients.files import Client, Mirrors, client_files
 from operations.clients.merging import Unmergeable, contains
 from operations.clients.planning import DAEMON, File

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from components.configuration.problems import Failure
-from components.render.clients import DOCKER_HUB
+from components.configuration.settings import DOCKER_HUB
 from operations.clients.files import client_files
 from operations.clients.folder import SUMS, write_folder
 from operations.clients.machine_commands import check, install, uninstall

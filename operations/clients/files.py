@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from components.configuration.settings import DOCKER_HUB
 from components.render.clients import (
-    DOCKER_HUB,
     Mirror,
     buildkitd_toml,
     daemon_json,

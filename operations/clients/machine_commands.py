@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from pydantic import TypeAdapter, ValidationError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,11 +23,9 @@ from operations.clients.outputs import deployed_mirrors
 from operations.clients.planning import DAEMON, JOURNAL, File, Plan, journal, plan
 from operations.clients.programs import Programs, ask, find, validate
 from operations.clients.trying import Trial, trials
-from operations.console import say, screen, waiting
+from operations.console import say, show_table, waiting
 from operations.options import ConfigFile, Stack
 from operations.stack import StackConfig
-
-_UNLIMITED = 10_000
 
 Host = Annotated[
     str | None, typer.Option(metavar="ssh://USER@HOST", help="The machine with the clients. Default: this machine.")
@@ -112,9 +109,7 @@ def check(
         for name, use in rows:
             state = escape(f"no: {use.reason}") if use.reason else "yes"
             table.add_row(name, use.client.name, use.mirror.upstream, str(use.mirror.address), state)
-        # In a file or a pipe, a row is one line, so that a search finds whole rows.
-        wide = screen if screen.is_terminal else Console(width=_UNLIMITED, highlight=False, emoji=False)
-        wide.print(table)
+        show_table(table)
     for each in failures:
         say(f"{redacted(str(each))}\n  fix: {redacted(each.fix)}")
     if failures or any(use.reason for _, use in rows):

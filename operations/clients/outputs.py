@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.configuration.problems import Failure, set_command
-from components.render.clients import DOCKER_HUB, Mirror
+from components.configuration.settings import DOCKER_HUB
+from components.render.clients import Mirror
 from operations.clients.files import Mirrors
 from operations.stack import StackConfig
 
@@ -18,11 +19,11 @@ def deployed_mirrors(config: StackConfig, daemon: Mapping[str, Any]) -> Mirrors:
         Failure: if the stack has no mirror.
     """
     deployed = config.deployed_mirrors()
-    found = []
-    for upstream in sorted(deployed.upstreams):
-        own = deployed.mirror_urls.get(upstream)
-        if address := own or deployed.mirror_url:
-            found.append(Mirror(upstream, address, is_shared=own is None))
+    found = [
+        Mirror(upstream, address, is_shared=upstream not in deployed.mirror_urls)
+        for upstream in sorted(deployed.upstreams)
+        if (address := deployed.address(upstream))
+    ]
     if not found:
         example = set_command(f'mirrors["{DOCKER_HUB}"].url', "https://mirror.example.com")
         raise Failure(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from components.configuration.naming import mirror_alias
 from components.configuration.problems import Failure
-from components.render.clients import DOCKER_HUB
+from components.configuration.settings import DOCKER_HUB
 from operations.clients.files import Mirrors
 from operations.clients.machine import Machine
 from operations.clients.programs import Programs, pull

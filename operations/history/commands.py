@@ -14,7 +14,7 @@ from rich.table import Table
 
 from components.configuration.fields import DockerHost
 from components.configuration.problems import Failure
-from operations.console import say, screen, waiting
+from operations.console import say, screen, show_table, waiting
 from operations.history.content import size_of_all
 from operations.history.presentation import (
     repositories_json,
@@ -32,8 +32,6 @@ from operations.options import ConfigFile, Stack
 from operations.stack import Deployed, StackConfig, fault
 
 _TOOL = ("python", "-m", "operations")
-#: Columns of a table that no terminal shows: its rows stay whole, for grep.
-_UNLIMITED = 10_000
 
 
 def _docker_hosts(values: list[str] | None) -> list[str]:
@@ -180,4 +178,4 @@ def _print(as_json: bool, value: dict[str, Any], title: str, table: Table) -> No
     screen.print(title, markup=False, soft_wrap=True)
     if table.row_count:
         screen.print()
-        screen.print(table, width=None if screen.is_terminal else _UNLIMITED, crop=False)
+        show_table(table)

@@ -11,11 +11,12 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from operations.mirrors.counters import Counters
+from operations.mirrors.quota import Quota
 from operations.mirrors.reading import Mirror
 
 
-def mirrors_table(mirrors: Mapping[str, Mirror]) -> Table:
-    """Return the table with a column for each mirror."""
+def mirrors_table(mirrors: Mapping[str, Mirror], quotas: Mapping[str, Quota]) -> Table:
+    """Return the table with a column for each mirror, and a row for quotas if there are any."""
     table = Table(box=None, pad_edge=False)
     table.add_column("Mirror", no_wrap=True)
     columns = [_column(mirror) for mirror in mirrors.values()]
@@ -23,6 +24,8 @@ def mirrors_table(mirrors: Mapping[str, Mirror]) -> Table:
         table.add_column(name, overflow="fold")
     for label in columns[0] if columns else ():
         table.add_row(label, *(column[label] for column in columns))
+    if quotas:
+        table.add_row("Quota", *(str(quotas.get(name, "")) for name in mirrors))
     return table
 
 
@@ -53,7 +56,9 @@ def errors(mirrors: Mapping[str, Mirror]) -> list[str]:
     ]
 
 
-def mirrors_json(host: str, urls: Mapping[str, str], mirrors: Mapping[str, Mirror]) -> dict[str, Any]:
+def mirrors_json(
+    host: str, urls: Mapping[str, str], mirrors: Mapping[str, Mirror], quotas: Mapping[str, Quota]
+) -> dict[str, Any]:
     """Return the JSON form, as docs/mirrors.md describes it."""
     return {
         "docker_host": host,
@@ -71,6 +76,7 @@ def mirrors_json(host: str, urls: Mapping[str, str], mirrors: Mapping[str, Mirro
                 "cache_size": mirror.cache.size,
                 "oldest": _time(mirror.cache.oldest),
                 "newest": _time(mirror.cache.newest),
+                "quota": dataclasses.asdict(quotas[name]) if name in quotas else None,
                 "last_error": dataclasses.asdict(mirror.last_error) if mirror.last_error else None,
             }
             for name, mirror in mirrors.items()

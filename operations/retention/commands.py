@@ -9,11 +9,10 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
 
 from components.configuration.problems import Failure
 from components.configuration.retention import RetentionSettings
-from operations.console import say, screen, waiting
+from operations.console import say, screen, show_table, waiting
 from operations.files import replace_file
 from operations.history.reading import read_store
 from operations.history.running import Container, containers
@@ -33,8 +32,6 @@ from operations.trust import trust_in
 app = typer.Typer(help="Delete old tags and manifests by the rules of `registry.retention`.", no_args_is_help=True)
 
 _TOOL = ("python", "-m", "operations", "retention")
-#: Columns of a table that no terminal shows: its rows stay whole, for grep.
-_UNLIMITED = 10_000
 #: Docker hosts that are asked at once.
 _AT_A_TIME = 16
 #: Most images that an error lists.
@@ -147,8 +144,7 @@ def apply(
 
 def _print(plan: Plan) -> None:
     if plan.tags or plan.manifests:
-        wide = screen if screen.is_terminal else Console(width=_UNLIMITED, highlight=False, emoji=False)
-        wide.print(plan_table(plan))
+        show_table(plan_table(plan))
         screen.print()
     screen.print(f"{plan.registry}: {summary(plan)}", markup=False, soft_wrap=True)
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.status import Status
 from rich.table import Table
 
-from operations.console import say, screen, waiting
+from operations.console import say, show_table, waiting
 from operations.credentials.login import push_login
 from operations.options import ConfigFile, Stack
 from operations.stack import StackConfig
@@ -24,9 +23,6 @@ from operations.tarballs.presentation import plan_json, plan_table, printable, r
 from operations.tarballs.registry import Registry
 from operations.tarballs.transfer import Transfer
 from operations.trust import trust_in
-
-#: Columns of a table that no terminal shows: its rows stay whole, for grep.
-_UNLIMITED = 10_000
 
 
 def import_(
@@ -135,6 +131,4 @@ def _print(value: dict[str, Any] | Table) -> None:
     if isinstance(value, dict):
         typer.echo(json.dumps(value, indent=2))
         return
-    # In a file or a pipe, a row is one line, so that a search finds whole names.
-    wide = screen if screen.is_terminal else Console(width=_UNLIMITED, highlight=False, emoji=False)
-    wide.print(value)
+    show_table(value)

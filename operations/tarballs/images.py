@@ -11,9 +11,10 @@ from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from components.configuration.settings import DOCKER_HUB
 from operations.manifests import Descriptor, Document, Manifest
 from operations.tarballs.archive import Archive, Broken
-from operations.warm.references import DOCKER_HUB, parse
+from operations.warm.references import parse
 
 _UNCOMPRESSED = ("application/vnd.oci.image.layer.v1.tar", "application/vnd.docker.image.rootfs.diff.tar")
 _CONFIGURATIONS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from components.configuration.problems import Failure
-from operations.console import say, screen, waiting
+from operations.console import say, screen, show_table, waiting
 from operations.files import replace_file
 from operations.history.reading import read_store
 from operations.options import ConfigFile, Stack
@@ -22,8 +22,6 @@ from operations.usage.presentation import largest, oldest, repositories_table, t
 from operations.usage.sizes import Usage
 from operations.usage.sizes import usage as usage_of
 
-#: Columns of a table that no terminal shows: its rows stay whole, for grep.
-_UNLIMITED = 10_000
 _MOST_TAGS = 10
 
 
@@ -94,4 +92,4 @@ def _write(file: Path, text: str) -> None:
 def _print(title: str, table: Table) -> None:
     if table.row_count:
         screen.print(f"\n{title}" if title else "", markup=False)
-        screen.print(table, width=None if screen.is_terminal else _UNLIMITED, crop=False)
+        show_table(table)

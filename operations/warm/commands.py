@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from components.configuration.problems import Failure
-from operations.console import say, screen, waiting
+from operations.console import say, show_table, waiting
 from operations.options import ConfigFile, Stack
 from operations.stack import StackConfig
 from operations.trust import trust_in
@@ -26,7 +25,6 @@ from operations.warm.mirrors import Mirror, Mirrors, from_deployed, interval
 from operations.warm.pull import Puller, PullError, Stopped
 from operations.warm.references import Reference
 
-_WIDTH_OF_FILES = 1000
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(?:/[a-z0-9.]+)?")
 
 
@@ -109,9 +107,7 @@ def _run(
                         table.add_row(str(reference), "", "", "", f"skipped: {reason}")
                     case (at_upstream, mirror):
                         failed += not _pull(puller, reference, at_upstream, mirror, table)
-    # In a file or a pipe, a row is one line, so that a search finds whole references.
-    wide = screen if screen.is_terminal else Console(width=_WIDTH_OF_FILES, highlight=False, emoji=False)
-    wide.print(table)
+    show_table(table)
     say(f"{len(wanted) - failed - skipped} pulled, {skipped} skipped, {failed} failed, {decimal(arrived)} in all")
     return failed
 

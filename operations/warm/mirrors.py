@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from components.configuration.fields import seconds
+from components.configuration.settings import DOCKER_HUB
 from operations.stack import DeployedMirrors
-from operations.warm.references import DOCKER_HUB, Reference
+from operations.warm.references import Reference
 
 #: Runs of `--keep` within one TTL. Content expires after a fixed time, also if clients pull it, so the interval is the
 #: longest time for which expired content is absent.

@@ -56,6 +56,15 @@ def pulls(stack: Stack, references: dict[str, str]) -> dict[str, bool]:
         }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_names(stack: Stack, client: docker.DockerClient) -> None:
+    """Remove names in this registry that earlier tests gave to local images, such as that of the stack's containers."""
+    for image in client.images.list():
+        for name in image.tags:
+            if name.startswith(f"{stack.registry}/"):
+                client.images.remove(name, force=True)
+
+
 @pytest.fixture
 def digests(
     stack: Stack, docker_cli: clients.DockerCli, client: docker.DockerClient, tmp_path: Path

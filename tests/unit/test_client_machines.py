@@ -450,6 +450,7 @@ def test_change_that_goes_on_without_its_connection_comes_too_late(
 ) -> None:
     before = content(machine)
     lines = (
+        'case "$*" in *ready*) echo ready; exec cat;; esac\n'  # the shared connection
         f'script=$(mktemp {tmp_path}/XXXXXX); cat >"$script"\n'
         f'if grep -q "^main .*/hosts.toml .* 644 " "$script" && [ ! -e {tmp_path}/reached ]; then\n'
         f'  (setsid sh "$script" >{tmp_path}/log 2>&1; touch {tmp_path}/done) >/dev/null 2>&1 &\n'
