@@ -399,7 +399,7 @@ def test_no_request_leaves_much_in_the_log(proxy: Proxy, folder: Path, port: str
         next(answer.iter_bytes(1000))
     assert proxy("GET", "/v2/end", port=port, headers={"User-Agent": "a" * 512}).status_code == 200
 
-    # Each worker of nginx keeps its lines for a second, so lines of earlier requests can follow the last request's line.
+    # Each worker of nginx keeps its lines for a second, so lines of earlier requests can follow the last one.
     deadline = time.monotonic() + 60
     while b"/v2/end" not in (added := log.read_bytes()[before:]) or len(lines := added.splitlines()) < 5:
         assert time.monotonic() < deadline
