@@ -69,7 +69,7 @@ class _Run:
         self._script, self._status, self._limits, self._progress = script, status, limits, progress
         self._give_up, self._paused_at = give_up, 0.0
         self._documents = dict[str, bytes]()
-        self._unread, self._doomed = list[str](), set[str]()
+        self._unread, self._doomed, self._wrong = list[str](), set[str](), set[str]()
 
     def followed(self) -> Status:
         """Follow the script to its result.
@@ -90,8 +90,8 @@ class _Run:
                     survey = self._survey()
                 case "eligible":
                     self._doomed.add(rest)
-                case "rehearsed" | "paused" if survey:
-                    self._answer(survey)
+                case "rehearsed" | "stumbled" | "paused" if survey:
+                    self._answer(survey, rest)
                 case "pausing":
                     self._pause()
                 case "resumed":
@@ -99,7 +99,7 @@ class _Run:
                 case "collected" | "failed" if survey:
                     return self._result(survey, rest if word == "failed" else None)
                 case _:
-                    _refuse(word, rest)
+                    _refuse(word)
                     self._unread.append(line)
         raise self._broken()
 
@@ -127,24 +127,33 @@ class _Run:
         parts = needed(found, self._documents)
         return _Survey(files=found, needed=parts, missing=absent(parts, found), under_way=under_way(changed, parts))
 
-    def _answer(self, survey: _Survey) -> None:
-        """Go on, unless a push is under way.
+    def _check(self, survey: _Survey, stumbled: str) -> None:
+        """Judge a rehearsal, in which distribution may have ``stumbled``.
+
+        A delete between a survey and its rehearsal looks like a mistake of distribution, but not in two surveys.
 
         Raises:
-            Failure: if distribution would delete what a manifest needs.
+            Failure: if distribution cannot read the store, or would delete what a manifest needs.
         """
-        wrong = [part for part in survey.needed if part.part in self._doomed]
-        if wrong and not self._paused_at:
+        doomed = {str(part) for part in survey.needed if part.part in self._doomed}
+        wrong = {stumbled} if stumbled else doomed
+        self._doomed.clear()
+        if sure := sorted(wrong if time.monotonic() > self._give_up else wrong & self._wrong):
+            if stumbled:
+                raise _unreadable(sure)
             raise Failure(
-                f"distribution would delete what images need, so nothing was deleted:\n{_shown(wrong)}",
+                f"distribution would delete what images need, so nothing was deleted:\n{_shown(sure)}",
                 "do not collect garbage, and report this list with the version of the registry's image",
             )
+        self._wrong = wrong
+
+    def _answer(self, survey: _Survey, stumbled: str) -> None:
+        """Go on, unless a push is under way or the rehearsal has to be repeated."""
+        if not self._paused_at:
+            self._check(survey, stumbled)
         if survey.under_way:
             self._resume(survey.under_way)
-            self._script.say("again")
-        else:
-            self._script.say("go")
-        self._doomed.clear()
+        self._script.say("again" if survey.under_way or self._wrong else "go")
 
     def _pause(self) -> None:
         self._progress("collecting, while writing pauses")
@@ -206,7 +215,7 @@ class _Run:
         return Failure(f"the collection ended early: {script.last_error()}. Writing goes on", _AGAIN)
 
 
-def _refuse(word: str, rest: str) -> None:
+def _refuse(word: str) -> None:
     match word:
         case "another":
             raise Failure("another garbage collection of this store runs", "wait until it has ended")
@@ -216,8 +225,6 @@ def _refuse(word: str, rest: str) -> None:
                 " has no `flock`",
                 "pulumi up",
             )
-        case "stumbled":
-            raise _unreadable([rest])
 
 
 def _unreadable(problems: Sequence[str]) -> Failure:

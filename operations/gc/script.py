@@ -6,7 +6,7 @@ the processes that paused serve again. So nothing outlives a killed command or a
 
 from __future__ import annotations
 
-from components.render.registry import DATA_DIRECTORY
+from components.render.registry import DATA_DIRECTORY, MIRROR_DRAIN_SECONDS
 from components.render.registry_command import PAUSE, WRITING
 from operations.throwaway import LISTING, Data, on_data
 
@@ -14,8 +14,9 @@ from operations.throwaway import LISTING, Data, on_data
 STATUS_FILE = ".gc.json"
 #: Seconds between two signs of life on standard input. The script gives up after 20 seconds without a sign.
 ALIVE_EVERY = 4
-#: Tenths of a second in which the processes drain. A longer upload goes on, and the script tries again later.
-_DRAIN_WITHIN = 200
+#: Tenths of a second in which the processes drain. A longer upload goes on, and the script tries again later. A mirror
+#: cuts longer downloads, as at each restart, so that a second pause is not needed.
+_DRAIN_WITHIN, _MIRROR_DRAIN_WITHIN = 200, 10 * MIRROR_DRAIN_SECONDS + 50
 
 #: Collects the garbage of the store $0. A file of a push counts as changed for $1 seconds. With $2, a survey has the
 #: contents of all manifests. The script needs only busybox and distribution. Words on its input: ``alive`` is a sign of
@@ -28,7 +29,8 @@ _DRAIN_WITHIN = 200
 #:   "repositories/…/_manifests/revisions/…/link" for each blob and manifest; "document BYTES PATH" for each manifest
 #:   that is new since the last survey; "contents", and the contents of these documents;
 #: - eligible DIGEST, for each blob that a rehearsal with --dry-run would delete; then "rehearsed", or "stumbled
-#:   REPOSITORY: REASON". At ``go``, writing pauses, and at ``again``, the script starts again after a while;
+#:   REPOSITORY: REASON" if distribution cannot read something. At ``go``, writing pauses, and at ``again``, the script
+#:   starts again after a while;
 #: - pausing; then "resumed", if a request does not end. The script starts again. Otherwise a survey, then "paused". At
 #:   ``go``, the collection begins, and at ``again``, writing resumes, and the script starts again;
 #: - "- FILE" or "+ FILE" for each file of the survey that is gone or new after the collection;
@@ -97,7 +99,7 @@ reason() {{ said=$(grep . "$work/errors" | tail -n 1); echo "${{said:-no reason 
 pause() {{
   echo pausing
   truncate -s 1 {PAUSE}  # a hole, because the disk may be full
-  left={_DRAIN_WITHIN}
+  [ "$checked" ] && left={_DRAIN_WITHIN} || left={_MIRROR_DRAIN_WITHIN}
   until flock -x -n 9; do
     left=$((left - 1))
     [ $left -gt 0 ] && sleep 0.1 || return
@@ -109,8 +111,13 @@ collect() {{
   [ -d "$tree/repositories" ] && [ -d "$tree/blobs" ] || {{ echo empty; return; }}
   [ -e {WRITING} ] && command -v flock > /dev/null || {{ echo unpausable; return; }}
   exec 8>> {PAUSE} 9>> {WRITING}
-  flock -x -n 8 || {{ echo another; return; }}
+  left=20  # a process that looks whether somebody holds this lock holds it for a moment
+  until flock -x -n 8; do
+    left=$((left - 1))
+    [ $left -gt 0 ] && sleep 0.1 || {{ echo another; return; }}
+  done
   ours=1
+  : > {PAUSE}  # the request of a killed collection would take effect with the lock
   complete
   while :; do
     survey

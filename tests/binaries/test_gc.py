@@ -263,6 +263,53 @@ def test_a_damaged_link_is_named_with_its_repository_and_nothing_is_deleted(serv
     assert files(served.folder) == before
 
 
+#: Stands in for `registry`: the lines run before each rehearsal, after the survey.
+BEFORE_REHEARSALS = """#!/bin/sh
+if [ "$2" = --dry-run ]; then
+%s
+fi
+exec %s "$@"
+"""
+
+
+@pytest.fixture
+def before_rehearsals(binary: Binary, served: Served, tmp_path: Path) -> Callable[[str], None]:
+    """Adds lines of shell that run before each rehearsal. The processes that serve are unchanged."""
+
+    def added(lines: str) -> None:
+        program = tmp_path / "bin/registry"
+        program.unlink()
+        program.write_text(BEFORE_REHEARSALS % (lines, binary("registry")))
+        program.chmod(0o755)
+
+    return added
+
+
+def test_a_delete_between_the_survey_and_the_rehearsal_is_no_mistake_of_distribution(
+    served: Served, before_rehearsals: Callable[[str], None]
+) -> None:
+    kept, gone = (served.registry.image("app", tag, tag)["digest"].removeprefix("sha256:") for tag in ("1", "2"))
+    revisions = served.registry.repositories / "app/_manifests/revisions/sha256"
+    before_rehearsals(f"rm -rf {revisions / gone}")
+
+    assert gc(served.folder).freed_blobs == 2
+    assert can_be_pulled(served, "app", f"sha256:{kept}")
+
+
+def test_a_distribution_that_would_delete_what_an_image_needs_is_not_run(
+    served: Served, before_rehearsals: Callable[[str], None]
+) -> None:
+    digest = served.registry.image("app", "1", "layer")["digest"]
+    (layer,) = json.loads(served.registry.data(digest).read_bytes())["layers"]
+    before_rehearsals(f"echo blob eligible for deletion: {layer['digest']}")
+    before = files(served.folder)
+
+    with pytest.raises(Failure, match=f"would delete what images need.*\n  app@{digest} needs {layer['digest']}"):
+        gc(served.folder)
+
+    assert files(served.folder) == before
+
+
 def test_an_image_that_lacks_a_layer_is_reported_and_does_not_stop_the_collection(served: Served) -> None:
     digest = served.registry.image("app", "1", "layer")["digest"]
     (layer,) = json.loads(served.registry.data(digest).read_bytes())["layers"]
@@ -340,6 +387,36 @@ def test_only_one_collection_of_a_store_runs(served: Served) -> None:
 
     with flock(served.folder / PAUSE, "-x"), pytest.raises(Failure, match="another garbage collection"):
         gc(served.folder)
+
+
+def test_a_process_that_looks_for_a_collection_is_not_taken_for_one(served: Served) -> None:
+    served.registry.image("app", "1", "layer")
+
+    looking = ["flock", "-s", served.folder / PAUSE, "sh", "-c", "echo locked; sleep 0.5"]
+    with subprocess.Popen(looking, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"locked\n"
+        assert gc(served.folder).result == "done"
+
+
+def test_what_a_killed_collection_asked_for_does_not_stop_writing_when_the_next_collection_begins(
+    served: Served,
+) -> None:
+    served.registry.blob("app", b"a layer without a manifest", "x")
+    served.registry.image("app", "1", "layer")
+    (served.folder / PAUSE).write_text("pause\n")
+    wrote = []
+
+    def waiting(phase: str) -> None:
+        if phase.startswith("waiting"):
+            time.sleep(3)  # a process looks every two seconds
+            wrote.append(answers(served))
+
+    with pytest.raises(Failure, match="pushes went on"):
+        gc(served.folder, Limits(stalled=30, wait=3, pause=30), waiting)
+
+    assert wrote
+    assert all(wrote)
 
 
 def test_a_process_that_does_not_pause_stops_the_collection(served: Served) -> None:

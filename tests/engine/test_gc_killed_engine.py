@@ -152,7 +152,8 @@ def use(engine: Engine, number: int) -> None:
 
     until(lambda: address() != "")
     command = engine.inside(sys.executable, "-c", CLIENT, f"http://{address()}:5000", str(number))
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    answer = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
     assert answer.returncode == 0, answer.stderr
 
 
