@@ -14,6 +14,7 @@ from pathlib import Path
 
 import docker
 import docker.errors
+import httpx
 import pytest
 
 from components.configuration.problems import Failure
@@ -76,9 +77,12 @@ class Engine:
 
     def kill(self) -> None:
         """Kill the engine, and start it again."""
-        os.kill(self._number(), signal.SIGKILL)
+        number = self._number()
+        os.kill(number, signal.SIGKILL)
         if self._again:
             self._again.wait()
+        else:
+            os.waitpid(number, 0)  # the next engine does not start while its predecessor's number is in use
         self._again = subprocess.Popen(
             self.inside(*self._words), env=self._variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -106,8 +110,10 @@ class Engine:
         raise AssertionError("the second engine does not run")
 
     def _answers(self) -> bool:
-        with contextlib.suppress(docker.errors.DockerException), self.client() as api:
-            return bool(api.ping())
+        # The SDK leaves its socket open if the engine refuses the connection.
+        transport = httpx.HTTPTransport(uds=self.address.removeprefix("unix://"))
+        with contextlib.suppress(httpx.TransportError), httpx.Client(transport=transport) as client:
+            return client.get("http://engine/_ping").is_success
         return False
 
 
