@@ -19,6 +19,7 @@ import pytest
 from components.render.registry import DATA_DIRECTORY
 from operations.gc.script import STATUS_FILE
 from operations.throwaway import LABEL
+from tests.engine.pauses import until, until_pause
 from tests.engine.transfers import Connection, digest_of
 from tests.harness import clients
 from tests.harness.configuration import ROOT
@@ -139,13 +140,6 @@ def started(client: docker.DockerClient) -> bool:
     return bool(client.containers.list(filters={"label": LABEL}))
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def reads_and_writes(stack: Stack, skopeo: Skopeo, layout: Path, *names: str) -> None:
     """A push to the first name and pulls of all names succeed within a minute."""
     began = time.monotonic()
@@ -166,12 +160,16 @@ def test_a_killed_collection_leaves_a_registry_that_reads_and_writes(
 ) -> None:
     kept = "my-app/backend:kept"
     pushed(skopeo, kept, [random_layer(clients.MEGABYTE)], tmp_path)
+    folder = Path(client.volumes.get(f"{PREFIX}-registry-data").attrs["Mountpoint"])
     for moment in range(10):
         layout = garbage(skopeo, [random_layer(clients.MEGABYTE), random_layer(1000)], tmp_path)
+        began = time.time()
         with collecting(stack) as process:
-            until(lambda: started(client) or process.poll() is not None)
-            # From the start of the container to after its end: a collection takes three to five seconds here.
-            time.sleep(0.5 * moment)
+            until(lambda: started(client))
+            if moment >= 5:
+                until_pause(folder, began)
+            time.sleep(0.5 * (moment % 5))
+            print(f"kill {moment}: the collection {'ended' if process.poll() is not None else 'runs'}")
         # The client pushes what the killed collection deletes, and maybe deleted.
         reads_and_writes(stack, skopeo, layout, f"my-app/backend:{moment}", kept)
         until(lambda: not started(client), 30)

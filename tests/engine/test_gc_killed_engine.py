@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import docker
@@ -24,6 +24,7 @@ from operations.gc.collection import Limits, collect
 from operations.gc.script import throwaway
 from operations.gc.status import REGISTRY, Status, now
 from operations.throwaway import Data
+from tests.engine.pauses import until, until_pause
 from tests.engine.second_engine import second_engine
 from tests.harness import clients
 from tests.harness.configuration import ROOT
@@ -117,13 +118,6 @@ class Engine:
         return False
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
     with second_engine() as address, contextlib.closing(Engine(address)) as second:
@@ -168,6 +162,8 @@ def use(engine: Engine, number: int) -> None:
 def test_a_killed_engine_leaves_a_registry_that_reads_and_writes(engine: Engine, store: Data) -> None:
     command = ["docker", "--host", engine.address, *throwaway(store, 1, checked=True)]
     results: list[Status | Failure] = []
+    with engine.client() as api:
+        folder = Path(api.volumes.get(store.source).attrs["Mountpoint"])
 
     def gc() -> None:
         try:
@@ -178,9 +174,11 @@ def test_a_killed_engine_leaves_a_registry_that_reads_and_writes(engine: Engine,
 
     for moment in range(10):
         use(engine, moment)
-        collecting = threading.Thread(target=gc)
+        collecting, began = threading.Thread(target=gc), time.time()
         collecting.start()
-        time.sleep(1 + 0.5 * moment)  # a collection takes about five seconds
+        if moment >= 5:
+            until_pause(folder, began)
+        time.sleep(0.5 * (moment % 5))
         engine.kill()
         collecting.join(60)
         assert not collecting.is_alive()
