@@ -14,17 +14,17 @@ from pathlib import Path
 
 import docker
 import docker.errors
-import httpx
 import pytest
 
 from components.configuration.problems import Failure
 from components.render.registry import DATA_DIRECTORY
 from components.render.registry_command import SERVE_WITH_PAUSES, on_own_store
+from local.engine import _comes_true
 from operations.gc.collection import Limits, collect
 from operations.gc.script import throwaway
 from operations.gc.status import REGISTRY, Status, now
 from operations.throwaway import Data
-from tests.engine.pauses import until, until_pause
+from tests.engine.pauses import until_pause
 from tests.engine.second_engine import second_engine
 from tests.harness import clients
 from tests.harness.configuration import ROOT
@@ -64,6 +64,7 @@ class Engine:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._log = Path(address.removeprefix("unix://")).parent / "log"
         self._again: subprocess.Popen[bytes] | None = None
         number = self._number()
         self._words = Path(f"/proc/{number}/cmdline").read_bytes().decode().rstrip("\0").split("\0")
@@ -84,10 +85,14 @@ class Engine:
             self._again.wait()
         else:
             os.waitpid(number, 0)  # the next engine does not start while its predecessor's number is in use
-        self._again = subprocess.Popen(
-            self.inside(*self._words), env=self._variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        until(self._answers)
+        # The engine's containerd dies with the engine. The first process of these namespaces reaps no orphans, so the
+        # dead containerd would look alive.
+        (self._log.parent / "run/containerd/containerd.pid").unlink(missing_ok=True)
+        with self._log.open("ab") as log:
+            self._again = subprocess.Popen(
+                self.inside(*self._words), env=self._variables, stdout=log, stderr=subprocess.STDOUT
+            )
+        assert _comes_true(self._answers), self._log.read_text()
 
     def close(self) -> None:
         """Stop the engine."""
@@ -111,11 +116,8 @@ class Engine:
         raise AssertionError("the second engine does not run")
 
     def _answers(self) -> bool:
-        # The SDK leaves its socket open if the engine refuses the connection.
-        transport = httpx.HTTPTransport(uds=self.address.removeprefix("unix://"))
-        with contextlib.suppress(httpx.TransportError), httpx.Client(transport=transport) as client:
-            return client.get("http://engine/_ping").is_success
-        return False
+        asked = subprocess.run(["docker", "--host", self.address, "version"], capture_output=True, check=False)
+        return asked.returncode == 0
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +134,7 @@ def store(engine: Engine) -> Data:
             clients.IMAGES.registry,
             name="writer",
             detach=True,
-            restart_policy={"Name": "unless-stopped"},
+            restart_policy={"Name": "always"},
             volumes={"data": {"bind": DATA_DIRECTORY, "mode": "rw"}},
             environment={"CONFIG": CONFIG},
             entrypoint=["/bin/sh", "-c", 'echo "$CONFIG" > /tmp/config.yml && exec "$0" "$@"'],
@@ -144,17 +146,33 @@ def store(engine: Engine) -> Data:
 
 def use(engine: Engine, number: int) -> None:
     """Push, delete and pull. Everything succeeds within a minute."""
-
-    def address() -> str:
-        with engine.client() as api, contextlib.suppress(docker.errors.DockerException):
-            return str(api.containers.get("writer").attrs["NetworkSettings"]["IPAddress"])
-        return ""
-
-    until(lambda: address() != "")
-    command = engine.inside(sys.executable, "-c", CLIENT, f"http://{address()}:5000", str(number))
+    deadline = time.monotonic() + 60
+    # A started engine shows the former address of a container until it has started the container again.
+    while not accepts(engine, address := address_of_writer(engine)):
+        assert time.monotonic() < deadline, state_of_writer(engine)
+        time.sleep(0.2)
+    command = engine.inside(sys.executable, "-c", CLIENT, f"http://{address}:5000", str(number))
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
     answer = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
     assert answer.returncode == 0, answer.stderr
+
+
+def accepts(engine: Engine, address: str) -> bool:
+    connect = "import socket, sys; socket.create_connection((sys.argv[1], 5000), 2)"
+    command = engine.inside(sys.executable, "-c", connect, address)
+    return bool(address) and subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def address_of_writer(engine: Engine) -> str:
+    with engine.client() as api, contextlib.suppress(docker.errors.DockerException):
+        return str(api.containers.get("writer").attrs["NetworkSettings"]["IPAddress"])
+    return ""
+
+
+def state_of_writer(engine: Engine) -> str:
+    with engine.client() as api:
+        writer = api.containers.get("writer")
+        return f"{writer.attrs['State']} {writer.attrs['NetworkSettings']} {writer.logs(tail=20).decode()}"
 
 
 @pytest.mark.once
