@@ -16,6 +16,7 @@ import docker
 import docker.errors
 import pytest
 
+from components._service import RESTART
 from components.configuration.problems import Failure
 from components.render.registry import DATA_DIRECTORY
 from components.render.registry_command import SERVE_WITH_PAUSES, on_own_store
@@ -134,7 +135,7 @@ def store(engine: Engine) -> Data:
             clients.IMAGES.registry,
             name="writer",
             detach=True,
-            restart_policy={"Name": "always"},
+            restart_policy={"Name": RESTART},
             volumes={"data": {"bind": DATA_DIRECTORY, "mode": "rw"}},
             environment={"CONFIG": CONFIG},
             entrypoint=["/bin/sh", "-c", 'echo "$CONFIG" > /tmp/config.yml && exec "$0" "$@"'],
