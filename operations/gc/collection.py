@@ -107,7 +107,7 @@ class _Run:
         """Read the contents of the documents, and judge the store.
 
         Raises:
-            Failure: if distribution cannot read a manifest.
+            Failure: if the script ends early, or if distribution cannot read a manifest.
         """
         changed = []
         for line in self._unread:
@@ -115,7 +115,10 @@ class _Run:
             if word == "document":
                 size, path = rest.split()
                 _, algorithm, _, encoded, _ = path.split("/")
-                self._documents[f"{algorithm}:{encoded}"] = self._script.read(int(size))
+                content = self._script.read(int(size))
+                if len(content) < int(size):
+                    raise self._broken()
+                self._documents[f"{algorithm}:{encoded}"] = content
             elif word == "changed":
                 changed.append(rest)
         found = files(self._unread)

@@ -462,6 +462,18 @@ def test_a_collection_ends_with_its_input_and_writing_goes_on(served: Served) ->
     assert gc(served.folder).result == "done"
 
 
+def test_a_collection_that_dies_while_it_reads_says_so(served: Served) -> None:
+    served.registry.image("app", "1", "layer")
+    # As if the container was killed between two documents.
+    script = SCRIPT.replace("tee -a", "head -n 1 | tee -a", 1).replace("rehearse\n    if", "kill -KILL -$$\n    if", 1)
+    assert script.count("head -n 1 | tee") == script.count("kill -KILL -$$\n    if") == 1
+    served.registry.image("app", "2", "another layer")
+    command = ["setsid", "sh", "-c", script, str(served.folder), "1", "checked"]
+
+    with pytest.raises(Failure, match="the collection ended early"):
+        collect(command, Status(store=REGISTRY, started=now()), LIMITS, lambda _: None)
+
+
 # --- The pause of a process -------------------------------------------------------------------------------------------
 
 
