@@ -18,6 +18,7 @@ import typer
 from rich.console import Console
 
 from benchmarks import alone, fronts, mirrors, servers
+from benchmarks.collecting import collections
 from benchmarks.deliveries import deliveries
 from benchmarks.docker_client import logged_in
 from benchmarks.guessing import guessing
@@ -36,6 +37,7 @@ class Part(StrEnum):
     PROXIES = "proxies"
     MIRRORS = "mirrors"
     UPDATES = "updates"
+    COLLECTIONS = "collections"
     IDLE = "idle"
 
 
@@ -58,6 +60,8 @@ def main(
             tables += _mirrors(api, Path(name), rounds)
         if only in (None, Part.UPDATES):
             tables.append(updates(api, Path(name), rounds))
+        if only in (None, Part.COLLECTIONS):
+            tables.append(collections(Path(name), rounds))
         if only in (None, Part.IDLE):
             tables.append(idle(api, Path(name), idle_minutes))
     conditions = _conditions(api, rounds)

@@ -19,7 +19,9 @@ _HEALTHY_WITHIN = 90
 #: Most processes and threads of a container. Go uses one thread for each blocked file operation: thousands if a disk
 #: hangs. Above 10,000 threads, Go ends the process.
 _MOST_PROCESSES = 8192
-
+#: Restart policy. ``unless-stopped`` would leave containers stopped after a crash of the engine: the next engine stops
+#: those that survived, and counts them as stopped by hand.
+RESTART = "always"
 
 #: Health check of a service at the URL ``$0``. Docker runs the first check one interval after the start; a shorter
 #: interval for a starting container needs API 1.44. So the interval is short and the script waits: the script sends ten
@@ -166,7 +168,7 @@ def service(
         read_only=True,
         capabilities=docker.ContainerCapabilitiesArgs(adds=list(spec.capabilities), drops=["ALL"]),
         security_opts=["no-new-privileges:true"],
-        restart="unless-stopped",
+        restart=RESTART,
         # Equal to `memory`: no swap. If unset, the daemon doubles the value and every preview shows a difference.
         memory=spec.memory_mb,
         memory_swap=spec.memory_mb,

@@ -24,11 +24,19 @@ from components.render.registry import (
     environment,
     registry_config,
 )
-from components.render.registry_command import FREE, PRIVATELY, SERVE, USER, on_own_store, store_mark
+from components.render.registry_command import (
+    FREE,
+    PRIVATELY,
+    SERVE,
+    SERVE_WITH_PAUSES,
+    USER,
+    on_own_store,
+    store_mark,
+)
 
 #: Reads ``http.secret`` from a separate file. distribution accepts the secret only in its environment or in its
 #: configuration file. ``docker inspect`` shows the environment of the container, and previews show the configuration.
-_START = f'export REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})"; {SERVE}'
+_WITH_SECRET = f'export REGISTRY_HTTP_SECRET="$(cat {SECRETS_DIRECTORY}/{HTTP_SECRET_FILE})"; '
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +127,8 @@ def _process_service(
 ) -> Service:
     """Return the service of one process; ``mounts`` hold its configuration and its secrets."""
     settings = args.settings
-    program = (PRIVATELY if settings.storage.host_path else "") + (_START if http_secret else SERVE)
+    program = SERVE if process in READ_ONLY else SERVE_WITH_PAUSES
+    program = (PRIVATELY if settings.storage.host_path else "") + (_WITH_SECRET if http_secret else "") + program
     if process == "writer":
         program = FREE + program
     return Service(

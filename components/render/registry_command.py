@@ -45,6 +45,34 @@ fi
 USER = "65532:65532"
 #: Runs distribution with the configuration $0.
 SERVE = 'exec registry serve "$0"'
+#: Files beside distribution's tree, in the store of every process that writes. A process that serves writes holds a
+#: shared lock on ``WRITING``. A garbage collection holds an exclusive lock on ``PAUSE``, asks there for a pause, and
+#: then holds an exclusive lock on ``WRITING``. The kernel releases the locks of a process that ends, however it ends.
+WRITING, PAUSE = ".writing", ".pause"
+#: Runs distribution like ``SERVE``, except while a garbage collection of the store $1 asks for a pause. Then
+#: distribution drains and ends, and starts again when the garbage collection has ended. A process that drains for long
+#: does not delay that start. A request for a pause that nobody holds was left by a killed garbage collection. Without
+#: `flock` in the image, or on a file system without locks, a process cannot pause, and a garbage collection refuses.
+SERVE_WITH_PAUSES = rf"""
+command -v flock > /dev/null || {SERVE}
+until [ -e "$1/{WRITING}" ] || touch "$1/{WRITING}"; do sleep 5; done
+store=$1 former= serving=
+asked() {{ [ -s "$store/{PAUSE}" ] && [ -r "$store/{PAUSE}" ] && ! flock -s -n "$store/{PAUSE}" true; }}
+finish() {{
+  for each in $former $serving; do kill -TERM "$each"; done 2> /dev/null
+  for each in $former $serving; do wait "$each"; status=$?; done
+  exit "$status"
+}}
+trap finish TERM QUIT
+while :; do
+  while asked; do sleep 1 & wait -n; done
+  (flock -s 9; {SERVE}) 9< "$store/{WRITING}" &
+  former=$serving serving=$!
+  while kill -0 "$serving" 2> /dev/null && ! asked; do sleep 2 & wait -n; done
+  asked || finish
+  kill -TERM "$serving"
+done
+"""
 #: Runs before ``SERVE`` in a process that takes uploads or fills a cache. While the disk of the store $1 is full, each
 #: minute it removes unfinished uploads that got no data for a quarter of an hour: the proxies end a request that is
 #: silent for so long. distribution keeps what a failed push or download left until ``upload_purge_age``, and every

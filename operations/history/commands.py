@@ -116,11 +116,8 @@ def rollback_line(
 
 
 def _store(config: StackConfig, deployed: Deployed, repository: str | None) -> Store:
-    restore = config.command("pulumi", "up", "--refresh")
-    if "reader" not in deployed.services:
-        raise Failure("the stack's output `services` has no reader", restore)
     with waiting(f"Reading the registry's data on {deployed.docker_host} …"):
-        return read_store(deployed.docker_host, deployed.services["reader"], repository, restore=restore)
+        return read_store(config, deployed, repository)
 
 
 def _containers(hosts: Iterable[str]) -> list[Container]:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field
 
 from operations.history.store import Store
 from operations.manifests import Descriptor, Document, Manifest, Platform
 
 #: BuildKit writes provenance as an image for this platform, which no host runs.
 _NO_PLATFORM = "unknown"
-
-_Document = TypeVar("_Document", bound=BaseModel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +52,7 @@ def content(store: Store, repository: str, digest: str) -> Content:
         if entry.digest in manifests or entry.digest in missing:
             continue
         here = entry.digest in store.revisions[repository] and entry.digest in store.blobs
-        if here and (manifest := _read(_Manifest, store.documents.get(entry.digest))):
+        if here and (manifest := _Manifest.read(store.documents.get(entry.digest))):
             manifests[entry.digest] = manifest
             entries += manifest.children
         else:
@@ -64,7 +61,7 @@ def content(store: Store, repository: str, digest: str) -> Content:
     # Base layers of Windows lie at their URLs, not here.
     missing |= dict.fromkeys(one for one, blob in blobs.items() if one not in store.blobs and not blob.urls)
     images = [
-        (entry.platform, _read(_Configuration, store.documents.get(manifest.config.digest)))
+        (entry.platform, _Configuration.read(store.documents.get(manifest.config.digest)))
         for entry in entries
         if (manifest := manifests.get(entry.digest)) and manifest.config and not _is_attestation(entry)
     ]
@@ -92,18 +89,10 @@ def size_of_all(store: Store, repository: str) -> int:
     """Return the size of all manifests of a repository and of their blobs, each counted once, in bytes."""
     digests = set(store.revisions[repository])
     for digest in store.revisions[repository]:
-        if manifest := _read(_Manifest, store.documents.get(digest)):
+        if manifest := _Manifest.read(store.documents.get(digest)):
             digests |= {blob.digest for blob in manifest.blobs}
     return sum(store.blobs.get(digest, 0) for digest in digests)
 
 
 def _is_attestation(entry: Descriptor) -> bool:
     return entry.platform is not None and entry.platform.os == _NO_PLATFORM
-
-
-def _read(model: type[_Document], document: bytes | None) -> _Document | None:
-    """Return a document, or None if the document is absent or not valid."""
-    try:
-        return None if document is None else model.model_validate_json(document)
-    except ValidationError:
-        return None

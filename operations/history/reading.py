@@ -1,27 +1,22 @@
-"""Read the registry's store with one throwaway container on the Docker host.
-
-The container has the reader's image, user and data mount, so it may read what the reader may read. It has no network,
-no capabilities and no secrets. It cannot write to the data.
-"""
+"""Read the registry's store with one throwaway container beside the reader, which cannot write to the data."""
 
 from __future__ import annotations
 
 import datetime
-import json
 import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from components.configuration.problems import Failure
 from components.render.registry import DATA_DIRECTORY
 from operations.docker_command import docker, said, unreachable
 from operations.history.store import Store, TagLinks
+from operations.stack import Deployed, StackConfig
+from operations.throwaway import LISTING, Data, data_of, on_data
 
 #: Prints the store $0 of distribution. ``$1`` selects the documents: those of "repositories/$1", or all manifests if $1
-#: is empty. The script needs only busybox. It starts no process per file and opens no folder that holds a single file:
-#: a store may have 100,000 of both. These lines come out:
+#: is empty. The script needs only busybox. These lines come out:
 #:
 #: - repositories/NAME/_layers, for each repository;
 #: - repositories/NAME/_manifests/tags/TAG/current/link:DIGEST;
@@ -31,16 +26,14 @@ from operations.history.store import Store, TagLinks
 #: - document blobs/ALGORITHM/HE/HEX/data, for each document whose content follows after the line "contents".
 #:
 #: Files that vanish meanwhile were deleted, so only other errors make the script fail.
-SCRIPT = r"""
+SCRIPT = (
+    LISTING
+    + r"""
 export TZ=UTC0
 cd "$0" || exit
 [ -d docker/registry/v2/repositories ] || exit 0
 cd docker/registry/v2 && work=$(mktemp -d) || exit
 exec 3>&2 2> "$work/errors"
-append() { sed "s|\$|/$1|"; }
-valid() { grep -v '[^a-zA-Z0-9/_.-]'; }
-# Print the entries that lie $1 levels below the folders on standard input.
-entries() { xargs -r sh -c 'exec find "$@" -mindepth "$0" -maxdepth "$0"' "$1" | valid; }
 
 find repositories \( -name _layers -o -name _uploads -o -name _manifests \) -prune -print | valid > "$work/folders"
 grep '/_layers$' "$work/folders"
@@ -79,11 +72,7 @@ echo contents
 contents "$work/documents"
 ! grep -v 'No such file or directory' "$work/errors" >&3
 """
-
-LABEL = "registry-stack.history"
-#: Removes the containers of commands that were killed before the container started. A started container removes itself.
-#: The age spares the containers of commands that run at the same time.
-PRUNE = ("container", "prune", "--force", f"--filter=label={LABEL}", "--filter=until=10s")
+)
 
 _HASH = "([a-z0-9]+)/([0-9a-f]+)"
 _TAG = "repositories/(.+)/_manifests/tags/([^/]+)"
@@ -102,71 +91,24 @@ _CURRENT, _MOVED, _PUSHED, _REPOSITORY, _REVISION, _BLOB, _DOCUMENT = (
 )
 
 
-def read_store(host: str, reader: str, repository: str | None, *, restore: str) -> Store:
-    """Read the store of the container ``reader``, with all documents of ``repository``, or with the manifests of all.
-
-    ``restore`` is the command that restores the container.
+def read_store(config: StackConfig, deployed: Deployed, repository: str | None = None) -> Store:
+    """Read the store of the registry, with all documents of ``repository``, or with the manifests of all.
 
     Raises:
         Failure: if the host does not answer, if the reader is gone, or if a file cannot be read.
     """
-    inspected = inspected_reader(host, reader, restore=restore)
-    answer = docker(host, *throwaway(inspected, repository), within=None)
+    host, data = deployed.docker_host, data_of(config, deployed, "reader")
+    answer = docker(host, *throwaway(data, repository), within=None)
     if answer.returncode == 125:  # Docker's own failure
         raise unreachable(host, said(answer))
     if answer.returncode:
-        raise Failure(f"cannot read the registry's data on {host}: {said(answer)}", _fix(host, inspected, said(answer)))
+        raise Failure(f"cannot read the registry's data on {host}: {said(answer)}", _fix(host, data, said(answer)))
     return parsed(answer.stdout)
 
 
-def inspected_reader(host: str, reader: str, *, restore: str) -> dict[str, Any]:
-    """Return what Docker knows about the container ``reader``, for ``alongside``. Remove what killed commands left.
-
-    Raises:
-        Failure: if the host does not answer, or if the reader or its data is gone.
-    """
-    answer = docker(host, "container", "inspect", reader)
-    if b"no such container" in answer.stderr.lower():
-        raise Failure(f"the container {reader} of the registry is gone from {host}", restore)
-    if answer.returncode:
-        raise unreachable(host, said(answer))
-    inspected: dict[str, Any] = json.loads(answer.stdout)[0]
-    if not _data(inspected):
-        raise Failure(f"the container {reader} on {host} has no data in {DATA_DIRECTORY}", restore)
-    docker(host, *PRUNE)
-    return inspected
-
-
-def throwaway(reader: Mapping[str, Any], repository: str | None) -> list[str]:
-    """Return the arguments of ``docker`` that read the data of the inspected container ``reader``."""
-    return alongside(reader, SCRIPT, DATA_DIRECTORY, f"{repository}/_manifests/" if repository else "")
-
-
-def alongside(reader: Mapping[str, Any], script: str, *arguments: str, writes: bool = False) -> list[str]:
-    """Return the arguments of ``docker`` that run a script of the shell on the data of the inspected ``reader``.
-
-    A script that ``writes`` gets standard input, and may change the data. The container keeps nothing: its temporary
-    files are in memory, and no log of its output is written to the disk.
-    """
-    ((kind, source),) = _data(reader)
-    return [
-        "run",
-        "--rm",
-        *(["--interactive"] if writes else []),
-        f"--label={LABEL}",
-        "--pull=never",
-        "--network=none",
-        "--read-only",
-        "--cap-drop=ALL",
-        "--security-opt=no-new-privileges:true",
-        "--log-driver=none",
-        "--tmpfs=/tmp",
-        f"--user={reader['Config']['User']}",
-        f"--mount=type={kind},source={source},target={DATA_DIRECTORY}{'' if writes else ',readonly'}",
-        "--entrypoint=",
-        reader["Image"],
-        *("sh", "-c", script, *arguments),
-    ]
+def throwaway(data: Data, repository: str | None) -> list[str]:
+    """Return the arguments of ``docker`` that read the data."""
+    return on_data(data, SCRIPT, DATA_DIRECTORY, f"{repository}/_manifests/" if repository else "")
 
 
 def parsed(output: bytes) -> Store:
@@ -213,19 +155,8 @@ def _split(contents: bytes, documents: list[str], sizes: Mapping[str, int]) -> I
         start = end
 
 
-def _data(reader: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return the reader's data mount: its type, with the name of the volume or the path of the folder."""
-    return [
-        (mount["Type"], mount["Source"] if mount["Type"] == "bind" else mount["Name"])
-        for mount in reader["Mounts"]
-        if mount["Destination"] == DATA_DIRECTORY
-    ]
-
-
-def _fix(host: str, reader: Mapping[str, Any], reason: str) -> str:
+def _fix(host: str, data: Data, reason: str) -> str:
     if "permission denied" not in reason.lower():
         return "run the command again: a delete or a garbage collection may have removed a file meanwhile"
-    ((_, source),) = _data(reader)
-    owner, image = reader["Config"]["User"], reader["Config"]["Image"]
-    run = ("run", "--rm", "--network=none", "--user=0", "--entrypoint=", f"--volume={source}:/data", image)
-    return shlex.join(["docker", "--host", host, *run, "chown", "-R", owner, "/data"])
+    run = ("run", "--rm", "--network=none", "--user=0", "--entrypoint=", f"--volume={data.source}:/data", data.image)
+    return shlex.join(["docker", "--host", host, *run, "chown", "-R", data.user, "/data"])

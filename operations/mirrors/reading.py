@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any
 from components.configuration.naming import COUNTERS_PORT
 from components.configuration.problems import Failure
 from components.render.registry import DATA_DIRECTORY
-from operations.docker_command import docker, said, unreachable
+from operations.docker_command import docker, inspected
 from operations.mirrors.counters import Usage, usage
 from operations.mirrors.log import LogError, last_error
 
@@ -24,15 +23,15 @@ LOG_LINES = 2000
 #: Seconds after which a container counts as silent. The script's own limits end earlier.
 _WITHIN = 60
 
-#: Prints what a mirror with the health check URL $0 says: a line "answers" if it serves the API, its counters from port
-#: $1, "size KIBIBYTES" of the cache in $2, and "content OLDEST NEWEST" in seconds since 1970. The script needs only
-#: busybox. A slow disk makes the last two lines missing, not the command slow.
+#: Prints what a mirror with the health check URL $0 says: a line "answers" if it serves the API, from port $1 its
+#: counters and the start of its process, "size KIBIBYTES" of the cache in $2, and "content OLDEST NEWEST". Times are in
+#: seconds since 1970. The script needs only busybox. A slow disk makes the last two lines missing, and nothing slow.
 #:
 #: The time of a blob's file is the time of its download. An expired manifest leaves its file; so the oldest content is
 #: the oldest file that distribution has scheduled to expire. Without a schedule, every file counts.
 SCRIPT = r"""
 timeout 5 wget -q -O /dev/null "$0v2/" && echo answers
-timeout 5 wget -q -O - "http://127.0.0.1:$1/metrics" | grep '^registry_proxy_'
+timeout 5 wget -q -O - "http://127.0.0.1:$1/metrics" | grep -e '^registry_proxy_' -e '^process_start_time_seconds '
 cd "$2" || exit
 timeout 15 du -sk . | sed -n 's/^\([0-9]*\).*/size \1/p'
 [ -d docker/registry/v2/blobs ] || exit 0
@@ -55,6 +54,7 @@ timeout 15 sh -c '
 exit 0
 """
 _SIZE = re.compile(r"^size (\d+)$", re.MULTILINE)
+_STARTED = re.compile(r"^process_start_time_seconds (\S+)$", re.MULTILINE)
 _CONTENT = re.compile(r"^content (\d+|-) (\d+)$", re.MULTILINE)
 
 
@@ -71,7 +71,8 @@ class Cache:
 class Mirror:
     """A mirror as its container shows it. ``state`` is the result of the health check, or why the container is not up.
 
-    ``since`` is the start of the process, from which its counters count. What the container does not tell is None.
+    ``since`` is the start of the process, from which its counters count: after a garbage collection, it is later than
+    the start of the container. What the container does not tell is None.
     """
 
     container: str
@@ -94,25 +95,20 @@ def read_mirrors(host: str, containers: Sequence[str]) -> list[Mirror]:
     Raises:
         Failure: if the Docker host does not answer.
     """
-    if not containers:
-        return []
-    answer = docker(host, "container", "inspect", *containers)
-    if answer.returncode and b"no such container" not in answer.stderr.lower():
-        raise unreachable(host, said(answer))
-    found = {one["Name"].removeprefix("/"): one for one in json.loads(answer.stdout or "[]")}
+    found = {one["Name"].removeprefix("/"): one for one in inspected(host, containers)}
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         return list(pool.map(lambda name: _mirror(host, name, found.get(name)), containers))
 
 
-def _mirror(host: str, name: str, inspected: Mapping[str, Any] | None) -> Mirror:
-    if inspected is None:
+def _mirror(host: str, name: str, container: Mapping[str, Any] | None) -> Mirror:
+    if container is None:
         return Mirror(container=name, state="missing")
     log = docker(host, "logs", f"--tail={LOG_LINES}", name, within=_WITHIN)
     error = last_error(log.stderr.decode(errors="replace"))
-    state = inspected["State"]
+    state = container["State"]
     if state["Status"] != "running":
         return Mirror(container=name, state=state["Status"], last_error=error)
-    url = inspected["Config"]["Healthcheck"]["Test"][-1]
+    url = container["Config"]["Healthcheck"]["Test"][-1]
     words = ("sh", "-c", SCRIPT, url, str(COUNTERS_PORT), DATA_DIRECTORY)
     try:
         text = docker(host, "exec", name, *words, within=_WITHIN).stdout.decode(errors="replace")
@@ -122,7 +118,7 @@ def _mirror(host: str, name: str, inspected: Mapping[str, Any] | None) -> Mirror
         container=name,
         state=state["Health"]["Status"],
         answers="answers" in text.splitlines(),
-        since=state["StartedAt"],
+        since=_started(text) or state["StartedAt"],
         usage=usage(text),
         cache=cache(text),
         last_error=error,
@@ -134,6 +130,11 @@ def cache(text: str) -> Cache:
     size, content = _SIZE.search(text), _CONTENT.search(text)
     oldest, newest = content.groups() if content else ("-", "-")
     return Cache(size=int(size[1]) * 1024 if size else None, oldest=_moment(oldest), newest=_moment(newest))
+
+
+def _started(text: str) -> str | None:
+    found = _STARTED.search(text)
+    return f"{datetime.datetime.fromtimestamp(float(found[1]), datetime.UTC):%Y-%m-%dT%H:%M:%SZ}" if found else None
 
 
 def _moment(seconds: str) -> datetime.datetime | None:

@@ -16,7 +16,7 @@ from components.configuration.retention import RetentionSettings
 from components.configuration.rules.retention import unreachable
 from operations.console import say, screen, show_table, waiting
 from operations.files import replace_file
-from operations.history.reading import inspected_reader, read_store
+from operations.history.reading import read_store
 from operations.history.running import Container, containers
 from operations.options import ConfigFile, Stack
 from operations.retention.applying import apply as apply_plan
@@ -28,6 +28,7 @@ from operations.retention.planner import Question, make_plan
 from operations.retention.presentation import markdown, plan_table, summary
 from operations.retention.usage import in_use, remembered, unmapped
 from operations.stack import Deployed, StackConfig
+from operations.throwaway import data_of
 from operations.trust import trust_in
 
 app = typer.Typer(help="Delete old tags and manifests by the rules of `registry.retention`.", no_args_is_help=True)
@@ -111,7 +112,7 @@ def apply(
     """Delete what a plan deletes, and nothing else. After an interruption, run the command again.
 
     The command refuses the plan if a tag was pushed again, if something new needs what the plan deletes, or if a host
-    runs it now. Deletions free no space: nothing collects garbage yet.
+    runs it now. Deletions free no space: `gc` does.
     """
     config = StackConfig(stack, config_file)
     deployed = config.deployed()
@@ -135,7 +136,7 @@ def apply(
     ):
         done = apply_plan(
             found,
-            read=lambda: read_store(deployed.docker_host, _reader(config, deployed), None, restore=_restore(config)),
+            read=lambda: read_store(config, deployed),
             delete=admin.delete,
             again=again,
             running=lambda: _running(config, deployed, found, again),
@@ -147,7 +148,7 @@ def apply(
     else:
         typer.echo(f"{registry}: deleted {done} of {every} tags and manifests; {every - done} were gone already")
     if every:
-        say("The deletions freed no space: nothing collects garbage yet.")
+        say(f"To free the space of what was deleted, run: {config.command('python', '-m', 'operations', 'gc')}")
 
 
 def _print(plan: Plan) -> None:
@@ -160,14 +161,14 @@ def _print(plan: Plan) -> None:
 def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, without: tuple[str, ...]) -> Plan:
     """Ask the hosts, read the store, and plan. The hosts come first: they can run only what was pushed before."""
     hosts = tuple(dict.fromkeys(settings.running_on))
-    reader, host = _reader(config, deployed), deployed.docker_host
+    host = deployed.docker_host
     with waiting(f"Asking {', '.join(hosts) or 'no host'} …"):
         answers = _ask(hosts, without, "repeat the command with")
     asked = [container for answer in answers.values() for container in answer]
     with waiting(f"Reading the registry's data on {host} …"):
-        inspected = inspected_reader(host, reader, restore=_restore(config))
-        now, memory = read_memory(host, inspected)
-        store = read_store(host, reader, None, restore=_restore(config))
+        data = data_of(config, deployed, "reader")
+        now, memory = read_memory(host, data)
+        store = read_store(config, deployed)
     known_as = Graph(store).known_as
     anonymous = str(config.deployed_outputs().get("anonymous_url") or "").removeprefix("https://")
     names = [name for name in (deployed.registry_url.netloc, anonymous) if name]
@@ -176,7 +177,7 @@ def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, 
         _refuse_unmapped(strange)
     memory = remembered(memory, known_as, asked, now, answers.keys())
     if hosts:
-        write_memory(host, inspected, memory)
+        write_memory(host, data, memory)
     return make_plan(
         Question(
             store=store,
@@ -198,8 +199,7 @@ def _again(config: StackConfig, file: str, without: Iterable[str]) -> str:
 def _running(config: StackConfig, deployed: Deployed, found: Plan, again: str) -> set[str]:
     """Return the IDs and digests of the images that run, or that their services used before."""
     answers = _ask(found.running_on, found.without, f"make a new plan: {again}")
-    inspected = inspected_reader(deployed.docker_host, _reader(config, deployed), restore=_restore(config))
-    _, memory = read_memory(deployed.docker_host, inspected)
+    _, memory = read_memory(deployed.docker_host, data_of(config, deployed, "reader"))
     services = [one for host in found.running_on for one in memory.services.get(host, {}).values()]
     now = {name for answer in answers.values() for one in answer for name in (one.image, *one.digests)}
     return now | {name for service in services for one in service.images for name in (one.image, *one.digests)}
@@ -256,13 +256,3 @@ def _write(file: Path, text: str) -> None:
         replace_file(file, text)
     except OSError as error:
         raise Failure(f"cannot write {file}: {error.strerror}", "name a file that you may write") from None
-
-
-def _reader(config: StackConfig, deployed: Deployed) -> str:
-    if "reader" not in deployed.services:
-        raise Failure("the stack's output `services` has no reader", _restore(config))
-    return deployed.services["reader"]
-
-
-def _restore(config: StackConfig) -> str:
-    return config.command("pulumi", "up", "--refresh")

@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from pydantic import ValidationError
-
 from operations.history.store import Store
 from operations.manifests import Manifest
 
@@ -111,10 +109,7 @@ class Graph:
 
 def _node(document: bytes | None) -> Node:
     """Read a manifest. One that is neither an image nor an index is unreadable: its needs are unknown."""
-    try:
-        manifest = None if document is None else Manifest.model_validate_json(document)
-    except ValidationError:
-        manifest = None
+    manifest = Manifest.read(document)
     if manifest is None or (manifest.config is None and manifest.manifests is None):
         return Node(readable=False)
     images = frozenset(one.digest for one in manifest.manifests or ())

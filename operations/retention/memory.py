@@ -6,16 +6,14 @@ The same throwaway container tells the time of the Docker host: the times of pus
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
-from typing import Any
 
 from pydantic import ValidationError
 
 from components.configuration.problems import Failure
 from components.render.registry import DATA_DIRECTORY
 from operations.docker_command import docker, said, unreachable
-from operations.history.reading import alongside
 from operations.retention.usage import Memory
+from operations.throwaway import Data, on_data
 
 FILE = f"{DATA_DIRECTORY}/.services.json"
 #: A clock that differs by more from that of this machine is wrong.
@@ -30,14 +28,14 @@ exit 1
 """
 
 
-def read_memory(host: str, reader: Mapping[str, Any]) -> tuple[datetime.datetime, Memory]:
+def read_memory(host: str, data: Data) -> tuple[datetime.datetime, Memory]:
     """Return the time of the Docker host and the memory, empty before the first plan.
 
     Raises:
         Failure: if the file cannot be read, because a plan without it could delete what a service needs to go back, or
             if the clock of the host is wrong.
     """
-    seconds, _, text = _run(host, alongside(reader, _READ, FILE)).partition(b"\n")
+    seconds, _, text = _run(host, on_data(data, _READ, FILE)).partition(b"\n")
     now, here = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC), datetime.datetime.now(datetime.UTC)
     if abs(now - here) > _CLOCKS_DIFFER:
         raise Failure(
@@ -54,14 +52,14 @@ def read_memory(host: str, reader: Mapping[str, Any]) -> tuple[datetime.datetime
         ) from None
 
 
-def write_memory(host: str, reader: Mapping[str, Any], memory: Memory) -> None:
+def write_memory(host: str, data: Data, memory: Memory) -> None:
     """Write the memory.
 
     Raises:
         Failure: if the file cannot be written.
     """
     text = memory.model_dump_json().encode()
-    _run(host, alongside(reader, _WRITE, FILE, str(len(text)), writes=True), text)
+    _run(host, on_data(data, _WRITE, FILE, str(len(text)), writes=True), text)
 
 
 def _run(host: str, arguments: list[str], stdin: bytes = b"") -> bytes:
@@ -69,7 +67,7 @@ def _run(host: str, arguments: list[str], stdin: bytes = b"") -> bytes:
     if answer.returncode == 125:  # Docker's own failure
         raise unreachable(host, said(answer))
     if answer.returncode:
-        raise Failure(
-            f"cannot use {FILE} in the registry's data on {host}: {said(answer)}", f"docker --host {host} info"
-        )
+        is_full = "no space left" in said(answer).lower()
+        fix = "free space, for example: python -m operations gc" if is_full else f"docker --host {host} info"
+        raise Failure(f"cannot use {FILE} in the registry's data on {host}: {said(answer)}", fix)
     return answer.stdout

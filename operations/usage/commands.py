@@ -15,7 +15,7 @@ from operations.console import say, screen, show_table, waiting
 from operations.files import replace_file
 from operations.history.reading import read_store
 from operations.options import ConfigFile, Stack
-from operations.stack import Deployed, StackConfig
+from operations.stack import StackConfig
 from operations.usage.growth import Growth, file_of, growth, last_run, remember
 from operations.usage.page import page
 from operations.usage.presentation import largest, oldest, repositories_table, tags_table, totals, usage_json
@@ -45,7 +45,8 @@ def usage(
     config = StackConfig(stack, config_file)
     deployed = config.deployed()
     registry, now = deployed.registry_url.netloc, datetime.datetime.now(datetime.UTC)
-    found = _read(config, deployed)
+    with waiting(f"Reading the registry's data on {deployed.docker_host} …"):
+        found = usage_of(read_store(config, deployed))
     shown = [one for one in found.repositories if repository in (None, one.name)]
     if repository and not shown:
         fix = config.command("python", "-m", "operations", "usage")
@@ -64,14 +65,6 @@ def usage(
     if any(one.tags for one in shown):
         _print("Tags with most own bytes", tags_table(largest(found, _MOST_TAGS)))
         _print("Tags that were pushed longest ago", tags_table(oldest(found, _MOST_TAGS)))
-
-
-def _read(config: StackConfig, deployed: Deployed) -> Usage:
-    restore = config.command("pulumi", "up", "--refresh")
-    if "reader" not in deployed.services:
-        raise Failure("the stack's output `services` has no reader", restore)
-    with waiting(f"Reading the registry's data on {deployed.docker_host} …"):
-        return usage_of(read_store(deployed.docker_host, deployed.services["reader"], None, restore=restore))
 
 
 def _growth(registry: str, found: Usage, now: datetime.datetime) -> Growth | None:

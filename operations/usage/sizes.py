@@ -7,8 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from pydantic import ValidationError
-
 from operations.history.store import Store
 from operations.manifests import Manifest
 
@@ -62,7 +60,9 @@ def usage(store: Store) -> Usage:
 
     An image is an index with its platforms, or a manifest that no index of its repository names, or that has a tag.
     """
-    manifests = {digest: manifest for digest, content in store.documents.items() if (manifest := _read(content))}
+    manifests = {
+        digest: manifest for digest, content in store.documents.items() if (manifest := Manifest.read(content))
+    }
     images = {name: _images(store, name, manifests) for name in store.repositories}
     by_image = Counter(part for each in images.values() for parts in each.values() for part in parts)
     in_repository = {name: frozenset[str]().union(*each.values()) for name, each in images.items()}
@@ -141,10 +141,3 @@ def _arrivals(
         new = frozenset[str]().union(*pushes[moment]) - known
         known |= new
         yield moment, sum(store.blobs.get(part, 0) for part in new)
-
-
-def _read(content: bytes) -> Manifest | None:
-    try:
-        return Manifest.model_validate_json(content)
-    except ValidationError:
-        return None

@@ -50,7 +50,10 @@ def test_an_update_of_the_program_replaces_what_stores_data_and_reloads_the_prox
 
     steps = {step["urn"].rpartition("::")[2]: step["op"] for step in json.loads(preview)["steps"]}
     assert {name: kind for name, kind in steps.items() if kind != "same"} == {
+        "registry-admin": "replace",
         "registry-writer": "replace",
+        "registry-reader": "update",  # the restart policy, in place
+        "proxy-container": "update",
         "mirror-upstream-test-container": "replace",
         "mirror-upstream-test-config-carrier": "replace",
         "mirror-upstream-test-upstream": "create",  # asks the upstream

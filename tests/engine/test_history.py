@@ -20,7 +20,7 @@ import docker
 import pytest
 
 from components.render.registry_command import USER
-from operations.history.reading import LABEL
+from operations.throwaway import LABEL
 from tests.engine.sshd import ssh_host
 from tests.engine.transfers import Connection, digest_of
 from tests.harness import clients

@@ -253,7 +253,7 @@ def test_a_full_disk_serves_pulls_and_gets_back_what_failed_uploads_left(
 ) -> None:
     registry, mirror = small_disks
     skopeo = clients.Skopeo(stack, tmp_path, "ci")
-    for name, size in (("small", 1000), ("large", 60_000_000)):
+    for name, size in (("small", 1000), ("medium", 20_000_000), ("large", 60_000_000)):
         write_layout(tmp_path / name, [random_layer(size)])
     assert skopeo.push(tmp_path / "small", "team/small:1").returncode == 0
     failed = skopeo.push(tmp_path / "large", "team/large:1")
@@ -284,6 +284,15 @@ def test_a_full_disk_serves_pulls_and_gets_back_what_failed_uploads_left(
     said = clients.containers(client, PREFIX)["writer"].logs().decode()
     assert "no space left on device" in said
     assert "the disk is full: removed " in said
+
+    assert skopeo.push(tmp_path / "medium", "team/medium:1").returncode == 0
+    assert clients.Skopeo(stack, tmp_path, "boss").delete("team/medium:1").returncode == 0
+    with contextlib.suppress(OSError), (registry / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+    collected = stack.operations("gc", "--stalled", "1").stdout
+    assert collected.startswith("gc registry: done, freed 20.0 MB")
+    assert skopeo.push(tmp_path / "small", "team/small:2").returncode == 0
 
 
 @pytest.mark.once

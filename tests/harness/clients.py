@@ -178,7 +178,7 @@ LOST_BY_RELOAD = {"caddy": 2, "nginx": 0}
 
 
 @contextmanager
-def clients_at_work(pusher: Skopeo, puller: Skopeo, folder: Path) -> Iterator[dict[str, list[str]]]:
+def clients_at_work(pusher: Skopeo, puller: Skopeo, folder: Path, *push_options: str) -> Iterator[dict[str, list[str]]]:
     """Push and pull in a loop while the block runs. Yield the failures, and the finished operations under ``done``."""
     results: dict[str, list[str]] = {"done": [], "failed": []}
     stop = threading.Event()
@@ -194,7 +194,7 @@ def clients_at_work(pusher: Skopeo, puller: Skopeo, folder: Path) -> Iterator[di
     def push(number: int) -> str:
         layout = folder / f"push-{number}"
         write_layout(layout, [random_layer(MEGABYTE), random_layer(1000)])
-        answer = pusher.push(layout, f"busy/push:{number}")
+        answer = pusher.push(layout, f"busy/push:{number}", *push_options)
         return f"push: {answer.stderr}" if answer.returncode else ""
 
     def pull(number: int) -> str:

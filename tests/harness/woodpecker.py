@@ -43,12 +43,12 @@ def all_steps(file: Path) -> list[Step]:
     return [_step(name, step) for name, step in yaml.safe_load(file.read_text())["steps"].items()]
 
 
-def steps(file: Path, event: str, branch: str) -> Iterator[Step]:
-    """The steps that run for an event."""
+def steps(file: Path, event: str, branch: str, cron: str = "nightly") -> Iterator[Step]:
+    """The steps that run for an event; ``cron`` is the name of the cron job."""
     pipeline = yaml.safe_load(file.read_text())
-    if _matches(pipeline.get("when"), event, branch):
+    if _matches(pipeline.get("when"), event, branch, cron):
         for name, step in pipeline["steps"].items():
-            if _matches(step.get("when"), event, branch):
+            if _matches(step.get("when"), event, branch, cron):
                 yield _step(name, step)
 
 
@@ -66,14 +66,14 @@ def _step(name: str, step: Mapping[str, Any]) -> Step:
     )
 
 
-def _matches(when: Any, event: str, branch: str) -> bool:
+def _matches(when: Any, event: str, branch: str, cron: str) -> bool:
     """Whether one of the conditions holds. A branch counts for a push alone."""
     if not when:
         return True
     for condition in when if isinstance(when, list) else [when]:
-        assert condition.keys() <= {"event", "branch", "status"}
+        assert condition.keys() <= {"event", "branch", "status", "cron"}
         events, branches = _texts(condition["event"]), _texts(condition.get("branch", branch))
-        if event in events and branch in branches:
+        if event in events and branch in branches and cron in _texts(condition.get("cron", cron)):
             return True
     return False
 

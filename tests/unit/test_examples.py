@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -18,7 +19,9 @@ from tests.harness.configuration import ROOT
 
 EXAMPLES = ROOT / "examples"
 PAGE = (ROOT / "docs/pipelines.md").read_text()
-KINDS = ("infrastructure", "application")
+CLEANING_PAGE = (ROOT / "docs/garbage-collection.md").read_text()
+KINDS = ("infrastructure", "application", "cleaning")
+UNITS = [EXAMPLES / "cleaning" / f"registry-cleaning.{kind}" for kind in ("service", "timer")]
 SYSTEMS = ("github", "gitea", "gitlab-ci", "woodpecker")
 PIPELINES = [EXAMPLES / kind / f"{system}.yml" for kind in KINDS for system in SYSTEMS]
 each_pipeline = pytest.mark.parametrize("file", PIPELINES, ids=lambda file: f"{file.parent.name}-{file.stem}")
@@ -89,7 +92,7 @@ def test_a_pipeline_has_at_most_80_lines_and_names_its_place(file: Path) -> None
 def test_every_script_of_a_pipeline_is_valid_shell(file: Path) -> None:
     found = list(scripts(file))
 
-    assert len(found) >= 2
+    assert len(found) >= (1 if file.parent.name == "cleaning" else 2)
     for script in found:
         done = subprocess.run(["sh", "-n"], input=script, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -99,8 +102,11 @@ def test_every_script_of_a_pipeline_is_valid_shell(file: Path) -> None:
 def test_a_pipeline_needs_exactly_the_documented_secrets(file: Path) -> None:
     # GitHub makes the token of the comment itself.
     own = {"COMMENT_TOKEN"} if file.parent.name == "infrastructure" and file.stem == "github" else set()
+    expected = documented(file.parent.name)
+    if file.parent.name == "cleaning":
+        expected = documented("infrastructure") - {"COMMENT_TOKEN"}
 
-    assert secrets(file) | own == documented(file.parent.name)
+    assert secrets(file) | own == expected
 
 
 @each_pipeline
@@ -149,6 +155,8 @@ def test_woodpecker_replaces_nothing_in_the_scripts(kind: str) -> None:
         ("infrastructure", "push", "main", ["install", "production"]),
         ("infrastructure", "push", "other", []),
         ("infrastructure", "cron", "main", ["install", "production"]),
+        ("cleaning", "push", "main", []),
+        ("cleaning", "pull_request", "main", []),
         ("application", "push", "main", ["build", "deploy"]),
         ("application", "push", "other", []),
         ("application", "pull_request", "main", []),
@@ -162,7 +170,40 @@ def test_woodpecker_runs_the_steps_of_an_event(kind: str, event: str, branch: st
     assert [step.name for step in found] == expected
 
 
-def test_the_page_links_to_every_example() -> None:
-    linked = set(re.findall(r"\]\(\.\./(examples/[^)]+)\)", PAGE))
+def test_woodpecker_cleans_only_for_the_cron_job_of_that_name() -> None:
+    file = EXAMPLES / "cleaning/woodpecker.yml"
 
-    assert {str(file.relative_to(ROOT)) for file in PIPELINES} <= linked
+    assert [step.name for step in woodpecker.steps(file, "cron", "main", "cleaning")] == ["clean"]
+    assert list(woodpecker.steps(file, "cron", "main", "nightly")) == []
+
+
+def test_the_pages_link_to_every_example() -> None:
+    linked = set(re.findall(r"\]\(\.\./(examples/[^)]+)\)", PAGE + CLEANING_PAGE))
+
+    assert {str(file.relative_to(ROOT)) for file in (*PIPELINES, *UNITS)} <= linked
+
+
+CLEANING = [
+    "python -m operations retention plan --output PLAN",
+    "python -m operations retention apply PLAN",
+    "python -m operations gc",
+]
+
+
+@pytest.mark.parametrize(
+    "file", [UNITS[0], *(file for file in PIPELINES if file.parent.name == "cleaning")], ids=lambda file: file.name
+)
+def test_a_cleaning_applies_a_plan_and_then_collects_garbage(file: Path) -> None:
+    commands = re.findall(r"python -m operations .+", file.read_text())
+
+    assert [re.sub(r"\S*plan\.json", "PLAN", command) for command in commands] == CLEANING
+
+
+@pytest.mark.parametrize("file", UNITS, ids=lambda file: file.name)
+def test_a_unit_names_its_place_and_has_the_section_of_its_kind(file: Path) -> None:
+    unit = configparser.ConfigParser(strict=False, delimiters="=")
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(file.read_text())
+
+    assert file.read_text().startswith(f"# /etc/systemd/system/{file.name}")
+    assert unit.sections()[1] == file.suffix.removeprefix(".").title()

@@ -18,7 +18,8 @@ from operations.history import commands
 from operations.history.reading import parsed, throwaway
 from operations.history.running import containers
 from operations.history.store import Store
-from operations.stack import StackConfig
+from operations.stack import Deployed, StackConfig
+from operations.throwaway import data_of
 from tests.harness.shelf import NAME, Shelf, three_pushes
 
 
@@ -40,8 +41,12 @@ def reader(*mounts: Mapping[str, str]) -> dict[str, Any]:
         ({"Type": "bind", "Source": "/opt/registry/data"}, "type=bind,source=/opt/registry/data"),
     ],
 )
-def test_the_throwaway_container_gets_the_data_and_nothing_else(mount: dict[str, str], expected: str) -> None:
-    arguments = throwaway(reader(mount | {"Destination": DATA_DIRECTORY}), None)
+def test_the_throwaway_container_gets_the_data_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mount: dict[str, str], expected: str
+) -> None:
+    (tmp_path / "reader.json").write_text(json.dumps([reader(mount | {"Destination": DATA_DIRECTORY})]))
+    Host(monkeypatch, tmp_path, f"exec cat {tmp_path}/reader.json")
+    arguments = throwaway(data_of(StackConfig("prod", None), Deployed.model_validate(DEPLOYED), "reader"), None)
 
     assert [one for one in arguments if "mount" in one or "volume" in one] == [
         f"--mount={expected},target={DATA_DIRECTORY},readonly"
@@ -59,12 +64,12 @@ class Host:
         monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
 
 
-OUTPUTS = {
+DEPLOYED = {
     "registry_url": "https://registry.example.com",
     "docker_host": "ssh://deploy@registry.example.com",
     "services": {"reader": "reader-1"},
-    "users": {},
 }
+OUTPUTS = DEPLOYED | {"users": {}}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str, store: Store | None = None, outputs: Any = OUTPUTS) -> Result:

@@ -22,7 +22,7 @@ from operations.mirrors.log import last_error
 from operations.mirrors.reading import SCRIPT, cache
 from operations.stack import StackConfig
 
-COUNTERS = """\
+COUNTERS = """process_start_time_seconds 1.7960220872e+09
 # TYPE registry_proxy_hits_total counter
 registry_proxy_hits_total{type="blob"} 4
 registry_proxy_hits_total{type="manifest"} 2
@@ -230,7 +230,7 @@ def test_json_has_every_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     hub, ghcr = json.loads(answer.stdout)["mirrors"]
     assert (hub["upstream"], ghcr["upstream"]) == ("docker.io", "ghcr.io")
     assert hub["url"] == "https://mirror.example.com"
-    assert (hub["reachable"], hub["state"], hub["since"]) == (True, "healthy", "2026-11-30T06:00:00.123456789Z")
+    assert (hub["reachable"], hub["state"], hub["since"]) == (True, "healthy", "2026-11-30T07:01:27Z")
     assert hub["total"] == {
         "requests": 9,
         "hits": 6,
@@ -253,7 +253,7 @@ def test_the_table_has_a_column_for_each_mirror(monkeypatch: pytest.MonkeyPatch,
     assert lines == [
         "Mirror                docker.io            ghcr.io",
         "State                 healthy              healthy",
-        "Counted since (UTC)   2026-11-30 06:00:00  2026-11-30 06:00:00",
+        "Counted since (UTC)   2026-11-30 07:01:27  2026-11-30 07:01:27",
         "Requests              9                    9",
         "Hits                  6                    6",
         "Misses                3                    3",
@@ -310,7 +310,8 @@ def test_a_mirror_of_an_older_version_has_no_counters(monkeypatch: pytest.Monkey
     answer = run(monkeypatch, "--json")
 
     assert answer.exit_code == 0
-    assert json.loads(answer.stdout)["mirrors"][0]["total"] is None
+    hub, _ = json.loads(answer.stdout)["mirrors"]
+    assert (hub["total"], hub["since"]) == (None, "2026-11-30T06:00:00.123456789Z")
     assert "fix: pulumi up --stack prod" in answer.stderr
 
 

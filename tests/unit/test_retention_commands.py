@@ -22,6 +22,7 @@ from operations.retention import applying, commands, deleting, memory
 from operations.retention.plan import Plan
 from operations.retention.usage import Memory
 from operations.stack import StackConfig
+from operations.throwaway import Data
 from tests.harness.shelf import Shelf
 from tests.harness.simulation import Simulation
 
@@ -32,6 +33,7 @@ OUTPUTS = {
     "users": {},
 }
 HOST = "ssh://deploy@web-1"
+DATA = Data(image="registry", user="65532:65532", kind="volume", source="registry-data")
 RETENTION: dict[str, Any] = {
     "rules": [{"tags": "pr-*", "keep": {"days": 14}}],
     "most": "100%",
@@ -54,7 +56,7 @@ class World:
         monkeypatch.setattr(StackConfig, "_run", self._pulumi)
         monkeypatch.setattr(commands, "containers", self._containers)
         monkeypatch.setattr(commands, "read_store", lambda *_, **__: self.simulation.store)
-        monkeypatch.setattr(commands, "inspected_reader", lambda *_, **__: {})
+        monkeypatch.setattr(commands, "data_of", lambda *_: None)
         monkeypatch.setattr(commands, "read_memory", lambda *_: (self.now, self.memory))
         monkeypatch.setattr(commands, "write_memory", lambda *given: setattr(self, "memory", given[-1]))
         monkeypatch.setattr(httpx, "Client", functools.partial(httpx.Client, transport=httpx.MockTransport(self._http)))
@@ -461,9 +463,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[datetime.dateti
 
     def memory_of(text: str, ahead: datetime.timedelta = datetime.timedelta()) -> tuple[datetime.datetime, Memory]:
         seconds = int((datetime.datetime.now(datetime.UTC) + ahead).timestamp())
-        monkeypatch.setattr(memory, "alongside", lambda *_, **__: [])
+        monkeypatch.setattr(memory, "on_data", lambda *_, **__: [])
         monkeypatch.setattr(memory, "_run", lambda *_: f"{seconds}\n{text}".encode())
-        return memory.read_memory("ssh://host1", {})
+        return memory.read_memory("ssh://host1", DATA)
 
     return memory_of
 
@@ -500,11 +502,11 @@ def test_a_plan_that_is_killed_while_it_writes_the_memory_leaves_the_old_one(
 ) -> None:
     file, run = tmp_path / "services.json", list[Any]()
     monkeypatch.setattr(memory, "FILE", str(file))
-    monkeypatch.setattr(memory, "alongside", lambda _, *script, **__: ["-c", *script])
+    monkeypatch.setattr(memory, "on_data", lambda _, *script, **__: ["-c", *script])
     monkeypatch.setattr(memory, "_run", lambda _, *given: run.append(given))
     old = Memory(services={HOST: {}})
     file.write_text(old.model_dump_json())
-    memory.write_memory("ssh://host1", {}, Memory())
+    memory.write_memory("ssh://host1", DATA, Memory())
 
     arguments, text = run[0]
     done = subprocess.run(["sh", *arguments], input=text[:arrived], check=False)
@@ -512,6 +514,6 @@ def test_a_plan_that_is_killed_while_it_writes_the_memory_leaves_the_old_one(
         memory, "_run", lambda _, script: subprocess.run(["sh", *script], capture_output=True, check=True).stdout
     )
 
-    assert memory.read_memory("ssh://host1", {})[1] == (Memory() if arrived is None else old)
+    assert memory.read_memory("ssh://host1", DATA)[1] == (Memory() if arrived is None else old)
     assert done.returncode == (arrived is not None)
     assert [one.name for one in tmp_path.iterdir()] == [file.name]
