@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from components.configuration.problems import Failure
 from operations.__main__ import command_line
 from operations.history.running import Container
-from operations.retention import applying, commands, deleting, memory
+from operations.retention import applying, commands, deleting, gathering, memory
 from operations.retention.plan import Plan
 from operations.retention.usage import Memory
 from operations.stack import StackConfig
@@ -54,11 +54,12 @@ class World:
         self.simulation = Simulation(self.shelf)
         self.now = self.shelf.now + datetime.timedelta(days=30)
         monkeypatch.setattr(StackConfig, "_run", self._pulumi)
-        monkeypatch.setattr(commands, "containers", self._containers)
-        monkeypatch.setattr(commands, "read_store", lambda *_, **__: self.simulation.store)
-        monkeypatch.setattr(commands, "data_of", lambda *_: None)
-        monkeypatch.setattr(commands, "read_memory", lambda *_: (self.now, self.memory))
-        monkeypatch.setattr(commands, "write_memory", lambda *given: setattr(self, "memory", given[-1]))
+        monkeypatch.setattr(gathering, "containers", self._containers)
+        for module in (commands, gathering):
+            monkeypatch.setattr(module, "read_store", lambda *_, **__: self.simulation.store)
+        monkeypatch.setattr(gathering, "data_of", lambda *_: None)
+        monkeypatch.setattr(gathering, "read_memory", lambda *_: (self.now, self.memory))
+        monkeypatch.setattr(gathering, "write_memory", lambda *given: setattr(self, "memory", given[-1]))
         monkeypatch.setattr(httpx, "Client", functools.partial(httpx.Client, transport=httpx.MockTransport(self._http)))
         monkeypatch.setattr(deleting, "_PAUSES", (0, 0))
 
