@@ -9,6 +9,14 @@ import httpx
 from components.configuration.problems import Failure
 from operations.stack import StackConfig
 
+#: What to do if a server's certificate is not trusted.
+AUTHORITY = "for a private authority, set SSL_CERT_FILE to a PEM file with the certificate of the authority"
+
+
+def is_untrusted(error: httpx.HTTPError) -> bool:
+    """Whether the server's certificate was refused: another try cannot help."""
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
 
 def trust_in(certificate: str | None, config: StackConfig) -> ssl.SSLContext:
     """Return the trust in public authorities and in the stack's own authority, its output ``ca_certificate``.

@@ -43,6 +43,8 @@ def ask_upstream(
     given = [config, *([login] if login else [])]
     user, _, group = USER.partition(":")
     options = ["--rm", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--entrypoint="]
+    # The mirror's own limit: an upstream may send an answer without an end.
+    options += [f"--memory={upstream.mirror.memory_mb}m", f"--memory-swap={upstream.mirror.memory_mb}m"]
     options += [f"--user={USER}", f"--tmpfs={DATA_DIRECTORY}:size=1m,uid={user},gid={group}"]
 
     def run(names: Sequence[str]) -> str:
@@ -55,7 +57,7 @@ def ask_upstream(
         docker_host,
         Output.all(network.name, *(one.mount.volume for one in given)).apply(run),
         triggers=[login.carrier.id] if login else None,
-        variables={"UPSTREAM": digest(f"{upstream.url} {upstream.mirror.ca}")},
+        variables={"UPSTREAM": digest(f"{upstream.url} {upstream.mirror.username} {upstream.mirror.ca}")},
         logging=command.local.Logging.NONE,
         opts=ResourceOptions(
             parent=parent,

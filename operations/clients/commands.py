@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from components.configuration.settings import DOCKER_HUB
 from operations.clients.files import client_files
 from operations.clients.folder import SUMS, write_folder
 from operations.clients.machine_commands import check, install, uninstall
+from operations.clients.merging import Unmergeable, data
 from operations.clients.outputs import deployed_mirrors
 from operations.clients.page import PAGE, page
 from operations.console import say
@@ -73,18 +73,13 @@ def _daemon(file: Path) -> dict[str, Any]:
     """
     fix = f"correct {file}, or name the daemon.json of the client with --merge"
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        content = json.loads(text) if text.strip() else {}
+        content = data("daemon.json", file.read_text(encoding="utf-8"))
     except OSError as error:
         raise Failure(f"cannot read {file}: {error.strerror}. Nothing was written", fix) from None
     except UnicodeDecodeError:
         raise Failure(f"{file} is not a text in UTF-8. Nothing was written", fix) from None
-    except json.JSONDecodeError as error:
-        raise Failure(f"{file}, line {error.lineno}: {error.msg}. Nothing was written", fix) from None
-    except (ValueError, RecursionError):
-        raise Failure(f"a value in {file} is too long or too deep. Nothing was written", fix) from None
-    if not isinstance(content, dict):
-        raise Failure(f"{file} does not contain a JSON object. Nothing was written", fix)
+    except Unmergeable as reason:
+        raise Failure(f"{file}: {reason}. Nothing was written", fix) from None
     others = content.get("registry-mirrors", [])
     if not isinstance(others, list) or not all(isinstance(url, str) for url in others):
         raise Failure(f"registry-mirrors in {file} is not a list of texts. Nothing was written", fix)

@@ -25,6 +25,8 @@ _NO_ROOT = 254
 _ENTER = f'[ "$(id -u)" = 0 ] && exec sh; sudo -n sh </dev/null || exit {_NO_ROOT}; exec sudo -n sh'
 _START = 'export LC_ALL=C PATH="$PATH:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/opt/rke2/bin"\n'
 _END = "END_OF_INPUT"
+#: The line before the output of a script. The start files of a user's shell may print lines before.
+_BEGIN = "BEGIN_OF_OUTPUT\n"
 #: The status of a script whose file is not the file that the plan is for.
 _OTHER = 75
 
@@ -160,7 +162,7 @@ class Machine:
         """
         encoded = base64.encodebytes(text.encode()).decode()
         # The shell runs nothing before it has read the closing brace. So a broken connection runs no half of a program.
-        program = f"{{\n{_START}{script}\nmain {shlex.join(arguments)} <<'{_END}'\n{encoded}{_END}\n}}\n"
+        program = f"{{\n{_START}echo {_BEGIN}{script}\nmain {shlex.join(arguments)} <<'{_END}'\n{encoded}{_END}\n}}\n"
         try:
             answer = subprocess.run(
                 self._command, input=program.encode(), capture_output=True, check=False, timeout=within
@@ -176,6 +178,7 @@ class Machine:
                 f"on {self.name}, the command needs root: {said(answer)}",
                 "log in as root, or allow the user to run sudo without a password",
             )
+        answer.stdout = answer.stdout.partition(_BEGIN.encode())[2]
         return answer
 
     def path(self, path: str) -> str:

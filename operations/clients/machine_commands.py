@@ -160,7 +160,7 @@ def _check_before(machine: Machine, mirrors: Mirrors, programs: Programs, made: 
         if change.file.path == DAEMON and change.text is not None:
             validate(machine, change.text)
     if not all(ask(machine, mirror, mirrors.authority) for mirror in mirrors.every):
-        say(f"{machine.name} has neither curl nor wget. The command cannot see whether it reaches the mirrors.")
+        say(f"{machine.name} has no curl and no wget that can ask the mirrors. It may not reach them.")
 
 
 def _confirm(machine: Machine, made: Plan, *, yes: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import math
 import re
 import tomllib
 from collections.abc import Mapping, MutableMapping
@@ -20,7 +21,6 @@ import yaml
 from tomlkit.exceptions import TOMLKitError
 
 _BY_HAND = "the command cannot change the file without a loss: edit the file by hand"
-
 _CHANGED = "someone changed our entries after the installation: remove the entries by hand"
 
 #: Errors of tomlkit where it cannot change a valid text, such as a table on one line.
@@ -114,7 +114,7 @@ def data(path: str, text: str) -> dict[str, Any]:
         match PurePosixPath(path).suffix:
             case ".json":
                 text = text.removeprefix("\ufeff")  # Docker accepts a byte order mark and an empty file
-                found = json.loads(text, object_pairs_hook=_without_duplicates) if text.strip() else {}
+                found = _DECODER.decode(text) if text.strip() else {}
             case ".toml" | ".conf":
                 found = tomllib.loads(text)
             case _:
@@ -128,7 +128,7 @@ def data(path: str, text: str) -> dict[str, Any]:
         raise Unmergeable(f"{line}{error.problem}") from None
     except yaml.YAMLError:
         raise Unmergeable("not valid YAML") from None
-    except (ValueError, RecursionError, AttributeError, KeyError):
+    except (ValueError, RecursionError, AttributeError, LookupError):
         # Too deep, a number or a date that does not exist, or a value that does not fit its tag in YAML.
         raise Unmergeable("the command cannot read a value in the file") from None
     if not isinstance(found, dict):
@@ -159,9 +159,7 @@ def _take_out(current: Any, before: Mapping[str, Any], after: Mapping[str, Any])
         if isinstance(value, dict) and isinstance(new, Mapping):
             _take_out(new, old if isinstance(old, dict) else {}, value)
         elif isinstance(value, list) and isinstance(new, list):
-            former = old if isinstance(old, list) else []
-            added = [one for one in value if not any(_same(one, each) for each in former)]
-            for one in [one for one in new if one in added]:
+            for one in _added(new, old if isinstance(old, list) else [], value):
                 new.remove(one)
         elif key not in before and new == value:
             del current[key]
@@ -177,12 +175,15 @@ def _has_entries(current: Mapping[str, Any], before: Mapping[str, Any], after: M
         if isinstance(value, dict) and isinstance(new, Mapping):
             if _has_entries(new, old if isinstance(old, dict) else {}, value):
                 return True
-        elif isinstance(value, list) and isinstance(new, list) and isinstance(old, list):
-            if any(one in new and one not in old for one in value):
-                return True
-        elif key not in before:
+        elif key not in before or (isinstance(value, list) and isinstance(new, list) and _added(new, old or [], value)):
             return True
     return False
+
+
+def _added(new: list[Any], old: list[Any], ours: list[Any]) -> list[Any]:
+    """Return the entries of a list that are ours. One with another slash at the end counts if ours itself is gone."""
+    added = [one for one in ours if not any(_same(one, each) for each in old)]
+    return [one for one in new if one in added or any(_same(one, each) and each not in new for each in added)]
 
 
 def _same(one: object, other: object) -> bool:
@@ -211,6 +212,13 @@ def _checked(path: str, text: str, expected: Mapping[str, Any]) -> str:
     return text
 
 
+def _finite(number: str) -> float:
+    """Read a number. Docker refuses `NaN`, and Python would write `1e999` as `Infinity`."""
+    if not math.isfinite(value := float(number)):
+        raise ValueError
+    return value
+
+
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -219,13 +227,14 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_constant=_finite, parse_float=_finite)
+
+
 def _json(found: Mapping[str, Any], like: str) -> str:
     """Write JSON with the indentation of another text. Half of a surrogate pair stays an escape."""
     indent = re.search(r"\n([ \t]+)\S", like)
-    return (
-        json.dumps(found, indent=indent[1] if indent else 2, ensure_ascii=like.isascii() or "\\ud" in like.lower())
-        + "\n"
-    )
+    ascii_only = like.isascii() or "\\ud" in like.lower()
+    return json.dumps(found, indent=indent[1] if indent else 2, ensure_ascii=ascii_only) + "\n"
 
 
 def _add_toml(text: str, ours: str) -> str:

@@ -58,7 +58,7 @@ main() {
   if command -v curl >/dev/null; then
     [ ! -s "$file" ] || set -- --cacert "$file" "$@"
     curl --silent --show-error --fail --output /dev/null --max-time 20 "$@"
-  elif command -v wget >/dev/null; then
+  elif command -v wget >/dev/null && { [ ! -s "$file" ] || wget --help 2>&1 | grep -q -e --ca-certificate; }; then
     [ ! -s "$file" ] || set -- --ca-certificate="$file" "$@"
     wget -q -O /dev/null -T 20 "$@"
   else exit 3
@@ -161,7 +161,7 @@ def validate(machine: Machine, daemon: str) -> None:
 
 
 def ask(machine: Machine, mirror: Mirror, authority: str | None) -> bool:
-    """Ask a mirror from the machine. False if the machine has neither curl nor wget.
+    """Ask a mirror from the machine. False if the machine has no program for it: wget of busybox knows no authority.
 
     Raises:
         Failure: if the mirror does not answer, or if it refuses the machine.

@@ -99,7 +99,7 @@ def _said(answer: httpx.Response) -> str:
     """The message of the forge after a colon, on one line."""
     try:
         content = json.loads(answer.text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return ""
     text = content.get("message") or content.get("error") if isinstance(content, dict) else None
     words = "".join(letter for letter in str(text or "") if letter.isprintable())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from operations.docker_command import docker, said, unreachable
 #: What `docker inspect` prints of a container or an image: a JSON list on one line.
 _CONTAINER = "[{{json .Name}},{{json .State.Status}},{{json .Image}},{{json .Config.Image}},{{json .Config.Labels}}]"
 _IMAGE = "[{{json .Id}},{{json .RepoDigests}},{{json .RepoTags}}]"
+#: What Docker says of a container or image that is gone. "No such file" or "no such host" means that it cannot answer.
+_GONE = re.compile(rb"no such (?:container|image|object)\b", re.IGNORECASE)
 _SWARM_SERVICE, _PROJECT, _SERVICE = (
     f"com.docker.{name}" for name in ("swarm.service.name", "compose.project", "compose.service")
 )
@@ -105,6 +108,7 @@ def _inspect(host: str, kind: str, template: str, names: Sequence[str]) -> list[
     if not names:
         return []
     answer = docker(host, kind, "inspect", f"--format={template}", *names)
-    if answer.returncode and b"no such" not in answer.stderr.lower():
+    lines = answer.stderr.strip().splitlines()
+    if answer.returncode and not (lines and all(_GONE.search(line) for line in lines if line)):
         raise unreachable(host, said(answer))
     return [json.loads(line) for line in answer.stdout.splitlines() if line]

@@ -57,13 +57,20 @@ def _error(line: str) -> LogError | None:
 def _message(entry: dict[str, Any]) -> str:
     """Return what failed, the reason and the request. The message of a failed request says only that it failed."""
     parts = [entry.get("err.message") or entry.get("msg"), entry.get("err.detail"), entry.get("error")]
-    text = ": ".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
+    text = ": ".join(part if isinstance(part, str) else _json(part) for part in parts if part)
     if "http.request.uri" not in entry:
         return text
     uri = str(entry["http.request.uri"]).partition("?")[0].removesuffix(_ASKED_BY_PROXY)
     request = (entry.get("http.request.method"), uri)
     answer = entry.get("http.response.status")
     return f"{text} ({' '.join(map(str, request))}{f': {answer}' if answer else ''})"
+
+
+def _json(value: object) -> str:
+    try:
+        return json.dumps(value)
+    except RecursionError:  # the upstream chooses the depth
+        return "…"
 
 
 def _shown(text: str) -> str:

@@ -34,7 +34,7 @@ _REPOSITORY = "ratelimitpreview/test"
 #: Seconds of silence after which Docker Hub counts as unreachable.
 _WITHIN = 20
 _LARGEST_TOKEN = 1 << 20
-_HEADER = re.compile(r"(\d+);w=(\d+)")
+_HEADER = re.compile(r"(\d{1,12});w=([1-9]\d{0,11})", re.ASCII)
 
 
 class NoQuota(Exception):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.configuration.naming import COUNTERS_PORT
+from components.configuration.problems import Failure
 from components.render.registry import DATA_DIRECTORY
 from operations.docker_command import docker, inspected
 from operations.mirrors.counters import Usage, usage
@@ -109,7 +110,10 @@ def _mirror(host: str, name: str, container: Mapping[str, Any] | None) -> Mirror
         return Mirror(container=name, state=state["Status"], last_error=error)
     url = container["Config"]["Healthcheck"]["Test"][-1]
     words = ("sh", "-c", SCRIPT, url, str(COUNTERS_PORT), DATA_DIRECTORY)
-    text = docker(host, "exec", name, *words, within=_WITHIN).stdout.decode(errors="replace")
+    try:
+        text = docker(host, "exec", name, *words, within=_WITHIN).stdout.decode(errors="replace")
+    except Failure:  # a container that hangs, for example on its disk, must not hide the other mirrors
+        text = ""
     return Mirror(
         container=name,
         state=state["Health"]["Status"],

@@ -25,7 +25,7 @@ def apply(
     *,
     read: Callable[[], Store],
     delete: Callable[[str, str], None],
-    running: Iterable[str],
+    running: Callable[[], Iterable[str]],
     again: str,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
@@ -35,17 +35,18 @@ def apply(
         plan: the plan.
         read: reads the store.
         delete: deletes a tag or, by its digest, a manifest of a repository. Tells nothing if it is gone already.
-        running: the IDs and digests of images that run now.
+        running: asks for the IDs and digests of images that run, or that their services used before.
         again: the command that makes a new plan.
         progress: is told how many steps of how many are done.
 
     Raises:
         Failure: if the registry changed so that the plan would delete what is needed, or if something stays.
     """
-    done, steps, names = 0, [*plan.deleted_tags, *plan.deleted_manifests], frozenset(running)
+    done, steps = 0, [*plan.deleted_tags, *plan.deleted_manifests]
     left, checked = set[Step](), float("-inf")
     for number, step in enumerate(steps):
         if time.monotonic() - checked > CHECK_AGAIN_AFTER:
+            names = running()  # first: a host can run only what was pushed before
             store = read()
             _refuse(obstacles(plan, store, names), again)
             left, checked = set(remaining(plan, store)), time.monotonic()
@@ -84,7 +85,7 @@ def obstacles(plan: Plan, store: Store, running: Iterable[str]) -> Iterator[str]
     used = graph.with_indexes(one for name in running for one in graph.known_as.get(name, frozenset()))
     yield from _changed_tags(plan, store, going, used)
     for name, digests in going.items():
-        yield from (f"a container uses {short(digest)} of {name} now" for digest in sorted(digests & used))
+        yield from (f"a service uses or used {short(digest)} of {name}" for digest in sorted(digests & used))
         for digest in sorted(digests):
             if store.pushed.get(name, {}).get(digest, plan.made) > plan.made:
                 yield f"{short(digest)} was pushed to {name} again"
@@ -95,13 +96,16 @@ def obstacles(plan: Plan, store: Store, running: Iterable[str]) -> Iterator[str]
 
 def _changed_tags(plan: Plan, store: Store, going: Mapping[str, set[str]], used: frozenset[str]) -> Iterator[str]:
     planned = {(one.repository, one.tag): one for one in plan.deleted_tags}
+    for kept in plan.tags:
+        if kept.keep and kept.tag not in store.repositories.get(kept.repository, {}):
+            yield f"{kept.repository}:{kept.tag} is gone, which the plan keeps: others may have to stay in its place"
     for name, tags in store.repositories.items():
         for tag, links in tags.items():
             one = planned.get((name, tag))
             if one and (links.current, links.moved) != (one.digest, one.pushed):
                 yield f"{name}:{tag} was pushed again"
             elif one and links.current in used:
-                yield f"a container uses {short(links.current)} now, to which {name}:{tag} points"
+                yield f"a service uses or used {short(links.current)}, to which {name}:{tag} points"
             elif not one and links.current and links.current in going.get(name, ()):
                 yield f"{name}:{tag} points to {short(links.current)} now, which the plan deletes"
 

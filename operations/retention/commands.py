@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from pydantic import ValidationError
 
 from components.configuration.problems import Failure
 from components.configuration.retention import RetentionSettings
+from components.configuration.rules.retention import unreachable
 from operations.console import say, screen, show_table, waiting
 from operations.files import replace_file
 from operations.history.reading import read_store
@@ -71,6 +73,11 @@ def plan(
             "registry.retention is not set, so every tag stays",
             "write rules into the stack file, as docs/retention.md describes",
         )
+    if never := unreachable(settings.rules):
+        raise Failure(
+            f"registry.retention.rules[{never[0]}] can never match: earlier rules match everything that it matches",
+            config.command("pulumi", "preview"),
+        )
     if strangers := set(without or ()) - set(settings.running_on):
         raise typer.BadParameter(f"{min(strangers)} is not in registry.retention.running_on", param_hint="--without")
     found = _plan(config, deployed, settings, tuple(without or ()))
@@ -88,7 +95,7 @@ def plan(
     if found.excess:
         file = str(output or "plan.json")
         apply_it = config.command(*_TOOL, "apply", file, "--more")
-        make_it = "" if output else f"{config.command(*_TOOL, 'plan', '--output', file)}; "
+        make_it = "" if output else f"{_again(config, file, found.without)}; "
         raise Failure(found.excess, f"check the rules, or apply this plan nevertheless: {make_it}{apply_it}")
 
 
@@ -117,7 +124,9 @@ def apply(
         raise Failure(
             found.excess, f"check the plan; to apply it: {config.command(*_TOOL, 'apply', str(file), '--more')}"
         )
-    asked = [one for host in found.running_on for one in _ask(host, needed=host not in found.without)]
+    again = _again(config, str(file), found.without)
+    if config.retention() != RetentionSettings(**{key: getattr(found, key) for key in RetentionSettings.model_fields}):
+        raise Failure(f"{file} was made with other settings of registry.retention", f"make a new plan: {again}")
     up = config.command("pulumi", "up")
     with (
         Admin(
@@ -129,8 +138,8 @@ def apply(
             found,
             read=lambda: read_store(config, deployed),
             delete=admin.delete,
-            again=config.command(*_TOOL, "plan", "--output", str(file)),
-            running=[name for one in asked for name in (one.image, *one.digests)],
+            again=again,
+            running=lambda: _running(config, deployed, found, again),
             progress=lambda number, of: status.update(f"Deleting {number + 1} of {of} …"),
         )
     every = len(found.deleted_tags) + len(found.deleted_manifests)
@@ -153,9 +162,9 @@ def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, 
     """Ask the hosts, read the store, and plan. The hosts come first: they can run only what was pushed before."""
     hosts = tuple(dict.fromkeys(settings.running_on))
     host = deployed.docker_host
-    with waiting(f"Asking {', '.join(hosts) or host} …"), ThreadPoolExecutor(_AT_A_TIME) as pool:
-        answers = pool.map(lambda one: _ask(one, needed=one not in without), hosts)
-        asked = [container for answer in answers for container in answer]
+    with waiting(f"Asking {', '.join(hosts) or 'no host'} …"):
+        answers = _ask(hosts, without, "repeat the command with")
+    asked = [container for answer in answers.values() for container in answer]
     with waiting(f"Reading the registry's data on {host} …"):
         data = data_of(config, deployed, "reader")
         now, memory = read_memory(host, data)
@@ -163,9 +172,10 @@ def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, 
     known_as = Graph(store).known_as
     anonymous = str(config.deployed_outputs().get("anonymous_url") or "").removeprefix("https://")
     names = [name for name in (deployed.registry_url.netloc, anonymous) if name]
+    names += [f"{name}:443" for name in names if ":" not in name]
     if strange := [one for one in unmapped(known_as, asked, names) if one[0].host not in without]:
         _refuse_unmapped(strange)
-    memory = remembered(memory, known_as, asked, now)
+    memory = remembered(memory, known_as, asked, now, answers.keys())
     if hosts:
         write_memory(host, data, memory)
     return make_plan(
@@ -180,33 +190,59 @@ def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, 
     )
 
 
-def _ask(host: str, *, needed: bool) -> list[Container]:
-    """Return the containers of a host. One that is not needed may be silent."""
-    try:
-        return containers(host)
-    except Failure as failure:
-        if needed:
-            raise Failure(
-                f"{failure}. Without this host, the plan does not know which images run",
-                f"{failure.fix}; or repeat the command with --without {host}",
-            ) from None
-        say(f"Note: {failure}")
-        return []
+def _again(config: StackConfig, file: str, without: Iterable[str]) -> str:
+    """Return the command that makes a plan again."""
+    options = [word for host in without for word in ("--without", host)]
+    return config.command(*_TOOL, "plan", "--output", file, *options)
+
+
+def _running(config: StackConfig, deployed: Deployed, found: Plan, again: str) -> set[str]:
+    """Return the IDs and digests of the images that run, or that their services used before."""
+    answers = _ask(found.running_on, found.without, f"make a new plan: {again}")
+    _, memory = read_memory(deployed.docker_host, data_of(config, deployed, "reader"))
+    services = [one for host in found.running_on for one in memory.services.get(host, {}).values()]
+    now = {name for answer in answers.values() for one in answer for name in (one.image, *one.digests)}
+    return now | {name for service in services for one in service.images for name in (one.image, *one.digests)}
+
+
+def _ask(hosts: Iterable[str], without: Collection[str], instead: str) -> dict[str, list[Container]]:
+    """Return the containers of each host that answers. Only those in ``without`` may be silent.
+
+    ``instead`` is the command that does without a host, with the option after it.
+    """
+
+    def ask(host: str) -> list[Container] | None:
+        try:
+            return containers(host)
+        except Failure as failure:
+            if host not in without:
+                raise Failure(
+                    f"{failure}. Without this host, nobody knows which images run",
+                    f"{failure.fix}; or {instead} --without {host}",
+                ) from None
+            say(f"Note: {failure}")
+            return None
+
+    every = tuple(dict.fromkeys(hosts))
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        answers = zip(every, pool.map(ask, every), strict=True)
+        return {host: answer for host, answer in answers if answer is not None}
 
 
 def _refuse_unmapped(strange: list[tuple[Container, str]]) -> None:
     names = "; ".join(f"{container} uses {name}" for container, name in strange[:_LISTED])
     more = f"; and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""
     first = strange[0][0]
+    stopped = first.state in ("created", "dead", "exited")
+    remove = f", or remove the container (docker --host {first.host} rm {first.name})" if stopped else ""
     raise Failure(
         f"the registry has no manifest of these images, which have its name: {names}{more}",
-        f"push the image, or remove the container (docker --host {first.host} rm {first.name}); or repeat the command"
-        f" with --without {first.host}",
+        f"push the image{remove}; or repeat the command with --without {first.host}",
     )
 
 
 def _read(file: Path, config: StackConfig) -> Plan:
-    again = config.command(*_TOOL, "plan", "--output", str(file))
+    again = _again(config, str(file), ())
     try:
         return Plan.model_validate_json(file.read_bytes())
     except OSError as error:

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from components.configuration.fields import OPERATIONS_USER, Endpoint
 from components.configuration.passwords import operations_password
 from components.configuration.problems import Failure
+from operations.trust import AUTHORITY, is_untrusted
 
 #: Answers of a registry that is busy, such as during a garbage collection, or of a proxy whose process restarts.
 _BUSY = (429, 502, 503, 504)
@@ -45,6 +46,8 @@ class Admin:
                 cause = f"{answer.status_code} {answer.reason_phrase}"
             except httpx.HTTPError as error:
                 answer, cause = None, str(error) or type(error).__name__
+                if is_untrusted(error):
+                    raise Failure(f"{self._url} cannot be reached: {cause}", AUTHORITY) from None
             if pause is None or (answer is not None and answer.status_code not in _BUSY):
                 break
             time.sleep(pause)

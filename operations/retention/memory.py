@@ -16,21 +16,35 @@ from operations.retention.usage import Memory
 from operations.throwaway import Data, on_data
 
 FILE = f"{DATA_DIRECTORY}/.services.json"
-_READ = 'date -u +%s && if [ -e "$0" ]; then cat "$0"; fi'
-#: Replaces the file as a whole. A hidden name of its own for each run: two runs may write at once.
-_WRITE = 'new=$(mktemp "$0.XXXXXX") && cat > "$new" && mv "$new" "$0" || { rm -f "$new"; exit 1; }'
+#: A clock that differs by more from that of this machine is wrong.
+_CLOCKS_DIFFER = datetime.timedelta(hours=1)
+_READ = 'date -u +%s && if [ -e "$0" ]; then cat "$0"; else echo "{}"; fi'
+#: Replaces the file as a whole, if all $1 bytes arrive: standard input of a killed command ends too early. Each run has
+#: a hidden name of its own: two runs may write at once.
+_WRITE = """
+new=$(mktemp "$0.XXXXXX") && cat > "$new" && [ "$(wc -c < "$new")" -eq "$1" ] && mv "$new" "$0" && exit
+rm -f "$new"
+exit 1
+"""
 
 
 def read_memory(host: str, data: Data) -> tuple[datetime.datetime, Memory]:
     """Return the time of the Docker host and the memory, empty before the first plan.
 
     Raises:
-        Failure: if the file cannot be read. A plan without it could delete what a service needs to go back.
+        Failure: if the file cannot be read, because a plan without it could delete what a service needs to go back, or
+            if the clock of the host is wrong.
     """
     seconds, _, text = _run(host, on_data(data, _READ, FILE)).partition(b"\n")
-    now = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC)
+    now, here = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC), datetime.datetime.now(datetime.UTC)
+    if abs(now - here) > _CLOCKS_DIFFER:
+        raise Failure(
+            f"the clock of {host} says {now:%Y-%m-%d %H:%M} UTC, and the clock of this machine says"
+            f" {here:%Y-%m-%d %H:%M} UTC: with a wrong clock, young images look old",
+            "set both clocks, for example with NTP",
+        )
     try:
-        return now, Memory.model_validate_json(text) if text.strip() else Memory()
+        return now, Memory.model_validate_json(text)
     except ValidationError:
         raise Failure(
             f"{FILE} in the registry's data on {host} is damaged",
@@ -44,7 +58,8 @@ def write_memory(host: str, data: Data, memory: Memory) -> None:
     Raises:
         Failure: if the file cannot be written.
     """
-    _run(host, on_data(data, _WRITE, FILE, writes=True), memory.model_dump_json().encode())
+    text = memory.model_dump_json().encode()
+    _run(host, on_data(data, _WRITE, FILE, str(len(text)), writes=True), text)
 
 
 def _run(host: str, arguments: list[str], stdin: bytes = b"") -> bytes:

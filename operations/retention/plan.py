@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel, Field, NonNegativeInt
 
-from components.configuration.fields import FROZEN
+from components.configuration.fields import FROZEN, DockerHost
+from components.configuration.retention import KeepSettings, RuleSettings, Share
+
+#: Characters of all names in a registry: errors show these names on a terminal.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9/_.:-]+$")]
 
 
 class PlannedTag(BaseModel):
@@ -17,21 +20,21 @@ class PlannedTag(BaseModel):
     """
 
     model_config = FROZEN
-    repository: str
-    tag: str
-    digest: str | None
-    pushed: datetime.datetime
+    repository: Name
+    tag: Name
+    digest: Name | None
+    pushed: AwareDatetime
     keep: bool
     why: str
-    frees: int = 0
+    frees: NonNegativeInt = 0
 
 
 class PlannedManifest(BaseModel):
     """A manifest to which no tag points when the plan is done."""
 
     model_config = FROZEN
-    repository: str
-    digest: str
+    repository: Name
+    digest: Name
     keep: bool
     why: str
 
@@ -45,16 +48,18 @@ class Plan(BaseModel):
 
     model_config = FROZEN
     version: Literal[1] = 1
-    registry: str
-    made: datetime.datetime
-    running_on: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
-    most: str
+    registry: Name
+    made: AwareDatetime
+    running_on: tuple[DockerHost, ...] = ()
+    without: tuple[DockerHost, ...] = ()
+    rules: tuple[RuleSettings, ...]
+    overwritten: KeepSettings | None
+    most: Share
     tags: tuple[PlannedTag, ...]
     manifests: tuple[PlannedManifest, ...]
-    bytes: int
-    freed: int
-    unused: int
+    bytes: NonNegativeInt
+    freed: NonNegativeInt
+    unused: NonNegativeInt
 
     @property
     def deleted_tags(self) -> list[PlannedTag]:
@@ -75,6 +80,6 @@ class Plan(BaseModel):
             (self.freed, self.bytes, "bytes"),
         ):
             if number * 100 > of * limit:
-                share = -(-number * 100 // of)
+                share = -(-number * 100 // max(of, 1))
                 return f"the plan deletes {share}% of all {what}, and registry.retention.most is {self.most}"
         return None

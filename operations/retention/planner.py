@@ -59,6 +59,8 @@ def make_plan(question: Question) -> Plan:
         made=question.now,
         running_on=question.settings.running_on,
         without=question.without,
+        rules=question.settings.rules,
+        overwritten=question.settings.overwritten,
         most=question.settings.most,
         tags=tuple(_tags(store, graph, decided, freed)),
         manifests=tuple(_manifests(store, graph, decided, going)),
@@ -72,7 +74,7 @@ class _Decided:
     """The decisions so far. ``kept`` has the reason for each manifest that stays, ``tags`` the decision of each tag."""
 
     def __init__(self, question: Question, graph: Graph) -> None:
-        self._question, self._graph = question, graph
+        self._question, self._graph, self._rules = question, graph, question.settings.rules
         self._runs = {
             digest: why for one, why in question.running.items() for digest in graph.with_indexes([one])
         } | dict(question.running)
@@ -90,6 +92,8 @@ class _Decided:
                 subject = _subject(tag, links)
                 if why := self._always_kept(links):
                     self._keep_tag(name, tag, why)
+                elif subject and (number := self._rule(name, tag)) is not None and self._rules[number].keep == "always":
+                    self._keep_tag(name, tag, self._always(number))
                 elif subject in anywhere:
                     describing[name, tag] = subject
                 elif subject:
@@ -113,31 +117,34 @@ class _Decided:
     def _by_rules(self, name: str, tags: Mapping[str, TagLinks]) -> dict[str, Decision]:
         """Decide the tags of a repository by the first rule that matches each."""
         found, by_rule = dict[str, Decision](), defaultdict[int, dict[str, TagLinks]](dict)
-        rules = self._question.settings.rules
         for tag, links in tags.items():
-            number = next(
-                (
-                    number
-                    for number, rule in enumerate(rules)
-                    if matches(rule.repositories, name) and matches(rule.tags, tag)
-                ),
-                None,
-            )
-            if number is None:
+            if (number := self._rule(name, tag)) is None:
                 found[tag] = Decision(True, "no rule")
             else:
                 by_rule[number][tag] = links
         for number, matched in by_rule.items():
-            rule, title = rules[number], f"rule {number + 1}"
+            rule = self._rules[number]
             if rule.keep == "always":
-                found |= dict.fromkeys(matched, Decision(True, f"{title}: {', '.join(rule.tags)}"))
+                found |= dict.fromkeys(matched, Decision(True, self._always(number)))
                 continue
             order = sorted(matched, key=lambda tag: (matched[tag].moved, _natural(tag)), reverse=True)
             rank = {digest: place for place, digest in enumerate(dict.fromkeys(matched[tag].current for tag in order))}
             for tag, links in matched.items():
                 decision = _judged(rule.keep, rank[links.current], self._question.now - links.moved)
-                found[tag] = Decision(decision.keep, f"{title}: {decision.why}")
+                found[tag] = Decision(decision.keep, f"rule {number + 1}: {decision.why}")
         return found
+
+    def _rule(self, name: str, tag: str) -> int | None:
+        """Return the place of the first rule that matches a tag."""
+        found = (
+            number
+            for number, rule in enumerate(self._rules)
+            if matches(rule.repositories, name) and matches(rule.tags, tag)
+        )
+        return next(found, None)
+
+    def _always(self, number: int) -> str:
+        return f"rule {number + 1}: {', '.join(self._rules[number].tags)}"
 
     def _untagged(self, name: str, digests: frozenset[str]) -> Iterator[tuple[str, str]]:
         """Yield the manifests that stay without a tag: running, young, overwritten, or never tagged."""
@@ -178,9 +185,12 @@ class _Decided:
         if links.current in present:
             self._keep(name, links.current, f"tag {tag}")
         former = sorted((pushed, one) for one, pushed in links.pushed.items() if one in present - {links.current})
+        pushes = sorted([*links.pushed.values(), links.moved])
         for rank, (pushed, digest) in enumerate(reversed(former)):
             policy = self._question.settings.overwritten if links.current else None
-            decision = _judged(policy, rank, self._question.now - pushed) if policy else Decision(True, "no rule")
+            overwritten = next((later for later in pushes if later > pushed), pushed)
+            age = self._question.now - overwritten
+            decision = _judged(policy, rank, age, "overwritten within") if policy else Decision(True, "no rule")
             if decision.keep:
                 self._keep(name, digest, f"before at {tag}: {decision.why}")
 
@@ -199,12 +209,12 @@ class _Decided:
             waiting += [(other, f"describes {short(one)}") for other in describing]
 
 
-def _judged(keep: KeepSettings, rank: int, age: datetime.timedelta) -> Decision:
+def _judged(keep: KeepSettings, rank: int, age: datetime.timedelta, young: str = "younger than") -> Decision:
     """Decide by the number of newer digests and by the age. Either is enough to stay."""
     if keep.newest is not None and rank < keep.newest:
         return Decision(True, f"newest {keep.newest}")
     if keep.days is not None and age < datetime.timedelta(days=keep.days):
-        return Decision(True, f"younger than {counted(keep.days, 'day')}")
+        return Decision(True, f"{young} {counted(keep.days, 'day')}")
     reasons = [f"older than {counted(keep.days, 'day')}"] if keep.days is not None else []
     reasons += [f"not among the newest {keep.newest}"] if keep.newest is not None else []
     return Decision(False, " and ".join(reasons))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import datetime
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import AwareDatetime, BaseModel
 
 from components.configuration.fields import FROZEN
 from operations.history.running import Container, short_host
 
 #: Distinct images that a service ran last, the current one included. They stay, so that it can go back to them.
 REMEMBERED = 3
-#: A service without a container for this time is forgotten.
+#: A service is forgotten if plans find no container of it for this time.
 FORGOTTEN_AFTER = datetime.timedelta(days=30)
 
 
@@ -27,11 +27,11 @@ class RememberedImage(BaseModel):
 
 
 class Service(BaseModel):
-    """The images of a service, the last one first, and the time when the service had a container last."""
+    """The images of a service, the last one first. ``missed`` is the time of the first plan that found no container."""
 
     model_config = FROZEN
     images: tuple[RememberedImage, ...]
-    seen: datetime.datetime
+    missed: AwareDatetime | None = None
 
 
 class Memory(BaseModel):
@@ -76,9 +76,16 @@ def unmapped(
 
 
 def remembered(
-    memory: Memory, known_as: Mapping[str, frozenset[str]], containers: Iterable[Container], now: datetime.datetime
+    memory: Memory,
+    known_as: Mapping[str, frozenset[str]],
+    containers: Iterable[Container],
+    now: datetime.datetime,
+    answered: Collection[str],
 ) -> Memory:
-    """Return the memory with the containers of now, without services that had none for a long time."""
+    """Return the memory with the containers of now, without services that had none for a long time.
+
+    Services of hosts that did not answer stay as they are: they may have containers.
+    """
     current: defaultdict[tuple[str, str], dict[str, RememberedImage]] = defaultdict(dict)
     for container in sorted(containers, key=lambda one: one.state != "running"):
         if _manifests(known_as, container.image, container.digests):
@@ -86,13 +93,18 @@ def remembered(
             current[container.host, container.service].setdefault(container.image, image)
     services: defaultdict[str, dict[str, Service]] = defaultdict(dict)
     for host, of_host in memory.services.items():
-        services[host] = {name: one for name, one in of_host.items() if now - one.seen < FORGOTTEN_AFTER}
+        for name, one in of_host.items():
+            missed = one.missed or now
+            if host not in answered:
+                services[host][name] = one
+            elif now - missed < FORGOTTEN_AFTER:
+                services[host][name] = Service(images=one.images, missed=missed)
     for (host, name), images in current.items():
-        before = services[host][name].images if name in services[host] else ()
+        before = memory.services[host][name].images if name in memory.services.get(host, {}) else ()
         every = images | {one.image: one for one in before if one.image not in images}
         # All current images stay anyway; the memory is for those before.
         kept = tuple(every.values())[: max(REMEMBERED, len(images))]
-        services[host][name] = Service(images=kept, seen=now)
+        services[host][name] = Service(images=kept)
     return Memory(services={host: of_host for host, of_host in services.items() if of_host})
 
 

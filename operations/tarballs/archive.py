@@ -14,6 +14,8 @@ from pathlib import Path
 
 #: Most bytes of a manifest or a configuration. The registry accepts no larger manifest.
 LARGEST_DOCUMENT = 4 << 20
+#: Most bytes of all JSON documents of a tarball, which stay in memory.
+_MOST_DOCUMENTS = 256 << 20
 _CHUNK = 1 << 20
 _MOST_LINKS = 16
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -92,6 +94,7 @@ class Archive:
 
     def _read(self) -> None:
         """Read the index, and keep small files that begin like JSON."""
+        kept = 0
         for member in self._tar:
             if member.size < 0:  # tarfile would read the same headers for ever
                 raise Broken("the header of a file has a negative size")
@@ -102,6 +105,9 @@ class Archive:
                 assert content
                 start = content.read(1)
                 if start in (b"{", b"["):
+                    kept += member.size
+                    if kept > _MOST_DOCUMENTS:
+                        raise Broken(f"the file has more than {_MOST_DOCUMENTS >> 20} MiB of JSON documents")
                     self._documents[_key(member.name)] = start + content.read()
 
     def _member(self, name: str) -> tarfile.TarInfo:
@@ -132,5 +138,7 @@ def _readable() -> Iterator[None]:
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = str(error).partition("\n")[0].rstrip(":") or "it ends too early"
         raise Broken(f"the file is no tarball, or it is damaged: {reason}") from None
+    except (ValueError, OverflowError, IndexError):  # tarfile lets them through for some headers
+        raise Broken("the file is no tarball, or it is damaged: a header is not valid") from None
     except OSError as error:
         raise Broken(f"the file cannot be read: {error.strerror or error}") from None

@@ -73,8 +73,7 @@ def import_(
         _print(plan_json(name, tarballs) if as_json else plan_table(tarballs))
         raise typer.Exit(any(one.problem for one in tarballs))
     trust, login = trust_in(deployed.ca_certificate, config), push_login(config, user)
-    again = config.command("python", "-m", "operations", "import", "…")
-    with Registry(str(deployed.registry_url), trust, login, again) as registry, waiting("") as status:
+    with Registry(str(deployed.registry_url), trust, login) as registry, waiting("") as status:
         shown = _Progress(len(tarballs), status)
         transfer = Transfer(registry, shown.add)
         outcomes: list[Outcome] = []

@@ -19,6 +19,8 @@ from operations.warm.references import parse
 _UNCOMPRESSED = ("application/vnd.oci.image.layer.v1.tar", "application/vnd.docker.image.rootfs.diff.tar")
 _CONFIGURATIONS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
+#: Deepest nesting of indexes. Tools write one or two levels.
+_DEEPEST = 8
 _NAME, _TAG_NAME = "io.containerd.image.name", "org.opencontainers.image.ref.name"
 
 _Digest = Annotated[str, Field(pattern=r"^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$")]
@@ -138,28 +140,31 @@ def _from_index(archive: Archive) -> Iterator[Image]:
         names[entry.digest] += _annotated(entry.annotations or {})
     for entry in {entry.digest: entry for entry in index.manifests}.values():
         known = tuple(dict.fromkeys(names[entry.digest]))
-        manifest, content = _manifest(archive, entry.digest)
+        manifest, _ = _manifest(archive, entry.digest)
         layers, config = manifest.layers or (), manifest.config
         is_image = config and config.media_type in _CONFIGURATIONS  # other artifacts have layers without compression
         if config and is_image and any(layer.media_type in _UNCOMPRESSED for layer in layers):
             files = tuple(blob_path(layer.digest) for layer in layers)
             yield _saved(archive, known, _document(archive, config.digest), files)
         else:
-            manifests = dict(_below(archive, manifest))
-            yield Stored(known, entry.digest, {**manifests, entry.digest: (_media_type(entry, manifest), content)})
+            manifests = dict[str, tuple[str, bytes]]()
+            _collect(archive, entry, manifests)
+            yield Stored(known, entry.digest, manifests)
 
 
-def _below(archive: Archive, index: StoredManifest) -> Iterator[tuple[str, tuple[str, bytes]]]:
-    """Yield the manifests of an index that the tarball has, children first."""
-    for child in index.children:
-        if blob_path(child.digest) in archive:
-            manifest, content = _manifest(archive, child.digest)
-            yield from _below(archive, manifest)
-            yield child.digest, (_media_type(child, manifest), content)
-
-
-def _media_type(entry: Descriptor, manifest: StoredManifest) -> str:
-    return manifest.media_type or entry.media_type
+def _collect(archive: Archive, entry: Descriptor, found: dict[str, tuple[str, bytes]], depth: int = 1) -> None:
+    """Add a manifest with those below that the tarball has, children first, with their media types and contents."""
+    if depth > _DEEPEST:
+        raise Broken(f"the indexes are nested more than {_DEEPEST} deep")
+    manifest, content = _manifest(archive, entry.digest)
+    for blob in manifest.blobs:
+        path = blob_path(blob.digest)
+        if isinstance(blob, Blob) and not blob.urls and archive.size(path) != blob.size:
+            raise Broken(f"{path} has {archive.size(path)} bytes, and its manifest says {blob.size}")
+    for child in manifest.children:
+        if child.digest not in found and blob_path(child.digest) in archive:
+            _collect(archive, child, found, depth + 1)
+    found[entry.digest] = manifest.media_type or entry.media_type, content
 
 
 def _manifest(archive: Archive, digest: str) -> tuple[StoredManifest, bytes]:

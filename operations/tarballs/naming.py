@@ -22,6 +22,7 @@ _PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _REPOSITORY = re.compile(rf"{_PART}(?:/{_PART})*", re.ASCII)
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", re.ASCII)
 _LONGEST_REPOSITORY = 255
+_LAST_MOMENT = datetime.datetime(9999, 12, 31, tzinfo=datetime.UTC).timestamp()
 
 
 @dataclass(frozen=True, order=True)
@@ -61,7 +62,8 @@ def dated(file: Path, changed: float) -> Dated:
                 return Dated(datetime.datetime(*numbers, tzinfo=datetime.UTC), by_name=True)  # type: ignore[misc,arg-type]
             except ValueError:
                 continue
-    return Dated(datetime.datetime.fromtimestamp(changed, datetime.UTC), by_name=False)
+    within = min(max(changed, 0), _LAST_MOMENT)  # file systems have later times than datetime
+    return Dated(datetime.datetime.fromtimestamp(within, datetime.UTC), by_name=False)
 
 
 def order(file: Path, when: Dated) -> tuple[datetime.datetime, list[tuple[int, str]], str]:

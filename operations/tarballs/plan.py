@@ -37,10 +37,12 @@ def files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         try:
             within = [one for one in path.iterdir() if one.name.lower().endswith(ENDINGS)] if path.is_dir() else [path]
-            if not all(one.is_file() for one in within):
-                raise FileNotFoundError(0, "no such file")
+            others = [one for one in within if not one.is_file()]
         except OSError as error:
             raise Failure(f"cannot read {path}: {error.strerror}", "name tarballs, or folders of tarballs") from None
+        if others:
+            why = "it is no file" if others[0].exists() else "no such file"
+            raise Failure(f"cannot read {others[0]}: {why}", "name tarballs, or folders of tarballs")
         if not within:
             raise Failure(f"the folder {path} has no file that ends in {', '.join(ENDINGS)}", "name the files")
         found += within

@@ -14,6 +14,7 @@ from pydantic import SecretStr, ValidationError
 from components.configuration.problems import Failure
 from operations.manifests import IMAGE_TYPES, INDEX_TYPES, Document
 from operations.tarballs.archive import LARGEST_DOCUMENT, Broken
+from operations.trust import AUTHORITY, is_untrusted
 
 ANSWER_SECONDS = 300.0
 """Longest silence of the registry, which may be busy with the end of a large upload."""
@@ -25,9 +26,9 @@ _ACCEPT = ", ".join((*INDEX_TYPES, *IMAGE_TYPES))
 
 
 class Registry:
-    """A registry at ``url``, as the user ``login`` or without a login. ``again`` is the command that continues."""
+    """A registry at ``url``, as the user ``login`` or without a login."""
 
-    def __init__(self, url: str, trust: ssl.SSLContext, login: tuple[str, SecretStr] | None, again: str) -> None:
+    def __init__(self, url: str, trust: ssl.SSLContext, login: tuple[str, SecretStr] | None) -> None:
         self._client = httpx.Client(
             base_url=url,
             auth=(login[0], login[1].get_secret_value()) if login else None,
@@ -36,7 +37,6 @@ class Registry:
             follow_redirects=False,
             verify=trust,
         )
-        self._again = again
         self._known: dict[str, str] = {}  # a repository that has the blob, by digest
         self._present: set[tuple[str, str]] = set()
 
@@ -113,6 +113,8 @@ class Registry:
                 answer = request()
             except httpx.TransportError as error:
                 cause, seconds = f"the registry cannot be reached: {error}", wait
+                if is_untrusted(error):
+                    raise Failure(cause, AUTHORITY) from None
             else:
                 if answer.status_code in expected:
                     return answer
@@ -122,7 +124,7 @@ class Registry:
                 asked = answer.headers.get("Retry-After", "")
                 seconds = float(asked) if wait and asked.isdecimal() and len(asked) < 10 else wait
             if seconds is None or seconds > LONGEST_WAIT_SECONDS:
-                raise Failure(cause, f"run the command again, and it continues where it stopped: {self._again}")
+                raise Failure(cause, "run the same command again: it continues where it stopped")
             time.sleep(seconds)
         raise AssertionError("the last try returns or raises")
 

@@ -182,8 +182,8 @@ def _temporary() -> Iterator[IO[bytes]]:
         with tempfile.TemporaryFile() as file:
             yield file
     except OSError as error:
-        folder = tempfile.gettempdir()
-        fix = f"free disk space in {folder}, or name another folder in the variable TMPDIR"
+        folder = tempfile.tempdir or "a temporary folder"  # gettempdir() fails if no folder is writable
+        fix = "free disk space in that folder, or name another folder in the variable TMPDIR"
         raise Failure(f"cannot write a compressed layer to {folder}: {error.strerror}", fix) from None
 
 

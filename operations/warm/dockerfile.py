@@ -7,10 +7,13 @@ from collections.abc import Iterator
 
 from operations.warm.variables import expand
 
-_DIRECTIVE = re.compile(r"#\s*(syntax|escape)\s*=\s*(\S+)\s*", re.IGNORECASE)
-_HEREDOC = re.compile(r"(?<!<)<<-?\s*[\"']?([A-Za-z_][A-Za-z0-9_]*)[\"']?")
+_DIRECTIVE = re.compile(r"#\s*(syntax|escape|check)\s*=\s*(\S+)\s*", re.IGNORECASE)
+_WORD = re.compile(r"""(?:"(?:\\.|[^"\\])*"|'[^']*'|\\.|[^\s"'\\])+""")
+#: A whole word. In other places, such as `1 << 2` or `'<<x'`, `<<` begins no heredoc.
+_HEREDOC = re.compile(r"\d*<<(-?)([^<]+)")
 _FROM = re.compile(r"(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
 _ARG = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?:=(\"[^\"]*\"|'[^']*'|\S*))?")
+_VARIABLES = re.compile(r"(?:\$\{[^}]*\}|\$[A-Za-z_]\w*)+")
 _FLAG = re.compile(r"--(from|mount)=(\S+)")
 
 
@@ -30,15 +33,26 @@ def images(text: str) -> Iterator[tuple[int, str]]:
                 (before if stages is None else inside).update(_arguments(rest, before, inside))
             case "from" if found := _FROM.match(rest):
                 stages = set() if stages is None else stages
-                image, inside = expand(found[1], before), {}
-                if image.lower() not in {*stages, "scratch"}:
+                image, inside = _name(found[1], before), {}
+                if not _is_stage(image, stages):
                     yield number, image
                 stages.add((found[2] or "").lower())
             case "copy" | "run" if stages is not None:
                 for image in _sources(rest):
-                    name = expand(image, inside)
-                    if not name.isdecimal() and name.lower() not in {*stages, "scratch"}:
+                    name = _name(image, inside)
+                    if not name.isdecimal() and not _is_stage(name, stages):
                         yield number, name
+
+
+def _name(word: str, variables: dict[str, str]) -> str:
+    return re.sub("[\"']", "", expand(word, variables))
+
+
+def _is_stage(name: str, stages: set[str]) -> bool:
+    """Whether an image is a stage or `scratch`, also if only BuildKit knows a part of the name: `build-$TARGETOS`."""
+    literals = _VARIABLES.split(name.lower())
+    pattern = ".+".join(map(re.escape, literals)) if any(literals) else "(?!)"
+    return any(re.fullmatch(pattern, stage) for stage in {*stages, "scratch"})
 
 
 def _arguments(rest: str, before: dict[str, str], inside: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -62,28 +76,37 @@ def _sources(rest: str) -> Iterator[str]:
 
 def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
     """Yield line, name and arguments of each instruction, without comments and heredocs, and the syntax directive."""
-    escape, lines, number, is_top = "\\", text.splitlines(), 0, True
+    escape, lines, number, is_top = "\\", text.splitlines(), int(text.startswith("#!")), True
     while number < len(lines):
         start, line = number + 1, lines[number].strip()
         number += 1
         if is_top and (directive := _DIRECTIVE.fullmatch(line)):
             if directive[1].lower() == "escape":
                 escape = directive[2]
-            else:
+            elif directive[1].lower() == "syntax":
                 yield start, "syntax", directive[2]
             continue
         is_top = False
         if not line or line.startswith("#"):
             continue
-        while line.endswith(escape) and number < len(lines):
+        while line.endswith(escape) and line[-2:-1] != escape and number < len(lines):
             following = lines[number].strip()
             number += 1
             if following and not following.startswith("#"):
                 line = f"{line[:-1]} {following}"
-        name, _, rest = line.partition(" ")
+        name, rest = (*line.split(maxsplit=1), "")[:2]
         if name.lower() in ("run", "copy", "add"):
-            for end in _HEREDOC.findall(rest):
-                while number < len(lines) and lines[number].strip() != end:
-                    number += 1
-                number += 1
-        yield start, name.lower(), rest.strip()
+            number = _after_heredocs(lines, number, rest)
+        yield start, name.lower(), rest
+
+
+def _after_heredocs(lines: list[str], number: int, rest: str) -> int:
+    """Return the number of the line after all heredocs of an instruction.
+
+    BuildKit refuses a heredoc without an end. Such a heredoc hides nothing.
+    """
+    for heredoc in filter(None, map(_HEREDOC.fullmatch, _WORD.findall(rest))):
+        word = re.sub(r"[\"'\\]", "", heredoc[2])
+        ends = (at for at in range(number, len(lines)) if (lines[at].lstrip("\t") if heredoc[1] else lines[at]) == word)
+        number = next(ends, number - 1) + 1
+    return number

@@ -11,11 +11,13 @@ _CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
 
 
 class _Loader(yaml.SafeLoader):
-    """A safe loader that ignores tags of its own, such as Compose's `!reset` and `!override`."""
+    """A safe loader that ignores tags of its own, such as Compose's `!override`. `!reset` removes a value."""
 
 
-def _untagged(loader: _Loader, _: str, node: yaml.Node) -> Any:
+def _untagged(loader: _Loader, tag: str, node: yaml.Node) -> Any:
     match node:
+        case _ if tag == "reset":
+            return None
         case yaml.MappingNode():
             return loader.construct_mapping(node, deep=True)
         case yaml.SequenceNode():
@@ -32,7 +34,11 @@ def load(text: str) -> list[Any]:
     Raises:
         yaml.YAMLError: if the text is not YAML.
     """
-    return [document for document in yaml.load_all(text, _Loader) if document is not None]
+    try:
+        return [document for document in yaml.load_all(text, _Loader) if document is not None]
+    except (ValueError, LookupError, AttributeError, RecursionError):
+        # Too deep, a date that does not exist, or a value that does not fit its tag.
+        raise yaml.YAMLError from None
 
 
 def is_compose(documents: list[Any]) -> bool:
@@ -48,7 +54,7 @@ def is_kubernetes(documents: list[Any]) -> bool:
 def compose_images(documents: list[Any]) -> Iterator[tuple[str, str]]:
     """Yield place and image of each service that Compose does not build. Variables are not replaced."""
     for name, service in documents[0]["services"].items():
-        if isinstance(service, dict) and "build" not in service and service.get("image") is not None:
+        if isinstance(service, dict) and service.get("build") is None and service.get("image") is not None:
             yield f"services.{name}.image", str(service["image"])
 
 

@@ -44,7 +44,7 @@ def references(files: Sequence[Path], environment: Mapping[str, str]) -> list[Re
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise Failure(
             "\n".join([f"the files have {count}; nothing was pulled", *problems]),
-            "correct the files, set the variables, or leave out the files that have no images",
+            "correct the files, set the variables of Compose files, or name the images in a list (.txt) instead",
         )
     if not found:
         raise Failure("the files name no image", f"name a file with images: {KINDS}")
@@ -69,11 +69,10 @@ def _images(file: Path, environment: Mapping[str, str]) -> Iterable[tuple[str, s
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise ValueError(f"{line}not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError):
+    except yaml.YAMLError:
         raise ValueError("not valid YAML") from None
     if is_compose(documents):
-        env = file.parent / ".env"
-        variables = {**(parse_env(_read(env)) if env.is_file() else {}), **environment}
+        variables = {**_variables(file.parent / ".env"), **environment}
         return [(place, expand(image, variables)) for place, image in compose_images(documents)]
     if is_kubernetes(documents):
         return list(kubernetes_images(documents))
@@ -81,6 +80,14 @@ def _images(file: Path, environment: Mapping[str, str]) -> Iterable[tuple[str, s
         "found YAML of another kind, allowed: a Compose file (with `services`) or Kubernetes objects (each with"
         " `apiVersion` and `kind`)"
     )
+
+
+def _variables(file: Path) -> dict[str, str]:
+    """Return the variables of a file `.env`, if it is there."""
+    try:
+        return parse_env(file.read_text(encoding="utf-8-sig")) if file.is_file() else {}
+    except (OSError, UnicodeDecodeError):
+        raise ValueError(f"{file} cannot be read, or has bytes that are not UTF-8") from None
 
 
 def _read(file: Path) -> str:

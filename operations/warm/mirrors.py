@@ -31,26 +31,26 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Mirrors:
-    """All mirrors by upstream. ``own`` has the names of the private registry in references."""
+    """All mirrors by upstream.
+
+    ``names`` has the upstream for each address of a mirror in references, such as `mirror.example.com/alpine`. ``own``
+    has the names of the private registry in references.
+    """
 
     mirrors: Mapping[str, Mirror]
+    names: Mapping[str, str]
     own: frozenset[str]
 
     def find(self, reference: Reference) -> tuple[Reference, Mirror] | str:
-        """Return the reference at its upstream and the mirror, or the reason for which no mirror has the reference.
-
-        A reference may name the mirror instead of the upstream, such as `mirror.example.com/alpine`.
-        """
+        """Return the reference at its upstream and the mirror, or the reason for which no mirror has the reference."""
         if reference.registry in self.own:
             return "the private registry has this image; no mirror is involved"
-        for mirror in self.mirrors.values():
-            by_mirror = not mirror.is_shared and reference.registry == mirror.url.removeprefix("https://")
-            if by_mirror or reference.registry == mirror.upstream:
-                repository = reference.repository
-                if mirror.upstream == DOCKER_HUB and "/" not in repository:
-                    repository = f"library/{repository}"
-                return replace(reference, registry=mirror.upstream, repository=repository), mirror
-        return f"the stack has no mirror of {reference.registry}"
+        upstream, repository = self.names.get(reference.registry, reference.registry), reference.repository
+        if upstream not in self.mirrors:
+            return f"the stack has no mirror of {upstream}"
+        if upstream == DOCKER_HUB and "/" not in repository:
+            repository = f"library/{repository}"
+        return replace(reference, registry=upstream, repository=repository), self.mirrors[upstream]
 
 
 def from_deployed(deployed: DeployedMirrors) -> Mirrors:
@@ -60,8 +60,11 @@ def from_deployed(deployed: DeployedMirrors) -> Mirrors:
         if address := deployed.address(upstream):
             is_shared = upstream not in deployed.mirror_urls
             mirrors[upstream] = Mirror(upstream, str(address), is_shared, seconds(settings.ttl))
+    # Without the name of an upstream, the shared address is the mirror of Docker Hub.
+    shared = {deployed.mirror_url.netloc: DOCKER_HUB} if deployed.mirror_url else {}
+    names = shared | {url.netloc: upstream for upstream, url in deployed.mirror_urls.items()}
     registries = (deployed.registry_url, deployed.anonymous_url)
-    return Mirrors(mirrors, frozenset(url.netloc for url in registries if url))
+    return Mirrors(mirrors, names, frozenset(url.netloc for url in registries if url))
 
 
 def interval(ttls: list[int]) -> int | None:

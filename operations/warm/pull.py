@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 from pydantic import Field, ValidationError
@@ -28,6 +27,7 @@ LONGEST_WAIT_SECONDS = 60.0
 """Longest wait that a server may ask for with `Retry-After`."""
 AT_ONCE = 4
 _LARGEST_MANIFEST = 4 << 20
+_LARGEST_REFUSAL = 1 << 16
 _HEADERS = {
     "User-Agent": "registry-stack",
     "Accept": ", ".join((*INDEX_TYPES, *IMAGE_TYPES, "*/*")),
@@ -204,7 +204,8 @@ class _Temporary(Exception):
 def _refusal(what: str, answer: httpx.Response) -> Exception:
     """Return the error for an answer without success, with the server's own words."""
     try:
-        body: Any = answer.read()[:_LARGEST_MANIFEST]
+        # One part is enough: an answer may never end.
+        body = next(answer.iter_raw(_LARGEST_REFUSAL), b"")
         words = str(_Refusal.model_validate_json(body).errors[0].message)
     except (ValidationError, IndexError, httpx.TransportError):
         words = ""

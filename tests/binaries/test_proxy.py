@@ -197,7 +197,10 @@ def running_proxy(binary: Binary, server: str, text: str, folder: Path) -> Itera
 
 
 class _Upstream(http.server.BaseHTTPRequestHandler):
-    """Stands for one process: says its name and what reached it; the user ``stranger`` is unknown to it."""
+    """Stands for one process: says its name and what reached it.
+
+    The user ``stranger`` is unknown to it, and it fails for the user ``failing``.
+    """
 
     protocol_version = "HTTP/1.1"
     process = ""
@@ -211,9 +214,10 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
         body = json.dumps(said | {"headers": dict(self.headers)}).encode()
         if "/large/" in self.path:
             body = bytes(50_000_000)
-        self.send_response(200 if credentials == "Basic known" else 401)
+        status = {"Basic known": 200, "Basic failing": 500}.get(str(credentials), 401)
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
-        if credentials != "Basic known":
+        if status == 401:
             self.send_header("WWW-Authenticate", 'Basic realm="Registry Realm"')
         self.end_headers()
         if self.command != "HEAD":
@@ -399,7 +403,7 @@ def test_no_request_leaves_much_in_the_log(proxy: Proxy, folder: Path, port: str
         next(answer.iter_bytes(1000))
     assert proxy("GET", "/v2/end", port=port, headers={"User-Agent": "a" * 512}).status_code == 200
 
-    # Each worker of nginx keeps its lines for a second, so lines of earlier requests can follow the last one.
+    # Each worker of nginx keeps its lines for a second, so lines of earlier requests can follow that of the last.
     deadline = time.monotonic() + 60
     while b"/v2/end" not in (added := log.read_bytes()[before:]) or len(lines := added.splitlines()) < 5:
         assert time.monotonic() < deadline
@@ -409,6 +413,26 @@ def test_no_request_leaves_much_in_the_log(proxy: Proxy, folder: Path, port: str
 
 def test_a_wrong_login_on_a_read_gets_the_registrys_own_answer(proxy: Proxy) -> None:
     assert proxy("GET", "/v2/", login="stranger").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "content", "right"),
+    [
+        ("PATCH", "/v2/app/blobs/uploads/1", [b"x" * 20_000], "push"),
+        ("PUT", "/v2/app/blobs/uploads/1?digest=sha256:0", b"", "push"),
+        ("PUT", "/v2/app/manifests/1", b"{}", "push"),
+        ("DELETE", "/v2/app/manifests/sha256:0", b"", "delete"),
+    ],
+)
+def test_a_write_that_the_registry_cannot_store_is_told_as_such(
+    proxy: Proxy, method: str, path: str, content: bytes | list[bytes], right: str
+) -> None:
+    answer = proxy(method, path, login="failing", content=content)
+
+    assert (answer.status_code, answer.reason_phrase) == (507, "Insufficient Storage")
+    (error,) = answer.json()["errors"]
+    assert error["message"].startswith(f"this {right} failed: the disk of the registry is full or broken")
+    assert proxy("GET", "/v2/app/manifests/1", login="failing").status_code == 500
 
 
 @pytest.mark.parametrize(

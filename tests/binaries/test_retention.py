@@ -120,9 +120,9 @@ def test_the_real_registry_keeps_and_loses_what_the_simulation_does(registry: Re
         assert decisions(plan) == decisions(expected), seed
 
         after = case.before.copy()
-        apply(expected, read=lambda after=after: after.store, delete=after.delete, running=(), again="")
+        apply(expected, read=lambda after=after: after.store, delete=after.delete, running=list, again="")
         assert after.collect_garbage()
-        deleted += apply(plan, read=registry.store, delete=registry.delete, running=(), again="")
+        deleted += apply(plan, read=registry.store, delete=registry.delete, running=list, again="")
         registry.collect_garbage()
 
         for name in case.before.revisions:

@@ -79,6 +79,8 @@ def ask(tmp_path: Path, binary: Callable[[str], str], monkeypatch: pytest.Monkey
             timeout=60,
         )
         assert "example-only" not in answer.stdout
+        assert len(answer.stdout) < 10_000  # Pulumi keeps it
+        assert answer.stdout.isascii()
         return warning(upstream, answer.stdout)
 
     return run
@@ -135,6 +137,16 @@ def test_an_upstream_that_asks_for_a_login_is_told(ask: Ask) -> None:
     assert """pulumi config set --path 'registry-stack:mirrors["images.corp"].username' robot""" in str(told)
 
 
+@pytest.mark.parametrize("password", [None, RIGHT])
+@pytest.mark.parametrize("manner", ["foreign", "mute"])
+def test_an_upstream_whose_login_a_mirror_cannot_use_is_told(ask: Ask, manner: Manner, password: str | None) -> None:
+    with fake_registry(manner) as registry:
+        told = str(ask(registry.url, password))
+
+    assert f"the upstream {registry.url} answers 401 and offers no login that a mirror can use." in told
+    assert f"curl -sI {registry.url}/v2/ | grep -i realm" in told
+
+
 @pytest.mark.parametrize(
     ("manner", "words"),
     [
@@ -142,6 +154,9 @@ def test_an_upstream_that_asks_for_a_login_is_told(ask: Ask) -> None:
         ("500", "answers with an error (received unexpected HTTP status: 500 Internal Server Error)."),
         ("404", "answers unexpectedly (error parsing HTTP 404 response body: no error details found"),
         ("silent", "gives no answer within 2 seconds."),
+        ("endless", "gives no answer within 2 seconds."),
+        ("large", "answers unexpectedly ("),
+        ("deep", "answers unexpectedly ([[["),
     ],
 )
 def test_an_upstream_on_a_bad_day_is_told(ask: Ask, manner: Manner, words: str) -> None:
@@ -162,6 +177,7 @@ def test_a_question_that_cannot_be_asked_is_told_with_the_last_words_of_the_prog
     upstream = Upstream(name="images.corp", mirror=MirrorSettings(upstream="https://images.corp"), environment=[])
     error = "docker: Error response from daemon: network rs-edge not found."
     assert f"could not be asked ({error})" in str(warning(upstream, f"{error}\n"))
+    assert "gives no answer" in str(warning(upstream, "WARNING: Docker has no limits of swap.\nsilent\n"))
 
 
 @pytest.fixture

@@ -19,12 +19,14 @@ from tests.harness import clients
 #: Pulls one image by its name and forgets it, so that the next pull needs every layer again.
 Pull = Callable[[str], None]
 
-#: The copies are in memory: nothing in the real /etc changes.
+#: The copies are in memory: nothing in the real /etc, /run and /var/lib changes.
 _START = """
 mount -t tmpfs tmpfs /mnt
-mkdir /mnt/upper /mnt/work
+mkdir /mnt/upper /mnt/work /mnt/lib
 mount -t overlay -o lowerdir=/etc,upperdir=/mnt/upper,workdir=/mnt/work overlay /etc
 cp --recursive "$FILES/." /etc
+mount --bind /mnt/lib /var/lib
+mount -t tmpfs tmpfs /run
 exec "$0" "$@"
 """
 
@@ -50,8 +52,11 @@ class ClientMachine:
         assert answer.returncode == 0, f"{' '.join(command)}: {answer.stdout}{answer.stderr}"
 
     @contextlib.contextmanager
-    def running(self, *command: str, socket: Path, log: Path, path: str = "") -> Iterator[None]:
-        """Run a daemon that listens on ``socket``, and stop it at the end. ``path`` comes first in its PATH."""
+    def running(self, *command: str, socket: Path, log: Path, path: str = "") -> Iterator[int]:
+        """Run a daemon that listens on ``socket``, and stop it at the end; its process number.
+
+        ``path`` comes first in its PATH.
+        """
         with log.open("wb") as output:
             process = subprocess.Popen(
                 self._inside(*command),
@@ -63,7 +68,7 @@ class ClientMachine:
         try:
             assert _comes_true(lambda: socket.exists() or process.poll() is not None), log.read_text()
             assert process.poll() is None, log.read_text()
-            yield
+            yield process.pid
         finally:
             process.terminate()
             process.wait(60)
@@ -77,17 +82,21 @@ class ClientMachine:
 
 
 @contextlib.contextmanager
-def docker_engine(machine: ClientMachine) -> Iterator[str]:
-    """The address of an empty engine of the same version as that of the tests."""
+def docker_engine(machine: ClientMachine) -> Iterator[tuple[str, int]]:
+    """The address and the process number of an empty engine of the same version as that of the tests.
+
+    On its machine, it has the usual socket and the usual file with its process number.
+    """
     program = running_dockerd()
     with tempfile.TemporaryDirectory(prefix="client-", dir=home("engines")) as name:
         socket = Path(name) / "docker.sock"
-        paths = ("--data-root", f"{name}/data", "--exec-root", f"{name}/run", "--pidfile", f"{name}/pid")
+        paths = ("--data-root", f"{name}/data", "--exec-root", f"{name}/run", "--pidfile", "/run/docker.pid")
+        sockets = ("--host", f"unix://{socket}", "--host", "unix:///run/docker.sock")
         # It uses the bridge of the other engine and changes no rule. With `--bridge=none`, it would delete that bridge.
-        network = ("--bridge=docker0", "--iptables=false", "--ip6tables=false", "--host", f"unix://{socket}")
-        folder = str(program.parent)
-        with machine.running(str(program), *paths, *network, socket=socket, log=Path(name) / "log", path=folder):
-            yield f"unix://{socket}"
+        network = ("--bridge=docker0", "--iptables=false", "--ip6tables=false")
+        command, folder = (str(program), *paths, *sockets, *network), str(program.parent)
+        with machine.running(*command, socket=socket, log=Path(name) / "log", path=folder) as process:
+            yield f"unix://{socket}", process
 
 
 def docker_pull(engine: str) -> Pull:

@@ -1,4 +1,4 @@
-"""Each kind of client pulls through the mirrors with the files that `clients` writes, else from the upstream itself.
+"""Each kind of client pulls through the mirrors with the files of `clients`, else from the upstream itself.
 
 Image names stay as they are: the mirrors are not in them. Each client runs with one address for all mirrors and with an
 address for each.
@@ -9,33 +9,25 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import tempfile
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import docker
-import httpx
 import pytest
 
 from components.configuration.naming import COUNTERS_PORT, mirror_alias
 from operations.mirrors.counters import Counters, usage
 from tests.engine import pulling_clients
+from tests.engine.pulled_registries import ORIGINS, REPOSITORIES, Registries, running_registries
 from tests.engine.pulling_clients import ClientMachine, Pull
+from tests.engine.second_engine import running_dockerd
+from tests.engine.sshd import ssh_host
 from tests.harness import clients
-from tests.harness.certificates import authority, certificate_pair
+from tests.harness.certificates import authority
 from tests.harness.configuration import ROOT
-from tests.harness.images import push_layout, random_layer, write_layout
-from tests.harness.processes import running
-from tests.harness.small_stack import (
-    MIRROR_PORT,
-    PREFIX,
-    PUBLIC_PORT,
-    UPSTREAM,
-    UPSTREAM_PORT,
-    DockerHost,
-    running_stack,
-)
+from tests.harness.small_stack import MIRROR_PORT, PREFIX, PUBLIC_PORT, UPSTREAM, DockerHost, running_stack
 from tests.harness.stack import Stack
 
 pytestmark = pytest.mark.any_proxy
@@ -43,8 +35,6 @@ pytestmark = pytest.mark.any_proxy
 #: Ports of the mirrors with an address of their own, and of the address of all mirrors.
 PORTS = {"docker.io": MIRROR_PORT, "ghcr.io": PUBLIC_PORT, "quay.io": PUBLIC_PORT + 1}
 SHARED_PORT = PUBLIC_PORT + 2
-REPOSITORIES = {"docker.io": "library/alpine", "ghcr.io": "team/tool", "quay.io": "team/other"}
-ORIGINS = ["registry-1.docker.io", "ghcr.io", "quay.io"]
 #: The host of the mirrors. BuildKit in Engine 20.10 speaks plain HTTP to a mirror at localhost.
 HOST = "mirror.test"
 HOSTS = f"127.0.0.1 localhost {HOST} {' '.join(ORIGINS)}\n"
@@ -53,40 +43,6 @@ DOCKER = ["docker_pull", "docker_build"]
 OTHERS = ["ctr_fetch", "podman_pull", "skopeo_copy", "buildkit_build"]
 #: These clients send no ``?ns=``.
 NAME_NO_UPSTREAM = ["podman_pull", "skopeo_copy"]
-
-
-@dataclass
-class Requests:
-    """The requests for manifests and blobs in the access log of a registry."""
-
-    log: Callable[[], str]
-    seen: int = field(default=0, init=False)
-
-    def new(self) -> list[tuple[str, str, str]]:
-        """Method, repository and kind of each request since the last call."""
-        found = re.findall(r'"(GET|HEAD) /v2/(\S+)/(manifests|blobs)/\S+ HTTP', self.log())
-        new, self.seen = found[self.seen :], len(found)
-        return new
-
-
-@dataclass(frozen=True)
-class Registries:
-    """An upstream behind the mirrors, and an origin on port 443 that has the names of the public registries."""
-
-    upstream: Requests
-    origin: Requests
-    folder: Path
-
-    def put(self, tag: str) -> None:
-        """Push a new image of each upstream to both. Later, ``new`` has only the requests of clients."""
-        with httpx.Client(verify=False) as client:
-            for repository in REPOSITORIES.values():
-                layout = Path(tempfile.mkdtemp(dir=self.folder))
-                write_layout(layout, [random_layer(10_000)])
-                for registry in (f"http://localhost:{UPSTREAM_PORT}", "https://localhost"):
-                    push_layout(client, layout, f"{registry}/v2/{repository}", tag)
-        self.upstream.new()
-        self.origin.new()
 
 
 @pytest.fixture(scope="module")
@@ -131,24 +87,8 @@ def files(stack: Stack, addresses: str, tmp_path_factory: pytest.TempPathFactory
 def registries(
     client: docker.DockerClient, stack: Stack, binary: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Registries]:
-    folder = tmp_path_factory.mktemp("origin")
-    for name, text in certificate_pair("localhost", *ORIGINS).items():
-        (folder / name).write_text(text)
-    tls = {"certificate": str(folder / "certificate"), "key": str(folder / "private_key")}
-    config = {
-        "version": 0.1,
-        "storage": {"filesystem": {"rootdirectory": str(folder / "data")}},
-        "http": {"addr": "127.0.0.1:443", "tls": tls},
-    }
-    (folder / "config.yml").write_text(json.dumps(config))
-    serve = [binary("registry"), "serve", str(folder / "config.yml")]
-    with (
-        clients.upstream(client, f"{PREFIX}-edge", UPSTREAM, UPSTREAM_PORT) as upstream,
-        running(serve, 443, folder / "log", {"OTEL_TRACES_EXPORTER": "none"}),
-    ):
-        yield Registries(
-            Requests(lambda: upstream.logs(stderr=False).decode()), Requests((folder / "log").read_text), folder
-        )
+    with running_registries(client, binary("registry"), tmp_path_factory.mktemp("origin")) as running:
+        yield running
 
 
 # --- The clients ------------------------------------------------------------------------------------------------------
@@ -174,7 +114,7 @@ def machine(files: Path, trusted: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def engine(machine: ClientMachine) -> Iterator[str]:
     """The address of an engine on the machine. It starts only if daemon.json is valid."""
-    with pulling_clients.docker_engine(machine) as address:
+    with pulling_clients.docker_engine(machine) as (address, _):
         yield address
 
 
@@ -228,11 +168,18 @@ def through_mirrors(name: str, addresses: str, request: pytest.FixtureRequest) -
     """The upstreams for which a client uses a mirror."""
     if name in NAME_NO_UPSTREAM and addresses == "shared":
         return set()
-    if name in DOCKER:
-        engine = request.getfixturevalue("engine")
-        store = clients.run("docker", "--host", engine, "info", "--format", "{{.DriverStatus}}").stdout
-        return set(PORTS) if "io.containerd.snapshotter" in store else {"docker.io"}
-    return set(PORTS)
+    return mirrored_by_docker(request.getfixturevalue("engine")) if name in DOCKER else set(PORTS)
+
+
+def mirrored_by_docker(engine: str) -> set[str]:
+    """The upstreams for which this engine uses a mirror: Docker Hub alone without the containerd image store."""
+    store = clients.run("docker", "--host", engine, "info", "--format", "{{.DriverStatus}}").stdout
+    return set(PORTS) if "io.containerd.snapshotter" in store else {"docker.io"}
+
+
+def address_of_docker_hub(addresses: str) -> str:
+    """The address of the mirror of Docker Hub."""
+    return f"https://{HOST}:{MIRROR_PORT if addresses == 'own' else SHARED_PORT}"
 
 
 # --- Tests ------------------------------------------------------------------------------------------------------------
@@ -306,17 +253,105 @@ def test_both_ways_of_the_documentation_pull_through_the_mirror(
     addresses: str, registries: Registries, files: Path, trusted: Path, tmp_path: Path
 ) -> None:
     registries.put("latest")
-    port = MIRROR_PORT if addresses == "own" else SHARED_PORT
-    page = (ROOT / "docs/mirrors.md").read_text().replace("mirror.example.com", f"{HOST}:{port}")
+    host = address_of_docker_hub(addresses).removeprefix("https://")
+    page = (ROOT / "docs/mirrors.md").read_text().replace("mirror.example.com", host)
     (daemon,) = re.findall(r"^ *(\{\"registry-mirrors\".*\})$", page, re.MULTILINE)
-    shutil.copytree(files / f"docker/certs.d/{HOST}:{port}", tmp_path / f"docker/certs.d/{HOST}:{port}")
+    shutil.copytree(files / f"docker/certs.d/{host}", tmp_path / f"docker/certs.d/{host}")
     (tmp_path / "docker" / "daemon.json").write_text(daemon)
     (tmp_path / "hosts").write_text(HOSTS)
 
-    with pulling_clients.docker_engine(ClientMachine(tmp_path, trusted)) as engine:
+    with pulling_clients.docker_engine(ClientMachine(tmp_path, trusted)) as (engine, _):
         for command in re.findall(r"^ *(docker pull .*)$", page, re.MULTILINE):
             answer = clients.run(*command.split(), variables={"DOCKER_HOST": engine})
             assert answer.returncode == 0, answer.stderr
             assert registries.upstream.new(), command
 
     assert not registries.origin.new()
+
+
+def test_docker_accepts_its_daemon_json_with_the_other_keys(engine: str, addresses: str, files: Path) -> None:
+    info = json.loads(clients.run("docker", "--host", engine, "info", "--format", "{{json .}}").stdout)
+
+    assert info["Labels"] == ["here=yes"]
+    assert info["RegistryConfig"]["Mirrors"] == [f"{address_of_docker_hub(addresses)}/"]
+    if int(info["ServerVersion"].partition(".")[0]) >= 23:  # older engines have no --validate
+        answer = clients.run(str(running_dockerd()), "--validate", "--config-file", str(files / "docker/daemon.json"))
+        assert answer.stderr == "configuration OK\n"
+
+
+@pytest.mark.once
+def test_containerd_without_the_certificate_of_the_authority_does_not_fall_back(
+    engine: str, addresses: str, registries: Registries, files: Path, tmp_path: Path
+) -> None:
+    registries.put("latest")
+    shutil.copytree(files / "containerd/certs.d", tmp_path / "certs.d")
+    host = address_of_docker_hub(addresses).removeprefix("https://")
+    (tmp_path / f"certs.d/{host}/ca.crt").unlink()
+
+    fetch = ("content", "fetch", "--hosts-dir", str(tmp_path / "certs.d"), "docker.io/library/alpine:latest")
+    answer = clients.run(*pulling_clients.ctr(engine), *fetch)
+
+    assert answer.returncode != 0
+    assert "CA cert" in answer.stderr
+    assert registries.origin.new() == []
+
+
+def test_installation_over_ssh_makes_a_running_docker_use_the_mirrors_until_the_uninstallation(
+    stack: Stack, addresses: str, registries: Registries, trusted: Path, tmp_path: Path
+) -> None:
+    registries.put("latest")
+    before = '{ "labels": ["here=yes"] }'
+    for name, text in {"etc/hosts": HOSTS, "etc/docker/daemon.json": before}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    (tmp_path / "ssh").mkdir()
+    with (
+        pulling_clients.docker_engine(ClientMachine(tmp_path / "etc", trusted)) as (engine, process),
+        ssh_host(tmp_path / "ssh", "unix:///absent.sock", process) as (address, programs),
+    ):
+        etc_docker = Path(f"/proc/{process}/root/etc/docker")
+
+        def operations(*words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+            path = f"{programs}:{stack.environment['PATH']}"
+            return stack.operations("clients", *words, "--host", address, check=check, PATH=path)
+
+        def is_as_before() -> bool:
+            names = {path.name for path in etc_docker.rglob("*")} - {"key.json"}  # of engine 20.10 itself
+            return names == {"daemon.json"} and (etc_docker / "daemon.json").read_text() == before and not mirrors()
+
+        def mirrors() -> list[str]:
+            info = clients.run("docker", "--host", engine, "info", "--format", "{{json .RegistryConfig.Mirrors}}")
+            return json.loads(info.stdout) or []
+
+        def pulled(tag: str) -> tuple[set[str], set[str]]:
+            """Pull an image of each upstream; the repositories that the mirrors fetched, and those of the origin."""
+            registries.put(tag)
+            pull = pulling_clients.docker_pull(engine)
+            for upstream, repository in REPOSITORIES.items():
+                pull(f"{upstream}/{repository}:{tag}")
+            fetched, direct = registries.upstream.new(), registries.origin.new()
+            return {repository for _, repository, _ in fetched}, {repository for _, repository, _ in direct}
+
+        refused = operations("install", "--yes", "--try", "alpine:absent", check=False)
+        assert refused.returncode == 1, refused.stderr
+        assert "Every file is as before" in refused.stderr
+        assert is_as_before()
+
+        installed = operations("install", "--yes", "--try", "alpine:latest")
+        assert "through the mirror" in installed.stderr
+        assert mirrors() == [f"{address_of_docker_hub(addresses)}/"]
+        mirrored = mirrored_by_docker(engine)
+        by_mirrors = {repository for upstream, repository in REPOSITORIES.items() if upstream in mirrored}
+        assert pulled(f"installed-{addresses}") == (by_mirrors, set(REPOSITORIES.values()) - by_mirrors)
+
+        checked = operations("check", check=False)
+        rows = [row for row in checked.stdout.splitlines() if "Docker Engine" in row]
+        assert {upstream for upstream in PORTS for row in rows if upstream in row and "yes" in row} == mirrored
+        # Podman, which the machine has as well, cannot use a shared address.
+        assert checked.returncode == (0 if mirrored == set(PORTS) and addresses == "own" else 1)
+
+        uninstall = (sys.executable, "-m", "operations", "clients", "uninstall", "--host", address, "--yes")
+        done = clients.run(*uninstall, variables={"PATH": f"{programs}:{stack.environment['PATH']}"})
+        assert done.returncode == 0, done.stderr
+        assert is_as_before()
+        assert pulled(f"uninstalled-{addresses}") == (set(), set(REPOSITORIES.values()))

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from tests.harness.certificates import certificate_pair
 from tests.harness.processes import free_port
 
 Day = Literal[
@@ -30,6 +31,7 @@ Day = Literal[
     "wrong bytes",
     "breaks off",
     "stalls",
+    "wrong certificate",
 ]
 _CODES = {
     401: "UNAUTHORIZED",
@@ -43,7 +45,8 @@ _CODES = {
 class FaultyUpstream:
     """A registry with images in memory, on a port of ``address``; ``day`` says how it answers.
 
-    With a ``certificate``, it speaks TLS. ``asked`` has the paths of all requests.
+    With a ``certificate``, it speaks TLS, on bad days with that of another host. ``asked`` has the paths of all
+    requests.
     """
 
     def __init__(self, address: str, certificate: Mapping[str, str] | None = None) -> None:
@@ -55,7 +58,7 @@ class FaultyUpstream:
         self._over = threading.Event()
 
     def __enter__(self) -> FaultyUpstream:
-        self._open()
+        self._open(self._certificate)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -65,13 +68,13 @@ class FaultyUpstream:
     def url(self) -> str:
         return f"http{'s' if self._certificate else ''}://{self._address[0]}:{self._address[1]}"
 
-    def _open(self) -> None:
+    def _open(self, certificate: Mapping[str, str] | None) -> None:
         handler = type("Handler", (_Handler,), {"upstream": self})
         self._server = _Server(self._address, handler)
-        if self._certificate:
+        if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             with tempfile.NamedTemporaryFile("w") as both:
-                both.write("".join(self._certificate.values()))
+                both.write("".join(certificate.values()))
                 both.flush()
                 context.load_cert_chain(both.name)
             self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
@@ -87,14 +90,18 @@ class FaultyUpstream:
     def having(self, day: Day) -> Iterator[None]:
         """Have a day of this kind while the block runs."""
         self.day = day
-        if day == "closed":
+        if day in ("closed", "wrong certificate"):
             self._close()
+        if day == "wrong certificate":
+            self._open(certificate_pair("other.example.com"))
         try:
             yield
         finally:
             self._over.set()
-            if day == "closed":
-                self._open()
+            if day == "wrong certificate":
+                self._close()
+            if day in ("closed", "wrong certificate"):
+                self._open(self._certificate)
             self.day, self._over = "good", threading.Event()
 
     def add(self, layout: Path, name: str) -> str:

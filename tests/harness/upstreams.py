@@ -17,18 +17,36 @@ from typing import Literal
 
 LOGIN = ("robot", "example-only-right")
 #: ``tokens`` and ``hub`` give tokens; for an absent repository, ``hub`` answers 401. ``denying`` gives nobody a token,
-#: ``private`` only its login. ``basic`` has no tokens. ``silent`` never answers. A number is the status of all answers.
-Manner = Literal["open", "tokens", "hub", "denying", "private", "basic", "silent", "429", "500", "404"]
+#: ``private`` only its login. ``basic`` has no tokens. ``silent`` never answers, ``endless`` never ends its answer. The
+#: errors of ``large`` and ``deep`` have many bytes and many levels. ``foreign`` names a token service at another
+#: domain, ``mute`` names none. A number is the status of all answers.
+Manner = Literal[
+    "open", "tokens", "hub", "denying", "private", "basic", "silent", "endless", "large", "deep", "foreign", "mute",
+    "429", "500", "404",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer of a registry, with the code and the words of its error."""
+    """An answer of a registry, with the code, the words and the detail of its error."""
 
     status: int
     code: str = ""
     words: str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
+    detail: str = '[{"Action": "pull"}]'
+
+
+_ALWAYS = {
+    "429": Answer(429, "TOOMANYREQUESTS", "you have reached your pull rate limit"),
+    "500": Answer(500),
+    "404": Answer(404),
+    "endless": Answer(400),
+    "foreign": Answer(401, "UNAUTHORIZED", "no", {"WWW-Authenticate": 'Bearer realm="http://127.0.0.1:1/token"'}),
+    "mute": Answer(401, "UNAUTHORIZED", "no"),
+    "large": Answer(400, "ODD", "odd", detail=json.dumps("ä\x1b very odd" * 100_000)),
+    "deep": Answer(400, "ODD", "odd", detail="[" * 5000 + "]" * 5000),
+}
 
 
 @dataclass
@@ -52,10 +70,8 @@ class Registry:
         match self.manner:
             case "silent":
                 self.stopped.wait(60)
-            case "429":
-                return Answer(429, "TOOMANYREQUESTS", "you have reached your pull rate limit")
-            case "500" | "404":
-                return Answer(int(self.manner))
+            case manner if manner in _ALWAYS:
+                return _ALWAYS[manner]
             case "open":
                 return Answer(200) if path == "/v2/" else absent
             case "basic":
@@ -89,14 +105,16 @@ def fake_registry(manner: Manner, certificate: Path | None = None) -> Iterator[R
             authorization = self.headers.get("Authorization", "")
             registry.requests.append((self.path, authorization.partition(" ")[0]))
             given = registry.answer(self.path, authorization)
-            errors = {"errors": [{"code": given.code, "message": given.words, "detail": [{"Action": "pull"}]}]}
-            body = json.dumps(errors if given.code else {"token": "good"} if given.status == 200 else {}).encode()
+            error = f'{{"errors": [{{"code": "{given.code}", "message": "{given.words}", "detail": {given.detail}}}]}}'
+            body = (error if given.code else '{"token": "good"}' if given.status == 200 else "{}").encode()
             self.send_response(given.status)
             for name, value in {**given.headers, "Content-Type": "application/json"}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", str(len(body) if manner != "endless" else 1 << 40))
             self.end_headers()
             self.wfile.write(body)
+            while manner == "endless" and not registry.stopped.wait(0.1):
+                self.wfile.write(b" ")
 
         def log_message(self, *_: object) -> None: ...
 

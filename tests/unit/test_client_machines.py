@@ -20,6 +20,7 @@ from components.configuration.fields import Endpoint
 from components.configuration.problems import Failure
 from components.render.clients import Mirror
 from operations.__main__ import command_line
+from operations.clients import machine as machine_module
 from operations.clients import machine_commands
 from operations.clients.machine import Machine
 from operations.clients.planning import JOURNAL, File
@@ -534,6 +535,33 @@ def test_warning_of_sudo_is_no_failure(sudo: str, reason: str, tmp_path: Path, m
             text()
     else:
         assert text() == "#!/bin/sh\necho 1000\n"
+
+
+def test_words_of_the_start_files_of_a_shell_do_not_matter(
+    clients: Callable[..., Result], machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = 'case "$*" in *ready*) echo ready; exec cat;; esac'
+    write(tmp_path, "bin/ssh", f"#!/bin/sh\necho 'Welcome! crio is here.'\n{ready}\nexec sh\n").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+
+    answers = [clients(word, "--host", "ssh://root@app.example.com") for word in ("install", "check")]
+
+    assert [answer.exit_code for answer in answers] == [0, 0], answers[0].output
+    assert "mirror.example.com" in (machine / HOSTS).read_text()
+
+
+@pytest.mark.parametrize(("help_", "is_asked"), [("--ca-certificate=FILE", True), ("-O FILE", False)])
+def test_wget_that_knows_no_authority_is_not_asked(
+    help_: str, is_asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "bin/wget", f"#!/bin/sh\n[ $1 != --help ] || echo {help_}\n").chmod(0o755)
+    for name in ("sh", "id", "grep", "mktemp", "base64", "rm"):
+        (tmp_path / "bin" / name).symlink_to(str(shutil.which(name)))
+    monkeypatch.setattr(machine_module, "_START", f"PATH={tmp_path}/bin\n")
+    mirror = Mirror("ghcr.io", Endpoint("m.example.com", 443))
+
+    assert ask(Machine(None, "/"), mirror, "certificate") is is_asked
+    assert ask(Machine(None, "/"), mirror, None)
 
 
 @pytest.mark.parametrize(

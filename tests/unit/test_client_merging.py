@@ -198,6 +198,15 @@ def test_file_from_which_someone_removed_our_entries_stays(path: str, ours: str,
     assert take_out(path, text, before, add(path, before, ours)) == text
 
 
+@pytest.mark.parametrize("before", [None, "{}", '{"registry-mirrors": ["https://old.example.com"]}'])
+def test_mirror_with_a_slash_that_someone_added_is_still_ours(before: str | None) -> None:
+    after = add("daemon.json", before, DAEMON)
+
+    result = take_out("daemon.json", after.replace("mirror.example.com", "mirror.example.com/"), before, after)
+
+    assert data("daemon.json", result or "") == data("daemon.json", before or "")
+
+
 def test_entries_that_the_toml_library_cannot_take_out_are_left_to_the_operator() -> None:
     after = add("buildkitd.toml", None, BUILDKIT)
     host = '[registry."mirror.example.com"]'
@@ -228,6 +237,8 @@ def test_new_file_that_others_only_formatted_goes(path: str, ours: str) -> None:
         ("daemon.json", '{\n  "debug": true,\n}', "line 3"),
         ("daemon.json", "[]", "does not contain an object"),
         ("daemon.json", '{"a": 1, "a": 2}', "a is there twice"),
+        ("daemon.json", '{"a": NaN}', "cannot read a value"),
+        ("daemon.json", '{"a": 1e999}', "cannot read a value"),
         ("daemon.json", '{"registry-mirrors": "https://a.example.com"}', "registry-mirrors is not a list"),
         ("hosts.toml", "server = \n", "not valid TOML"),
         ("hosts.toml", 'host = "x"\n', "host is not an object"),
@@ -236,6 +247,7 @@ def test_new_file_that_others_only_formatted_goes(path: str, ours: str) -> None:
         ("registries.yaml", "mirrors:\n", "mirrors is not an object"),
         ("registries.yaml", "a: 2026-99-99\n", "cannot read a value"),
         ("registries.yaml", "a: !!bool x\n", "cannot read a value"),
+        ("registries.yaml", "a: !!int ''\n", "cannot read a value"),
         ("registries.yaml", f"a: {'[' * 9999}{']' * 9999}\n", "cannot read a value"),
         ("daemon.json", f'{{"a": {"1" * 5000}}}', "cannot read a value"),
         ("daemon.json", f'{{"a": {"[" * 99999}{"]" * 99999}}}', "cannot read a value"),
@@ -259,7 +271,7 @@ def test_docker_forgets_its_mirrors_by_an_empty_list() -> None:
 
 _URLS = st.sampled_from([f"https://{name}.example.com{end}" for name in ("a", "b", "mirror") for end in ("", "/")])
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )

@@ -118,13 +118,15 @@ def test_empty_daemon_json_is_accepted_as_docker_accepts_it(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        (b'{\n  "debug": true,\n}\n', "daemon.json, line 3: "),
-        (b"[]", "does not contain a JSON object"),
+        (b'{\n  "debug": true,\n}\n', "daemon.json: line 3: "),
+        (b"[]", "does not contain an object"),
         (b'{"registry-mirrors": "https://a.example.com"}', "registry-mirrors in "),
         (b'{"registry-mirrors": [1]}', "registry-mirrors in "),
         (b"\xff\xfe", "is not a text in UTF-8"),
-        (b'{"a": ' + b"1" * 5000 + b"}", "too long or too deep"),
-        (b'{"a": ' + b"[" * 99999 + b"]" * 99999 + b"}", "too long or too deep"),
+        (b'{"a": ' + b"1" * 5000 + b"}", "cannot read a value"),
+        (b'{"a": ' + b"[" * 99999 + b"]" * 99999 + b"}", "cannot read a value"),
+        (b'{"a": NaN}', "cannot read a value"),
+        (b'{"a": 1, "a": 2}', "the key a is there twice"),
     ],
 )
 def test_daemon_json_that_docker_refuses_is_refused_and_nothing_is_written(

@@ -237,6 +237,7 @@ def test_too_long_text_is_refused_with_the_limit(server: Forge, run: Callable[..
         ("list", Answer(404, {"message": "Not\x1b[31m found"}), "no pull request 7 of owner/name", "--number"),
         ("create", Answer(403), "refuses this to the token", "write:issue"),
         ("create", Answer(404), "cannot see it", "--repository"),
+        ("create", Answer(404, f"{'[' * 9999}{']' * 9999}"), "cannot see it", "--repository"),
         ("create", Answer(423, {"message": "archived"}), "status 423: archived", "archived"),
         ("create", Answer(429, "", {"Retry-After": "later"}), "for at least one minute", "again"),
         ("create", Answer(429, "", {"RateLimit-Reset": "1796000000"}), "until 2026-11-30 00:53:20 UTC", "again"),

@@ -16,6 +16,7 @@ from operations.__main__ import command_line
 from operations.docker_command import docker
 from operations.history import commands
 from operations.history.reading import parsed, throwaway
+from operations.history.running import containers
 from operations.history.store import Store
 from operations.stack import Deployed, StackConfig
 from operations.throwaway import data_of
@@ -263,3 +264,21 @@ def test_containers_that_vanish_meanwhile_are_left_out(
     assert form["tags"][0]["versions"][0]["running"] == [
         {"host": "unix:///run/docker.sock", "container": "web", "state": "running"}
     ]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Cannot connect to the Docker daemon: dial unix /run/docker.sock: connect: no such file or directory",
+        "Error: No such container: a\nerror during connect: dial tcp: lookup web-1: no such host",
+        "",
+    ],
+)
+def test_a_host_that_stops_answering_after_the_list_is_not_taken_for_one_without_containers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str
+) -> None:
+    (tmp_path / "said").write_text(said)
+    Host(monkeypatch, tmp_path, f"[ $1 = ps ] && echo a b && exit; cat {tmp_path}/said >&2; exit 1")
+
+    with pytest.raises(Failure, match=r"ssh://web-1 does not answer: .+"):
+        containers("ssh://web-1")

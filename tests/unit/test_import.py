@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import io
 import json
 import re
 import ssl
 import tarfile
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +25,14 @@ from components.configuration.problems import Failure
 from operations.__main__ import command_line
 from operations.credentials.login import push_login
 from operations.stack import StackConfig
+from operations.tarballs import archive as archive_module
 from operations.tarballs import registry as registry_module
 from operations.tarballs.archive import Archive, Broken
 from operations.tarballs.images import Name, Saved, Stored, images
 from operations.tarballs.naming import Dated, Target, Templates, dated, stem, targets
 from operations.tarballs.plan import in_order, read
 from operations.tarballs.registry import RETRY_SECONDS, Registry
+from operations.tarballs.transfer import Transfer
 from tests.harness import tarballs
 from tests.harness.configuration import configuration, example_password
 
@@ -84,6 +88,11 @@ def test_without_a_date_in_the_name_the_time_of_the_file_counts() -> None:
     assert dated(Path("app.tar"), 1_700_000_000) == Dated(
         datetime.datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC), by_name=False
     )
+
+
+@pytest.mark.parametrize(("changed", "year"), [(-1e15, 1970), (1e15, 9999)])
+def test_times_of_files_that_no_calendar_has_are_the_first_or_the_last(changed: float, year: int) -> None:
+    assert dated(Path("app.tar"), changed).moment.year == year
 
 
 @given(st.text(max_size=20), st.text(max_size=20), st.text(max_size=20), st.text(max_size=20))
@@ -253,6 +262,59 @@ def test_a_file_that_is_no_whole_tarball_is_refused(tmp_path: Path, content: byt
     assert words in (read(tmp_path / "image.tar", Templates()).problem or "")
 
 
+def test_a_header_that_tarfile_cannot_read_is_refused(tmp_path: Path) -> None:
+    entry = tarfile.TarInfo("a")
+    entry.size = 3
+    entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a"}
+    with tarfile.open(tmp_path / "image.tar", "w", format=tarfile.PAX_FORMAT) as writer:
+        writer.addfile(entry, io.BytesIO(b"abc"))
+
+    assert "a header is not valid" in (read(tmp_path / "image.tar", Templates()).problem or "")
+
+
+def test_a_tarball_with_too_many_documents_for_the_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_module, "_MOST_DOCUMENTS", 1 << 20)
+
+    refused = problem(tmp_path, {f"{number}.json": b"{" + bytes(600_000) for number in range(2)})
+
+    assert refused == "the file has more than 1 MiB of JSON documents"
+
+
+def nested(levels: int, times: int) -> dict[str, bytes | tarfile.TarInfo]:
+    """Indexes in indexes, each of which names the next one several times."""
+    files = tarballs.layout({}, {"amd64": LAYERS}, compressed=True)
+    (entry,) = json.loads(files["index.json"])["manifests"]  # type: ignore[arg-type]
+    for _ in range(levels):
+        content = json.dumps({"mediaType": tarballs.OCI_INDEX, "manifests": [entry] * times}).encode()
+        entry = {"mediaType": tarballs.OCI_INDEX, "digest": tarballs.digest(content), "size": len(content)}
+        files[f"blobs/sha256/{entry['digest'][7:]}"] = content
+    files["index.json"] = json.dumps({"manifests": [entry]}).encode()
+    return files
+
+
+def test_nested_indexes_come_once_and_after_what_they_name(tmp_path: Path) -> None:
+    (found,) = found_in(tmp_path, nested(7, 50))
+
+    assert isinstance(found, Stored)
+    assert len(found.manifests) == 8
+    assert list(found.manifests)[-1] == found.identity
+
+
+def test_indexes_that_are_nested_too_deep_are_refused(tmp_path: Path) -> None:
+    assert "nested more than 8 deep" in problem(tmp_path, nested(2000, 1))
+
+
+@pytest.mark.parametrize("more", [b"x", b""])
+def test_a_blob_of_another_size_than_its_manifest_says_is_refused(tmp_path: Path, more: bytes) -> None:
+    files = tarballs.layout({}, {"amd64": LAYERS}, compressed=True)
+    layer = f"blobs/sha256/{tarballs.digest(gzip.compress(LAYERS[0], mtime=0))[7:]}"
+    files[layer] = files[layer] + more if more else files[layer][:-1]  # type: ignore[index,operator]
+
+    assert re.fullmatch(rf"{layer} has \d+ bytes, and its manifest says \d+", problem(tmp_path, files))
+
+
 def test_a_negative_size_in_a_header_is_refused(tmp_path: Path) -> None:
     header = bytearray(tarfile.TarInfo("a").tobuf())
     header[124:136] = b"\xff" * 10 + b"\xfe\x00"
@@ -416,6 +478,8 @@ def test_a_dry_run_shows_order_dates_and_tags_and_sends_nothing(ask: Ask, tmp_pa
     [
         (lambda folder: folder / "missing.tar", "no such file"),
         (lambda folder: folder, "has no file that ends in .tar"),
+        (lambda folder: (folder / "old.tar").mkdir() or folder, "old.tar: it is no file"),
+        (lambda folder: (folder / "old.tar").symlink_to("gone") or folder, "old.tar: no such file"),
     ],
 )
 def test_paths_without_tarballs_are_refused(ask: Ask, tmp_path: Path, make: Callable[[Path], Path], words: str) -> None:
@@ -433,7 +497,7 @@ def connected(monkeypatch: pytest.MonkeyPatch, answer: Callable[[httpx.Request],
     """A registry that answers as the function says. Waits take no time."""
     monkeypatch.setattr(registry_module.time, "sleep", lambda _: None)
     login = ("ci", SecretStr(example_password("ci")))
-    registry = Registry("https://registry.example.com", ssl.create_default_context(), login, "again")
+    registry = Registry("https://registry.example.com", ssl.create_default_context(), login)
     registry._client = httpx.Client(
         base_url="https://registry.example.com", auth=("ci", "x"), transport=httpx.MockTransport(answer)
     )
@@ -482,6 +546,33 @@ def test_an_address_without_a_registry_is_named(monkeypatch: pytest.MonkeyPatch)
         connected(monkeypatch, lambda _: httpx.Response(405)).manifest("app", "1")
 
     assert "https://registry.example.com" in refused.value.fix
+
+
+def test_a_certificate_that_nobody_trusts_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[httpx.Request]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate")
+
+    with pytest.raises(Failure, match="self-signed certificate") as refused:
+        connected(monkeypatch, answer).manifest("app", "1")
+
+    assert "SSL_CERT_FILE" in refused.value.fix
+    assert len(asked) == 1
+
+
+def test_a_machine_without_a_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+    registry = connected(monkeypatch, lambda _: httpx.Response(404))
+    with Archive(tarballs.write(tmp_path / "app.tar", SAVED)) as archive:
+        (found,) = images(archive)
+
+        with pytest.raises(Failure, match="No usable temporary directory") as refused:
+            Transfer(registry, lambda _: None).push(archive, found, (Target("app", "1"),))
+
+    assert "TMPDIR" in refused.value.fix
 
 
 def test_a_registry_that_asks_for_a_long_wait_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

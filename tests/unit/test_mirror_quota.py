@@ -154,6 +154,10 @@ def run(monkeypatch: pytest.MonkeyPatch, *options: str, passwords: Any = None, *
         ("100;w=21600", None, "None"),
         (None, None, "None"),
         ("many", "76;w=21600", "None"),
+        ("100;w=21600, 100;w=21600", "76;w=21600", "None"),
+        ("100;w=0", "76;w=0", "None"),
+        (f"{'9' * 5000};w=21600", "76;w=21600", "None"),
+        ("١٠;w=21600", "76;w=21600", "None"),
     ],
 )
 def test_the_headers_tell_pulls_and_hours(limit: str | None, remaining: str | None, found: str) -> None:

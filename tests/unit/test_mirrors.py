@@ -16,6 +16,7 @@ from components.configuration.naming import COUNTERS_PORT
 from components.configuration.problems import Failure
 from components.render.proxy import NO_DIGEST
 from operations.__main__ import command_line
+from operations.mirrors import reading
 from operations.mirrors.counters import Counters, usage
 from operations.mirrors.log import last_error
 from operations.mirrors.reading import SCRIPT, cache
@@ -115,6 +116,15 @@ def test_a_process_that_does_not_start_tells_why(line: str) -> None:
 
     assert found
     assert (found.time, found.level, found.message) == (None, "fatal", line)
+
+
+def test_a_detail_of_any_depth_is_read() -> None:
+    for depth in (10, *range(800, 1010), 9000):
+        line = f'{entry("error", "failed")[:-1]}, "err.detail": {"[" * depth}{"]" * depth}}}'
+        found = last_error(f"{entry('error', 'earlier')}\n{line}")
+
+        assert found
+        assert found.message.startswith(("failed", "earlier"))
 
 
 def test_a_log_without_errors_has_no_last_error() -> None:
@@ -277,6 +287,21 @@ def test_a_mirror_that_is_not_reachable_ends_with_status_1(
     assert answer.exit_code == 1
     assert json.loads(answer.stdout)["mirrors"][1]["reachable"] is False
     assert note in answer.stderr
+
+
+def test_a_container_that_hangs_does_not_hide_the_other_mirrors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Host(monkeypatch, tmp_path, {"hub": "healthy", "ghcr": "healthy"}, SAID)
+    monkeypatch.setattr(reading, "_WITHIN", 1)
+    program = tmp_path / "docker"
+    program.write_text(program.read_text().replace("exec) ", 'exec) [ "$2" != ghcr ] || exec sleep 20; '))
+
+    answer = run(monkeypatch, "--json")
+
+    assert answer.exit_code == 1, answer.output
+    assert [mirror["reachable"] for mirror in json.loads(answer.stdout)["mirrors"]] == [True, False]
+    assert "ghcr.io: the mirror does not answer" in answer.stderr
 
 
 def test_a_mirror_of_an_older_version_has_no_counters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

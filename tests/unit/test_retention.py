@@ -27,6 +27,7 @@ from tests.harness.configuration import ROOT, configuration, loaded
 from tests.harness.shelf import MANIFEST, NAME, Shelf, three_pushes
 
 GOLDEN = ROOT / "tests/unit/retention-plan.md"
+HOST = "ssh://deploy@web-1"
 PATTERN = st.text(st.sampled_from("ab*?"), max_size=5)
 
 
@@ -155,7 +156,23 @@ def test_overwritten_decides_about_what_a_tag_pointed_to_before(shelf: Shelf) ->
         second: "keep, before at latest: newest 1",
     }
     assert set(manifests(plan(shelf, days=5, overwritten={"days": 6})).values()) == {
-        "keep, before at latest: younger than 6 days"
+        "keep, before at latest: overwritten within 6 days"
+    }
+
+
+def test_the_days_of_overwritten_begin_when_the_tag_moves_on(shelf: Shelf) -> None:
+    for _ in range(3):
+        last = shelf.now
+        shelf.push("prod", shelf.image(shelf.layer(str(last), 1)))
+        shelf.now += datetime.timedelta(days=60)
+    shelf.now = last
+    oldest, newest = sorted(shelf.pushed[NAME], key=lambda digest: shelf.pushed[NAME][digest])[:2]
+
+    found = plan(shelf, days=5, overwritten={"days": 30})
+
+    assert manifests(found) == {
+        oldest: "delete, before at prod",
+        newest: "keep, before at prod: overwritten within 30 days",
     }
 
 
@@ -244,6 +261,16 @@ def test_signatures_stay_with_their_image_and_go_with_it(shelf: Shelf) -> None:
     assert manifests(found)[referrer] == f"keep, describes {new[7:19]}"
 
 
+def test_a_signature_that_a_rule_always_keeps_stays_without_its_image(shelf: Shelf) -> None:
+    (image,) = push_daily(shelf, "old", name="app")
+    tag = f"sha256-{image[7:]}.sig"
+    shelf.push(tag, shelf.image(name="signatures"), "signatures")
+
+    found = plan(shelf, {"repositories": "signatures", "keep": "always"}, {"keep": {"days": 1}})
+
+    assert reasons(found) == {"old": "delete, rule 2: older than 1 day", tag: "keep, rule 1: *"}
+
+
 def test_a_signature_of_an_image_elsewhere_stays(shelf: Shelf) -> None:
     shelf.push(f"sha256-{'0' * 64}.sig", shelf.image())
     (image,) = push_daily(shelf, "v1", name="other")
@@ -327,7 +354,7 @@ def test_a_plan_of_many_bytes_is_above_the_limit_too(shelf: Shelf) -> None:
 
 
 def container(image: str, *digests: str, name: str = "app", **more: Any) -> Container:
-    values = {"host": "ssh://deploy@web-1", "state": "running", "service": "shop/app"} | more
+    values = {"host": HOST, "state": "running", "service": "shop/app"} | more
     return Container(name=name, image=image, digests=frozenset(digests), **values)
 
 
@@ -363,12 +390,12 @@ def test_the_last_three_images_of_a_service_are_remembered(shelf: Shelf) -> None
     images = [shelf.push("latest", shelf.image(shelf.layer(str(number), 1))) for number in range(5)]
     known_as, memory = Graph(shelf.store).known_as, Memory()
     for digest in [*images, images[3]]:
-        memory = remembered(memory, known_as, [container(f"sha256:id-{digest}", digest)], shelf.now)
+        memory = remembered(memory, known_as, [container(f"sha256:id-{digest}", digest)], shelf.now, [HOST])
 
-    kept = [image.digests[0] for image in memory.services["ssh://deploy@web-1"]["shop/app"].images]
+    kept = [image.digests[0] for image in memory.services[HOST]["shop/app"].images]
 
     assert kept == [images[3], images[4], images[2]]
-    assert set(in_use(known_as, [], memory, ["ssh://deploy@web-1"])) == set(kept)
+    assert set(in_use(known_as, [], memory, [HOST])) == set(kept)
     assert in_use(known_as, [], memory, []) == {}
     assert Memory.model_validate_json(memory.model_dump_json()) == memory
 
@@ -376,19 +403,43 @@ def test_the_last_three_images_of_a_service_are_remembered(shelf: Shelf) -> None
 def test_a_service_without_a_container_is_forgotten_after_a_month(shelf: Shelf) -> None:
     first, *_ = three_pushes(shelf)
     known_as = Graph(shelf.store).known_as
-    memory = remembered(Memory(), known_as, [container("sha256:1", first)], shelf.now)
+    memory = remembered(Memory(), known_as, [container("sha256:1", first)], shelf.now, [HOST])
 
-    shortly = remembered(memory, known_as, [], shelf.now + FORGOTTEN_AFTER / 2)
-    later = remembered(shortly, known_as, [], shelf.now + FORGOTTEN_AFTER)
+    first_time = shelf.now + 2 * FORGOTTEN_AFTER
+    shortly = remembered(memory, known_as, [], first_time, [HOST])
+    again = remembered(shortly, known_as, [], first_time + FORGOTTEN_AFTER / 2, [HOST])
+    later = remembered(again, known_as, [], first_time + FORGOTTEN_AFTER, [HOST])
 
-    assert shortly == memory
+    assert set(in_use(known_as, [], shortly, [HOST])) == {first}, "a service may have gone a minute ago"
+    assert again == shortly
     assert later.services == {}
+
+
+def test_a_service_of_a_host_that_does_not_answer_is_never_forgotten(shelf: Shelf) -> None:
+    first, *_ = three_pushes(shelf)
+    known_as = Graph(shelf.store).known_as
+    memory = remembered(Memory(), known_as, [container("sha256:1", first)], shelf.now, [HOST])
+
+    for month in range(3):
+        memory = remembered(memory, known_as, [], shelf.now + month * FORGOTTEN_AFTER, [])
+
+    assert set(in_use(known_as, [], memory, [HOST])) == {first}
+
+
+def test_a_service_keeps_its_former_images_if_plans_are_two_months_apart(shelf: Shelf) -> None:
+    images, memory = three_pushes(shelf), Memory()
+    known_as = Graph(shelf.store).known_as
+    for month, digest in enumerate(images):
+        now = shelf.now + 2 * month * FORGOTTEN_AFTER
+        memory = remembered(memory, known_as, [container(f"sha256:id-{digest}", digest)], now, [HOST])
+
+    assert set(in_use(known_as, [], memory, [HOST])) == set(images)
 
 
 def test_images_of_other_registries_are_not_remembered(shelf: Shelf) -> None:
     three_pushes(shelf)
 
-    assert remembered(Memory(), Graph(shelf.store).known_as, [container("sha256:1")], shelf.now) == Memory()
+    assert remembered(Memory(), Graph(shelf.store).known_as, [container("sha256:1")], shelf.now, [HOST]) == Memory()
 
 
 # Globs

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import functools
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,11 @@ OUTPUTS = {
     "users": {},
 }
 HOST = "ssh://deploy@web-1"
-RETENTION = {"rules": [{"tags": "pr-*", "keep": {"days": 14}}], "most": "100%", "overwritten": {"newest": 1}}
+RETENTION: dict[str, Any] = {
+    "rules": [{"tags": "pr-*", "keep": {"days": 14}}],
+    "most": "100%",
+    "overwritten": {"newest": 1},
+}
 
 
 class World:
@@ -214,6 +219,26 @@ def test_a_push_while_the_plan_is_applied_stops_it(world: World, monkeypatch: py
     assert len(world.requests) == 1
 
 
+def test_a_container_that_starts_while_the_plan_is_applied_stops_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.retention = RETENTION | {"running_on": [HOST]}
+    world.hosts[HOST] = []
+    world.plan()
+    last = world.runs("pr-1")
+    monkeypatch.setattr(applying, "CHECK_AGAIN_AFTER", -1)
+    delete = world.simulation.delete
+
+    def delete_then_start(name: str, reference: str) -> None:
+        delete(name, reference)
+        world.hosts[HOST] = [last]
+
+    monkeypatch.setattr(world.simulation, "delete", delete_then_start)
+
+    assert "a service uses or used" in str(world.refusal("apply", str(world.file)))
+    assert world.deleted == ["pr-2"]
+
+
 def test_what_runs_stays_also_after_the_service_ran_something_else(world: World) -> None:
     world.retention = RETENTION | {"running_on": [HOST]}
     world.hosts[HOST] = [world.runs("pr-1")]
@@ -231,22 +256,94 @@ def test_what_runs_stays_also_after_the_service_ran_something_else(world: World)
 
 def test_a_host_that_does_not_answer_stops_plan_and_apply(world: World) -> None:
     world.retention = RETENTION | {"running_on": [HOST]}
-    world.hosts[HOST] = Failure(f"{HOST} does not answer: no route", f"docker --host {HOST} info")
+    silent = Failure(f"{HOST} does not answer: no route", f"docker --host {HOST} info")
 
+    world.hosts[HOST] = []
+    world.plan()
+    world.hosts[HOST] = silent
+    refused = world.refusal("apply", str(world.file))
     planned = world.refusal("plan")
     world.plan("--without", HOST)
     applied = world("apply", str(world.file))
-    world.hosts[HOST] = []
-    world.plan()
-    world.hosts[HOST] = Failure(f"{HOST} does not answer: no route", f"docker --host {HOST} info")
 
     assert "no route" in str(planned)
-    assert f"--without {HOST}" in planned.fix
-    assert applied.exit_code == 0
-    assert "no route" in str(world.refusal("apply", str(world.file)))
+    assert planned.fix.endswith(f"; or repeat the command with --without {HOST}")
+    assert applied.exit_code == 0, applied.exception
+    assert "no route" in str(refused)
+    assert refused.fix == (
+        f"docker --host {HOST} info; or make a new plan: "
+        f"python -m operations retention plan --output {world.file} --stack prod --without {HOST}"
+    )
 
 
-def test_an_image_that_the_registry_does_not_have_stops_the_plan(world: World) -> None:
+def test_what_a_service_used_between_plan_and_apply_stops_the_plan(world: World) -> None:
+    world.retention = RETENTION | {"running_on": [HOST]}
+    world.hosts[HOST] = []
+    world.plan()
+    text = world.file.read_text()
+    for tag in ("pr-1", "v1"):
+        world.hosts[HOST] = [dataclasses.replace(world.runs(tag), image=f"sha256:{tag}")]
+        world.plan()
+    world.file.write_text(text)
+
+    assert "a service uses or used" in str(world.refusal("apply", str(world.file)))
+    assert world.requests == []
+
+
+def test_a_kept_tag_that_is_gone_stops_the_plan(world: World) -> None:
+    world.plan()
+    world.simulation.delete("my-app/backend", "v1")
+
+    assert "my-app/backend:v1 is gone, which the plan keeps" in str(world.refusal("apply", str(world.file)))
+    assert world.requests == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"running_on": [HOST]},
+        {"most": "50%"},
+        {"overwritten": {"newest": 2}},
+        {"rules": [{"tags": "pr-1", "keep": "always"}, *RETENTION["rules"]]},
+        None,
+    ],
+)
+def test_a_plan_of_other_settings_is_refused(world: World, settings: dict[str, Any] | None) -> None:
+    world.plan()
+    world.retention = settings and RETENTION | settings
+
+    refused = world.refusal("apply", str(world.file))
+
+    assert "other settings of registry.retention" in str(refused)
+    assert refused.fix == f"make a new plan: python -m operations retention plan --output {world.file} --stack prod"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("most", value) for value in ("many", "", "101%", "²%", None)),
+        *(("made", value) for value in ("2026-11-30T10:00:00", "yesterday")),
+        *(("running_on", value) for value in (["--help"], ["ssh://-oProxyCommand=x"], HOST)),
+        *(("bytes", value) for value in (-1, "x")),
+        *(("version", value) for value in (0, 2)),
+        *(("tags", value) for value in (None, [{}], [5], {})),
+        *(("registry", value) for value in ("\x1b[31m", "")),
+        ("more", 1),
+    ],
+)
+def test_a_plan_that_somebody_edited_badly_is_refused(world: World, key: str, value: Any) -> None:
+    world.plan()
+    world.file.write_text(json.dumps(json.loads(world.file.read_text()) | {key: value}))
+
+    refused = world.refusal("apply", str(world.file))
+
+    assert str(refused) == f"{world.file} is not a plan of this version"
+    assert refused.fix == f"python -m operations retention plan --output {world.file} --stack prod"
+    assert world.requests == []
+
+
+@pytest.mark.parametrize("registry", ["registry.example.com", "registry.example.com:443"])
+def test_an_image_that_the_registry_does_not_have_stops_the_plan(world: World, registry: str) -> None:
     world.retention = RETENTION | {"running_on": [HOST]}
     lost = Container(
         host=HOST,
@@ -254,14 +351,17 @@ def test_an_image_that_the_registry_does_not_have_stops_the_plan(world: World) -
         state="exited",
         image="sha256:1",
         digests=frozenset(),
-        names=frozenset({"registry.example.com/lost:1"}),
+        names=frozenset({f"{registry}/lost:1"}),
     )
     world.hosts[HOST] = [world.runs("pr-1"), lost]
 
     refused = world.refusal("plan")
+    world.hosts[HOST] = [dataclasses.replace(lost, state="running"), world.runs("pr-1")]
+    running = world.refusal("plan")
     found = world.plan("--without", HOST)
 
-    assert "web-1: lost (exited) uses registry.example.com/lost:1" in str(refused)
+    assert running.fix == f"push the image; or repeat the command with --without {HOST}"
+    assert f"web-1: lost (exited) uses {registry}/lost:1" in str(refused)
     assert f"docker --host {HOST} rm lost" in refused.fix
     assert next(one.why for one in found.tags if one.tag == "pr-1") == "runs on web-1: app-1"
 
@@ -283,6 +383,16 @@ def test_without_rules_every_tag_stays(world: World) -> None:
     world.retention = None
 
     assert "docs/retention.md" in world.refusal("plan").fix
+
+
+def test_a_rule_that_can_never_match_stops_the_plan(world: World) -> None:
+    late = {"tags": "pr-1", "keep": "always"}
+    world.retention = RETENTION | {"rules": [{"tags": "pr-*", "keep": {"days": 14}}, late]}
+
+    refused = world.refusal("plan")
+
+    assert "registry.retention.rules[1] can never match" in str(refused)
+    assert refused.fix == "pulumi preview --stack prod"
 
 
 def test_a_plan_of_another_registry_or_no_plan_is_refused(world: World) -> None:
@@ -312,6 +422,27 @@ def test_a_registry_that_does_not_let_the_operations_delete_needs_an_up(world: W
     assert refused.fix.startswith("pulumi up --stack prod; then run the command again")
 
 
+def test_a_certificate_that_nobody_trusts_is_not_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.plan()
+    asked = list[httpx.Request]()
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        raise httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate")
+
+    monkeypatch.setattr(
+        httpx,
+        "Client",
+        functools.partial(httpx.Client.func, transport=httpx.MockTransport(refuse)),  # type: ignore[attr-defined]
+    )
+
+    refused = world.refusal("apply", str(world.file))
+
+    assert "self-signed certificate" in str(refused)
+    assert "SSL_CERT_FILE" in refused.fix
+    assert len(asked) == 1
+
+
 def test_a_registry_that_accepts_deletions_without_deleting_is_reported(world: World) -> None:
     world.plan()
     world.busy = [202] * 4
@@ -324,18 +455,63 @@ def test_wrong_usage_ends_with_status_2(world: World) -> None:
     assert world("apply").exit_code == 2
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [("1764489600\n", Memory()), ('1764489600\n{"version": 1, "services": {}}', Memory()), ("1764489600\nx", None)],
-)
-def test_the_memory_is_read_with_the_clock_of_the_host(
-    monkeypatch: pytest.MonkeyPatch, answer: str, expected: Memory | None
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[datetime.datetime, Memory]]:
+    """Reads the memory of a host with this text, whose clock says what ours says after ``ahead``."""
+
+    def memory_of(text: str, ahead: datetime.timedelta = datetime.timedelta()) -> tuple[datetime.datetime, Memory]:
+        seconds = int((datetime.datetime.now(datetime.UTC) + ahead).timestamp())
+        monkeypatch.setattr(memory, "on_data", lambda *_, **__: [])
+        monkeypatch.setattr(memory, "_run", lambda *_: f"{seconds}\n{text}".encode())
+        return memory.read_memory("ssh://host1", {})
+
+    return memory_of
+
+
+Read = Callable[..., tuple[datetime.datetime, Memory]]
+
+
+@pytest.mark.parametrize("text", ["{}\n", '{"version": 1, "services": {}}'])
+def test_the_memory_is_read_with_the_clock_of_the_host(read: Read, text: str) -> None:
+    ahead = datetime.timedelta(minutes=30)
+    now, found = read(text, ahead)
+
+    assert found == Memory()
+    assert datetime.timedelta(minutes=25) < now - datetime.datetime.now(datetime.UTC) < ahead
+
+
+@pytest.mark.parametrize("text", ["x", "", "[]"])
+def test_a_damaged_memory_stops_the_plan(read: Read, text: str) -> None:
+    with pytest.raises(Failure, match=r"\.services\.json in the registry's data on ssh://host1 is damaged"):
+        read(text)
+
+
+@pytest.mark.parametrize("days", [-30, 30])
+def test_a_wrong_clock_stops_the_plan(read: Read, days: int) -> None:
+    with pytest.raises(Failure, match=r"the clock of ssh://host1 says .* and the clock of this machine") as refused:
+        read("{}", datetime.timedelta(days=days))
+
+    assert "NTP" in refused.value.fix
+
+
+@pytest.mark.parametrize("arrived", [0, 5, -1, None])
+def test_a_plan_that_is_killed_while_it_writes_the_memory_leaves_the_old_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arrived: int | None
 ) -> None:
-    read: Callable[[], Any] = functools.partial(memory.read_memory, "ssh://host1", None)
-    monkeypatch.setattr(memory, "on_data", lambda *_, **__: [])
-    monkeypatch.setattr(memory, "_run", lambda *_: answer.encode())
-    if expected is None:
-        with pytest.raises(Failure, match=r"\.services\.json in the registry's data on ssh://host1 is damaged"):
-            read()
-    else:
-        assert read() == (datetime.datetime(2025, 11, 30, 8, tzinfo=datetime.UTC), expected)
+    file, run = tmp_path / "services.json", list[Any]()
+    monkeypatch.setattr(memory, "FILE", str(file))
+    monkeypatch.setattr(memory, "on_data", lambda _, *script, **__: ["-c", *script])
+    monkeypatch.setattr(memory, "_run", lambda _, *given: run.append(given))
+    old = Memory(services={HOST: {}})
+    file.write_text(old.model_dump_json())
+    memory.write_memory("ssh://host1", {}, Memory())
+
+    arguments, text = run[0]
+    done = subprocess.run(["sh", *arguments], input=text[:arrived], check=False)
+    monkeypatch.setattr(
+        memory, "_run", lambda _, script: subprocess.run(["sh", *script], capture_output=True, check=True).stdout
+    )
+
+    assert memory.read_memory("ssh://host1", {})[1] == (Memory() if arrived is None else old)
+    assert done.returncode == (arrived is not None)
+    assert [one.name for one in tmp_path.iterdir()] == [file.name]

@@ -78,7 +78,7 @@ def container(before: Simulation, digest: str, random: Random) -> Container:
 
 def applied(before: Simulation, plan: Plan) -> Simulation:
     after = before.copy()
-    apply(plan, read=lambda: after.store, delete=after.delete, running=(), again="")
+    apply(plan, read=lambda: after.store, delete=after.delete, running=list, again="")
     return after
 
 
@@ -101,7 +101,7 @@ def describes(tag: str, digest: str | None) -> str:
 
 
 def must_stay(before: Simulation, settings: RetentionSettings, now: datetime.datetime) -> set[tuple[str, str]]:
-    """The tags that the rules keep, found without the planner. A tag of a signature is not among them."""
+    """The tags that the rules keep, found without the planner. Of the tags of signatures, only those of `always`."""
     found = set()
     groups: defaultdict[Any, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
     for name, tags in before.tags.items():
@@ -109,9 +109,12 @@ def must_stay(before: Simulation, settings: RetentionSettings, now: datetime.dat
             rule = rule_of(settings, name, tag)
             if now - links.moved < datetime.timedelta(hours=1):
                 found.add((name, tag))
+            if rule is not None and rule.keep == "always":
+                found.add((name, tag))
+                continue
             if links.current is None or describes(tag, links.current):
                 continue
-            if rule is None or rule.keep == "always":
+            if rule is None:
                 found.add((name, tag))
                 continue
             if rule.keep.days and now - links.moved < datetime.timedelta(days=rule.keep.days):
@@ -145,12 +148,13 @@ def check_nothing_is_lost(  # noqa: C901
             former = sorted(
                 ((pushed, one) for one, pushed in links.pushed.items() if one != links.current), reverse=True
             )
+            ends = dict(zip((one for _, one in former), [links.moved, *(pushed for pushed, _ in former)], strict=False))
             former = [(pushed, one) for pushed, one in former if before.has(name, one)]
-            for place, (pushed, one) in enumerate(former):
+            for place, (_, one) in enumerate(former):
                 if (
                     policy is None
                     or place < (policy.newest or 0)
-                    or (now - pushed < datetime.timedelta(days=policy.days or 0))
+                    or (now - ends[one] < datetime.timedelta(days=policy.days or 0))
                 ):
                     safe.add((name, one))
     for name, digest in before.manifests():

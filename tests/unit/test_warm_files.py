@@ -91,6 +91,27 @@ def test_compose_file_names_the_images_that_are_not_built(tmp_path: Path) -> Non
     ]
 
 
+def test_compose_file_can_take_back_an_image_or_a_build(tmp_path: Path) -> None:
+    services = "a: {image: !reset null}\n  b: {image: debian, build: !reset null}\n  c: {image: busybox, build: null}"
+
+    names = found(tmp_path, "compose.yaml", f"services:\n  {services}\n")
+
+    assert names == ["docker.io/library/debian:latest", "docker.io/library/busybox:latest"]
+
+
+@pytest.mark.parametrize("value", ["!!bool x", "!!timestamp x", "!!int ''", "2026-99-99", "[" * 9999 + "]" * 9999])
+def test_value_that_does_not_fit_its_tag_is_reported(value: str, tmp_path: Path) -> None:
+    text = f"services: {{a: {{image: alpine, x: {value}}}}}"
+
+    assert "compose.yaml: not valid YAML" in refused(tmp_path, "compose.yaml", text)
+
+
+def test_env_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"A=\xff\n")
+
+    assert ".env cannot be read" in refused(tmp_path, "compose.yaml", "services: {a: {image: alpine}}")
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -145,6 +166,55 @@ def test_dockerfile_names_images_without_stages_and_scratch(tmp_path: Path) -> N
         "debian:3.22.1",
     ]
     assert len(found(tmp_path, "Dockerfile.web", DOCKERFILE)) == 6
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        "RUN python -c 'print(1<<x)'",
+        'RUN echo "<<EOF"',
+        "RUN echo $((1 << B))",
+        "RUN cat <<EOF",
+        "RUN cat <<END-OF-FILE >/x\nFROM no\nEND-OF-FILE",
+        "RUN <<'two words'\nFROM no\ntwo words",
+        "COPY <<a.txt <<b.txt /x/\nFROM no\na.txt\nFROM no\nb.txt",
+        "RUN cat <<EOF\n  EOF\nFROM no\nEOF",
+        "RUN cat <<-EOF\n\tFROM no\n\tEOF",
+        r"RUN echo \\",
+    ],
+)
+def test_only_the_lines_of_a_heredoc_are_hidden(run: str) -> None:
+    images = dockerfile.images(f"FROM alpine\n{run}\nFROM debian\n")
+
+    assert [image for _, image in images] == ["alpine", "debian"]
+
+
+def test_stage_may_have_a_part_of_its_name_from_buildkit() -> None:
+    stages = "FROM alpine AS build-linux\nFROM debian AS build-windows\n"
+    text = f"{stages}FROM build-${{TARGETOS}} AS build\nFROM scratch\nCOPY --from=build-$TARGETOS / /\n"
+
+    assert [image for _, image in dockerfile.images(text)] == ["alpine", "debian"]
+    assert [image for _, image in dockerfile.images(f"{stages}FROM $BASE\nFROM tool-$TARGETOS\n")][2:] == [
+        "$BASE",
+        "tool-$TARGETOS",
+    ]
+
+
+def test_quotes_in_an_argument_are_no_part_of_an_image() -> None:
+    text = 'FROM alpine AS tool-on\nARG ON=${OFF:-"on"}\nFROM tool-${OFF:-"on"}\nCOPY --from=\'busybox\' / /\n'
+
+    assert [image for _, image in dockerfile.images(text)] == ["alpine", "busybox"]
+
+
+def test_tab_separates_an_instruction_as_a_space_does() -> None:
+    assert list(dockerfile.images("FROM\talpine\tAS\ta\nCOPY\t--from=busybox / /\n")) == [(1, "alpine"), (2, "busybox")]
+
+
+@pytest.mark.parametrize("first", ["# check=skip=all", "#!/usr/bin/env buildkit"])
+def test_syntax_may_follow_another_directive(first: str) -> None:
+    images = dockerfile.images(f"{first}\n# syntax=docker/dockerfile:1\nFROM alpine\n")
+
+    assert [image for _, image in images] == ["docker/dockerfile:1", "alpine"]
 
 
 def test_argument_can_have_an_empty_default() -> None:
@@ -249,6 +319,7 @@ def test_each_reference_has_the_mirror_of_its_upstream() -> None:
     hub, ghcr = mirrors.find(parse("alpine")), mirrors.find(parse("ghcr.io/a/b:1"))
     assert hub == (parse("alpine"), mirrors.mirrors["docker.io"])
     assert hub == mirrors.find(parse("mirror.example.com:5444/alpine"))
+    assert hub == mirrors.find(parse("all.example.com/alpine"))
     assert not isinstance(ghcr, str)
     assert (ghcr[1].url, ghcr[1].is_shared, ghcr[1].ttl) == ("https://all.example.com", True, 24 * 3600)
     assert mirrors.find(parse("gcr.io/a/b")) == "the stack has no mirror of gcr.io"

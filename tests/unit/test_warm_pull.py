@@ -242,6 +242,15 @@ def test_silent_server_ends_the_pull(mirror: Upstream, monkeypatch: pytest.Monke
     assert "no answer for 0.3 seconds" in reason(mirror)
 
 
+def test_refusal_of_any_size_and_coding_is_told_by_its_status(mirror: Upstream) -> None:
+    mirror.faults["1"] = [
+        Fault(404, b" " * (2 << 20), absent=1 << 40),
+        Fault(404, b"no gzip", headers={"Content-Encoding": "gzip"}),
+    ]
+
+    assert {reason(mirror), reason(mirror)} == {"the manifest: the mirror answers 404"}
+
+
 def test_answer_that_is_no_manifest_is_a_failure(mirror: Upstream) -> None:
     mirror.content["1"] = ("text/html", b"<html>")
 

@@ -15,15 +15,18 @@ _RULES = ("registry", "retention", "rules")
 def _unreachable_problems(draft: Draft) -> Iterator[Problem]:
     """Report the first rule that can never match. The fix removes all such rules, the last one first."""
     retention = draft.registry.retention if draft.registry else None
-    rules = retention.rules if retention else ()
-    unreachable = [number for number, rule in enumerate(rules) if _is_covered(rule, rules[:number])]
-    if unreachable:
+    if numbers := unreachable(retention.rules if retention else ()):
         yield Problem(
-            path(*_RULES, unreachable[0]),
+            path(*_RULES, numbers[0]),
             "a rule that can never match: for each tag, the first rule that matches decides",
             "a rule with a tag that no earlier rule matches; write the exceptions first",
-            " && ".join(remove_command(*_RULES, number) for number in reversed(unreachable)),
+            " && ".join(remove_command(*_RULES, number) for number in reversed(numbers)),
         )
+
+
+def unreachable(rules: Sequence[RuleSettings]) -> list[int]:
+    """Return the places of the rules that can never match, because earlier rules match everything that they match."""
+    return [number for number, rule in enumerate(rules) if _is_covered(rule, rules[:number])]
 
 
 def _is_covered(rule: RuleSettings, earlier: Sequence[RuleSettings]) -> bool:
