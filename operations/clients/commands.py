@@ -41,7 +41,7 @@ def clients(
     """Write the files with which Docker, containerd, BuildKit, Podman, CRI-O, k3s and RKE2 use the mirrors.
 
     With --output, the command only writes into that folder. README.md there says where each file goes. A later run
-    replaces the files that the command wrote before. The commands below change the files of a machine.
+    replaces the files that the command wrote before. The commands below work on the files of a machine.
     """
     if context.invoked_subcommand:
         if output or merge or stack or config_file:

@@ -35,7 +35,7 @@ Hosts = Annotated[
 ]
 Root = Annotated[
     str,
-    typer.Option(metavar="DIR", help="Change an image of a machine that is mounted here. No program is asked or run."),
+    typer.Option(metavar="DIR", help="Work on an image of a machine that is mounted here. No program is asked or run."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Change the files without a question.")]
 
@@ -45,7 +45,11 @@ def install(
     host: Host = None,
     try_: Annotated[
         list[str] | None,
-        typer.Option("--try", metavar="IMAGE", help="Pull this image there, and see the mirror's counters move."),
+        typer.Option(
+            "--try",
+            metavar="IMAGE",
+            help="Pull this image there, and check that the mirror's counters move. Repeat the option for more.",
+        ),
     ] = None,
     root: Root = "",
     yes: Yes = False,

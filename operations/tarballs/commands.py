@@ -40,7 +40,9 @@ def import_(
     pattern: Annotated[
         str | None,
         typer.Option(
-            metavar="REGEX", help="Named groups of the file name that templates use, such as '(?P<app>[a-z]+)-v.*'."
+            metavar="REGEX",
+            # The backslash keeps Rich from reading the brackets as markup.
+            help=r"Named groups of the file name that templates use, such as '(?P<app>\[a-z]+)-v.*'.",
         ),
     ] = None,
     user: Annotated[

@@ -89,7 +89,7 @@ def _question(config: StackConfig, deployed: Deployed) -> Question | None:
     try:
         return gather(config, deployed, settings)
     except Failure as failure:
-        say(f"Note: what the rules would free is unknown: {failure}. `retention plan` says how to mend that.")
+        say(f"Note: what the rules would free is unknown: {failure}. `retention plan` shows the fix.")
         return None
 
 

@@ -19,6 +19,12 @@ def test_command_is_found_by_its_name_and_listed_in_the_help(name: str) -> None:
     assert f" {name} " in listed.stdout
 
 
+def test_help_shows_the_brackets_of_a_regular_expression() -> None:
+    answer = CliRunner(env={"COLUMNS": "200"}).invoke(command_line(["import"]), ["import", "--help"])
+
+    assert "'(?P<app>[a-z]+)-v.*'" in answer.stdout
+
+
 def test_unknown_command_is_refused_with_the_usage() -> None:
     answer = CliRunner().invoke(command_line(["previw"]), ["previw"])
 
