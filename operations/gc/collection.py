@@ -226,7 +226,7 @@ def _refuse(word: str) -> None:
             raise Failure(
                 "the processes that write cannot pause: an older version of the program deployed them, or their image"
                 " has no `flock`",
-                "pulumi up",
+                "pulumi up; or, for an image of your own, add the program `flock` to the image",
             )
 
 
@@ -234,7 +234,7 @@ def _unreadable(problems: Sequence[str]) -> Failure:
     return Failure(
         f"distribution cannot read everything, so nothing was deleted:\n{_shown(problems)}",
         "push these images again or delete them, for example:"
-        " curl --user ADMIN --request DELETE REGISTRY/v2/REPOSITORY/manifests/DIGEST",
+        " curl --user ADMIN --request DELETE https://REGISTRY/v2/REPOSITORY/manifests/DIGEST",
     )
 
 

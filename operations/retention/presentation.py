@@ -34,7 +34,7 @@ def summary(plan: Plan) -> str:
     """Return the totals in one line."""
     tags, manifests = plan.deleted_tags, plan.deleted_manifests
     if not tags and not manifests:
-        text = f"nothing to delete: {counted(len(plan.tags), 'tag')} stay"
+        text = f"nothing to delete: keeps {counted(len(plan.tags), 'tag')}"
     else:
         text = (
             f"deletes {len(tags)} of {counted(len(plan.tags), 'tag')} and {counted(len(manifests), 'manifest')}, frees"
