@@ -22,6 +22,7 @@ from benchmarks.collecting import collections
 from benchmarks.deliveries import deliveries
 from benchmarks.docker_client import logged_in
 from benchmarks.guessing import guessing
+from benchmarks.planning import planning
 from benchmarks.proxies import proxies
 from benchmarks.report import Table, progress
 from benchmarks.transfers import transfers
@@ -61,6 +62,7 @@ def main(
         if only in (None, Part.UPDATES):
             tables.append(updates(api, Path(name), rounds))
         if only in (None, Part.COLLECTIONS):
+            tables.append(planning(api, Path(name), rounds))
             tables.append(collections(Path(name), rounds))
         if only in (None, Part.IDLE):
             tables.append(idle(api, Path(name), idle_minutes))

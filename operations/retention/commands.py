@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -17,27 +16,19 @@ from components.configuration.rules.retention import unreachable
 from operations.console import say, screen, show_table, waiting
 from operations.files import replace_file
 from operations.history.reading import read_store
-from operations.history.running import Container, containers
 from operations.options import ConfigFile, Stack
 from operations.retention.applying import apply as apply_plan
 from operations.retention.deleting import Admin
-from operations.retention.graph import Graph
-from operations.retention.memory import read_memory, write_memory
+from operations.retention.gathering import gather, running
 from operations.retention.plan import Plan
-from operations.retention.planner import Question, make_plan
+from operations.retention.planner import make_plan
 from operations.retention.presentation import markdown, plan_table, summary
-from operations.retention.usage import in_use, remembered, unmapped
-from operations.stack import Deployed, StackConfig
-from operations.throwaway import data_of
+from operations.stack import StackConfig
 from operations.trust import trust_in
 
 app = typer.Typer(help="Delete old tags and manifests by the rules of `registry.retention`.", no_args_is_help=True)
 
 _TOOL = ("python", "-m", "operations", "retention")
-#: Docker hosts that are asked at once.
-_AT_A_TIME = 16
-#: Most images that an error lists.
-_LISTED = 10
 
 
 @app.command()
@@ -80,7 +71,7 @@ def plan(
         )
     if strangers := set(without or ()) - set(settings.running_on):
         raise typer.BadParameter(f"{min(strangers)} is not in registry.retention.running_on", param_hint="--without")
-    found = _plan(config, deployed, settings, tuple(without or ()))
+    found = make_plan(gather(config, deployed, settings, tuple(without or ())))
     text = found.model_dump_json(indent=2) + "\n"
     if output:
         _write(output, text)
@@ -139,7 +130,7 @@ def apply(
             read=lambda: read_store(config, deployed),
             delete=admin.delete,
             again=again,
-            running=lambda: _running(config, deployed, found, again),
+            running=lambda: running(config, deployed, found, f"make a new plan: {again}"),
             progress=lambda number, of: status.update(f"Deleting {number + 1} of {of} …"),
         )
     every = len(found.deleted_tags) + len(found.deleted_manifests)
@@ -158,87 +149,10 @@ def _print(plan: Plan) -> None:
     screen.print(f"{plan.registry}: {summary(plan)}", markup=False, soft_wrap=True)
 
 
-def _plan(config: StackConfig, deployed: Deployed, settings: RetentionSettings, without: tuple[str, ...]) -> Plan:
-    """Ask the hosts, read the store, and plan. The hosts come first: they can run only what was pushed before."""
-    hosts = tuple(dict.fromkeys(settings.running_on))
-    host = deployed.docker_host
-    with waiting(f"Asking {', '.join(hosts) or 'no host'} …"):
-        answers = _ask(hosts, without, "repeat the command with")
-    asked = [container for answer in answers.values() for container in answer]
-    with waiting(f"Reading the registry's data on {host} …"):
-        data = data_of(config, deployed, "reader")
-        now, memory = read_memory(host, data)
-        store = read_store(config, deployed)
-    known_as = Graph(store).known_as
-    anonymous = str(config.deployed_outputs().get("anonymous_url") or "").removeprefix("https://")
-    names = [name for name in (deployed.registry_url.netloc, anonymous) if name]
-    names += [f"{name}:443" for name in names if ":" not in name]
-    if strange := [one for one in unmapped(known_as, asked, names) if one[0].host not in without]:
-        _refuse_unmapped(strange)
-    memory = remembered(memory, known_as, asked, now, answers.keys())
-    if hosts:
-        write_memory(host, data, memory)
-    return make_plan(
-        Question(
-            store=store,
-            settings=settings,
-            running=in_use(known_as, asked, memory, hosts),
-            now=now,
-            registry=deployed.registry_url.netloc,
-            without=without,
-        )
-    )
-
-
 def _again(config: StackConfig, file: str, without: Iterable[str]) -> str:
     """Return the command that makes a plan again."""
     options = [word for host in without for word in ("--without", host)]
     return config.command(*_TOOL, "plan", "--output", file, *options)
-
-
-def _running(config: StackConfig, deployed: Deployed, found: Plan, again: str) -> set[str]:
-    """Return the IDs and digests of the images that run, or that their services used before."""
-    answers = _ask(found.running_on, found.without, f"make a new plan: {again}")
-    _, memory = read_memory(deployed.docker_host, data_of(config, deployed, "reader"))
-    services = [one for host in found.running_on for one in memory.services.get(host, {}).values()]
-    now = {name for answer in answers.values() for one in answer for name in (one.image, *one.digests)}
-    return now | {name for service in services for one in service.images for name in (one.image, *one.digests)}
-
-
-def _ask(hosts: Iterable[str], without: Collection[str], instead: str) -> dict[str, list[Container]]:
-    """Return the containers of each host that answers. Only those in ``without`` may be silent.
-
-    ``instead`` is the command that does without a host, with the option after it.
-    """
-
-    def ask(host: str) -> list[Container] | None:
-        try:
-            return containers(host)
-        except Failure as failure:
-            if host not in without:
-                raise Failure(
-                    f"{failure}. Without this host, nobody knows which images run",
-                    f"{failure.fix}; or {instead} --without {host}",
-                ) from None
-            say(f"Note: {failure}")
-            return None
-
-    every = tuple(dict.fromkeys(hosts))
-    with ThreadPoolExecutor(_AT_A_TIME) as pool:
-        answers = zip(every, pool.map(ask, every), strict=True)
-        return {host: answer for host, answer in answers if answer is not None}
-
-
-def _refuse_unmapped(strange: list[tuple[Container, str]]) -> None:
-    names = "; ".join(f"{container} uses {name}" for container, name in strange[:_LISTED])
-    more = f"; and {len(strange) - _LISTED} more" if len(strange) > _LISTED else ""
-    first = strange[0][0]
-    stopped = first.state in ("created", "dead", "exited")
-    remove = f", or remove the container (docker --host {first.host} rm {first.name})" if stopped else ""
-    raise Failure(
-        f"the registry has no manifest of these images, which have its name: {names}{more}",
-        f"push the image{remove}; or repeat the command with --without {first.host}",
-    )
 
 
 def _read(file: Path, config: StackConfig) -> Plan:

@@ -15,10 +15,21 @@ from operations.console import say, screen, show_table, waiting
 from operations.files import replace_file
 from operations.history.reading import read_store
 from operations.options import ConfigFile, Stack
-from operations.stack import StackConfig
+from operations.retention.gathering import gather
+from operations.retention.planner import Question
+from operations.stack import Deployed, StackConfig
+from operations.usage.forecast import forecast
 from operations.usage.growth import Growth, file_of, growth, last_run, remember
 from operations.usage.page import page
-from operations.usage.presentation import largest, oldest, repositories_table, tags_table, totals, usage_json
+from operations.usage.presentation import (
+    largest,
+    oldest,
+    oldest_title,
+    repositories_table,
+    tags_table,
+    totals,
+    usage_json,
+)
 from operations.usage.sizes import Usage
 from operations.usage.sizes import usage as usage_of
 
@@ -41,30 +52,45 @@ def usage(
     """Show the size of all repositories and tags, and their growth since the last run.
 
     The command reads the registry's data with a throwaway container on the Docker host. The command needs no password.
+    With `registry.retention`, the command also asks the hosts of `running_on`, and shows what the rules would free.
     """
     config = StackConfig(stack, config_file)
     deployed = config.deployed()
     registry, now = deployed.registry_url.netloc, datetime.datetime.now(datetime.UTC)
+    question = _question(config, deployed)
     with waiting(f"Reading the registry's data on {deployed.docker_host} …"):
-        found = usage_of(read_store(config, deployed))
+        found = usage_of(question.store if question else read_store(config, deployed))
+    expected = forecast(question) if question else None
     shown = [one for one in found.repositories if repository in (None, one.name)]
     if repository and not shown:
         fix = config.command("python", "-m", "operations", "usage")
         raise Failure(f"the registry has no repository {repository}", f"to list the repositories, run: {fix}")
     grown = _growth(registry, found, now)
     if html:
-        _write(html, page(registry, now, found, grown))
+        _write(html, page(registry, now, found, grown, expected))
     if as_json:
-        typer.echo(json.dumps(usage_json(registry, now, found, shown, grown), indent=2))
+        typer.echo(json.dumps(usage_json(registry, now, found, shown, grown, expected=expected), indent=2))
         return
-    screen.print(f"{registry}: {totals(found, grown)}", markup=False, soft_wrap=True)
+    screen.print(f"{registry}: {totals(found, grown, expected)}", markup=False, soft_wrap=True)
     if repository:
         _print("", tags_table(shown[0].tags))
         return
     _print("", repositories_table(shown, grown))
     if any(one.tags for one in shown):
         _print("Tags with most own bytes", tags_table(largest(found, _MOST_TAGS)))
-        _print("Tags that were pushed longest ago", tags_table(oldest(found, _MOST_TAGS)))
+        _print(oldest_title(expected), tags_table(oldest(found, _MOST_TAGS, expected)))
+
+
+def _question(config: StackConfig, deployed: Deployed) -> Question | None:
+    """Return what a plan depends on, None without rules. The sizes are shown without a plan, too."""
+    settings = config.retention()
+    if settings is None:
+        return None
+    try:
+        return gather(config, deployed, settings)
+    except Failure as failure:
+        say(f"Note: what the rules would free is unknown: {failure}. `retention plan` says how to mend that.")
+        return None
 
 
 def _growth(registry: str, found: Usage, now: datetime.datetime) -> Growth | None:

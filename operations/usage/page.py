@@ -10,8 +10,9 @@ from itertools import accumulate
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich.filesize import decimal
 
+from operations.usage.forecast import Forecast
 from operations.usage.growth import Growth
-from operations.usage.presentation import largest, oldest, signed
+from operations.usage.presentation import largest, oldest, oldest_title, signed
 from operations.usage.sizes import Usage
 
 #: Most bars and rows of a plot and of the lists of tags.
@@ -49,7 +50,7 @@ class Curve:
     last: datetime.datetime
 
 
-def page(registry: str, now: datetime.datetime, found: Usage, grown: Growth | None) -> str:
+def page(registry: str, now: datetime.datetime, found: Usage, grown: Growth | None, expected: Forecast | None) -> str:
     """Render the page. The same values always give the same page."""
     return _TEMPLATES.get_template("usage.html.j2").render(
         registry=registry,
@@ -66,7 +67,9 @@ def page(registry: str, now: datetime.datetime, found: Usage, grown: Growth | No
         width=_WIDTH,
         height=_HEIGHT,
         largest=largest(found, _MOST_ROWS),
-        oldest=oldest(found, _MOST_ROWS),
+        oldest=oldest(found, _MOST_ROWS, expected),
+        oldest_title=oldest_title(expected),
+        expected=expected,
     )
 
 

@@ -10,6 +10,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from operations.usage.forecast import Forecast
 from operations.usage.growth import Growth
 from operations.usage.sizes import Repository, Tag, Usage
 
@@ -46,15 +47,22 @@ def largest(found: Usage, number: int) -> list[Tag]:
     return sorted(_tags(found), key=lambda tag: (tag.own, tag.size), reverse=True)[:number]
 
 
-def oldest(found: Usage, number: int) -> list[Tag]:
-    """Return the tags whose last push is longest ago."""
-    return sorted(_tags(found), key=lambda tag: tag.pushed)[:number]
+def oldest(found: Usage, number: int, expected: Forecast | None) -> list[Tag]:
+    """Return the tags whose last push is longest ago, without those that are known to run."""
+    unused = (tag for tag in _tags(found) if not expected or tag.digest not in expected.in_use)
+    return sorted(unused, key=lambda tag: tag.pushed)[:number]
 
 
-def totals(found: Usage, grown: Growth | None) -> str:
+def oldest_title(expected: Forecast | None) -> str:
+    """Return the title of the oldest tags."""
+    return f"Tags that were pushed longest ago{' and do not run' if expected and expected.asked else ''}"
+
+
+def totals(found: Usage, grown: Growth | None, expected: Forecast | None) -> str:
     """Return the size of the registry in words."""
     words = f"{decimal(found.size)} on the disk, {decimal(found.unused)} of that in blobs that no image needs"
-    return words + (f"; {signed(grown.size)} since {grown.since:%Y-%m-%d %H:%M} UTC" if grown else "")
+    words += f"; {signed(grown.size)} since {grown.since:%Y-%m-%d %H:%M} UTC" if grown else ""
+    return words + (f"; the rules of retention would free {decimal(expected.plan.freed)}" if expected else "")
 
 
 def signed(size: int) -> str:
@@ -63,7 +71,13 @@ def signed(size: int) -> str:
 
 
 def usage_json(
-    registry: str, now: datetime.datetime, found: Usage, shown: Sequence[Repository], grown: Growth | None
+    registry: str,
+    now: datetime.datetime,
+    found: Usage,
+    shown: Sequence[Repository],
+    grown: Growth | None,
+    *,
+    expected: Forecast | None,
 ) -> dict[str, Any]:
     """Return the JSON form, as docs/usage.md describes it, with the repositories ``shown``."""
     return {
@@ -72,6 +86,13 @@ def usage_json(
         "size": found.size,
         "unused": found.unused,
         "growth": {"since": _time(grown.since), "size": grown.size} if grown else None,
+        "retention": {
+            "freed": expected.plan.freed,
+            "tags": len(expected.plan.deleted_tags),
+            "manifests": len(expected.plan.deleted_manifests),
+        }
+        if expected
+        else None,
         "repositories": [
             {
                 "name": one.name,
@@ -86,6 +107,7 @@ def usage_json(
                         "pushed": _time(tag.pushed),
                         "size": tag.size,
                         "own": tag.own,
+                        "runs": tag.digest in expected.in_use if expected and expected.asked else None,
                     }
                     for tag in one.tags
                 ],

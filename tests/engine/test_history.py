@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import tarfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +22,10 @@ from tests.engine.sshd import ssh_host
 from tests.engine.transfers import Connection, digest_of
 from tests.harness import clients
 from tests.harness.configuration import ROOT
+from tests.harness.large_store import CONFIG, MANIFEST, fill
 from tests.harness.small_stack import DockerHost, running_stack, small_stack
 from tests.harness.stack import STACK, Stack, engine_address
 
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-CONFIG = "application/vnd.oci.image.config.v1+json"
 REPOSITORIES, TAGS = 50, 2000
 VOLUME = "rs-test-history-data"
 
@@ -228,74 +224,16 @@ def test_pushes_within_a_second_are_told_apart_and_a_deleted_one_stays_in_the_re
     assert "--back 2 --stack test goes back to another version" in refused.stderr
 
 
-@contextmanager
-def containers_started(client: docker.DockerClient) -> Iterator[dict[str, float]]:
-    """The containers that start while the block runs, with the seconds that they ran."""
-    ran: dict[str, float] = {}
-    since = time.time()
-    yield ran
-    events = list(client.events(since=since, until=time.time(), filters={"type": "container"}, decode=True))
-    started = {event["Actor"]["ID"]: event["timeNano"] for event in events if event["Action"] == "start"}
-    ended = {event["Actor"]["ID"]: event["timeNano"] for event in events if event["Action"] == "die"}
-    ran |= {one: (ended[one] - moment) / 1e9 for one, moment in started.items()}
-
-
-def large_store() -> bytes:
-    """The files of a registry with 50 repositories and 2,000 tags, as a tar archive."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as tar:
-
-        def put(path: str, content: bytes) -> None:
-            entry = tarfile.TarInfo(f"docker/registry/v2/{path}")
-            entry.size, entry.mtime = len(content), 1_796_000_000
-            tar.addfile(entry, io.BytesIO(content))
-
-        def blob(content: bytes) -> dict[str, Any]:
-            encoded = hashlib.sha256(content).hexdigest()
-            put(f"blobs/sha256/{encoded[:2]}/{encoded}/data", content)
-            return {"digest": f"sha256:{encoded}", "size": len(content)}
-
-        def document(value: Mapping[str, Any]) -> dict[str, Any]:
-            return blob(json.dumps(value, indent=3).encode())
-
-        for number in range(TAGS):
-            application = number % REPOSITORIES
-            repository = f"repositories/large-{application % 7}/app-{application}"
-            history = [
-                {"created": "2026-11-29T16:19:58Z", "created_by": f"RUN step {step} " + "x" * 80} for step in range(30)
-            ]
-            labels = {"Labels": {"org.opencontainers.image.revision": f"{number:040x}"}}
-            platform = {"os": "linux", "architecture": "amd64"}
-            config = {"mediaType": CONFIG} | document(platform | {"config": labels, "history": history})
-            layers = [
-                {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"} | blob(content.encode())
-                for content in (*(f"base {application} {layer}" for layer in range(4)), f"own {number}")
-            ]
-            manifest = document({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers})
-            link = str(manifest["digest"])
-            encoded = link.removeprefix("sha256:")
-            for layer in (config, *layers):
-                put(f"{repository}/_layers/sha256/{layer['digest'][7:]}/link", str(layer["digest"]).encode())
-            put(f"{repository}/_manifests/revisions/sha256/{encoded}/link", link.encode())
-            put(f"{repository}/_manifests/tags/v{number}/index/sha256/{encoded}/link", link.encode())
-            put(f"{repository}/_manifests/tags/v{number}/current/link", link.encode())
-    return packed.getvalue()
-
-
 @pytest.mark.once
 @pytest.mark.any_proxy
 def test_a_registry_with_2000_tags_is_read_by_one_throwaway_container(
     stack: Stack, client: docker.DockerClient
 ) -> None:
-    unpack = [
-        "docker", "--host", engine_address(), "run", "--rm", "--interactive", "--network=none", f"--user={USER}",
-        f"--volume={VOLUME}:/data", "--entrypoint=", clients.IMAGES.registry, "tar", "-x", "-C", "/data",
-    ]  # fmt: skip
-    subprocess.run(unpack, input=large_store(), check=True)
+    fill(VOLUME, REPOSITORIES, TAGS)
 
-    with containers_started(client) as for_all:
+    with clients.containers_started(client) as for_all:
         everything = json.loads(stack.operations("history", "--json").stdout)["repositories"]
-    with containers_started(client) as for_one:
+    with clients.containers_started(client) as for_one:
         tags = record(stack, "large-0/app-0")
     for name, ran in (("all repositories", for_all), ("one repository", for_one)):
         print(f"history of {name}: the container ran for {', '.join(f'{seconds:.2f} s' for seconds in ran.values())}")

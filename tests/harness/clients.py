@@ -210,3 +210,15 @@ def clients_at_work(pusher: Skopeo, puller: Skopeo, folder: Path, *push_options:
         stop.set()
         for thread in threads:
             thread.join()
+
+
+@contextmanager
+def containers_started(client: docker.DockerClient) -> Iterator[dict[str, float]]:
+    """The containers that start while the block runs, with the seconds that they ran."""
+    ran: dict[str, float] = {}
+    since = time.time()
+    yield ran
+    events = list(client.events(since=since, until=time.time(), filters={"type": "container"}, decode=True))
+    started = {event["Actor"]["ID"]: event["timeNano"] for event in events if event["Action"] == "start"}
+    ended = {event["Actor"]["ID"]: event["timeNano"] for event in events if event["Action"] == "die"}
+    ran |= {one: (ended[one] - moment) / 1e9 for one, moment in started.items()}

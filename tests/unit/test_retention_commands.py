@@ -18,10 +18,11 @@ from typer.testing import CliRunner, Result
 from components.configuration.problems import Failure
 from operations.__main__ import command_line
 from operations.history.running import Container
-from operations.retention import applying, commands, deleting, memory
+from operations.retention import applying, commands, deleting, gathering, memory
 from operations.retention.plan import Plan
 from operations.retention.usage import Memory
 from operations.stack import StackConfig
+from operations.throwaway import Data
 from tests.harness.shelf import Shelf
 from tests.harness.simulation import Simulation
 
@@ -32,6 +33,7 @@ OUTPUTS = {
     "users": {},
 }
 HOST = "ssh://deploy@web-1"
+DATA = Data(image="registry", user="65532:65532", kind="volume", source="registry-data")
 RETENTION: dict[str, Any] = {
     "rules": [{"tags": "pr-*", "keep": {"days": 14}}],
     "most": "100%",
@@ -52,11 +54,12 @@ class World:
         self.simulation = Simulation(self.shelf)
         self.now = self.shelf.now + datetime.timedelta(days=30)
         monkeypatch.setattr(StackConfig, "_run", self._pulumi)
-        monkeypatch.setattr(commands, "containers", self._containers)
-        monkeypatch.setattr(commands, "read_store", lambda *_, **__: self.simulation.store)
-        monkeypatch.setattr(commands, "data_of", lambda *_: None)
-        monkeypatch.setattr(commands, "read_memory", lambda *_: (self.now, self.memory))
-        monkeypatch.setattr(commands, "write_memory", lambda *given: setattr(self, "memory", given[-1]))
+        monkeypatch.setattr(gathering, "containers", self._containers)
+        for module in (commands, gathering):
+            monkeypatch.setattr(module, "read_store", lambda *_, **__: self.simulation.store)
+        monkeypatch.setattr(gathering, "data_of", lambda *_: None)
+        monkeypatch.setattr(gathering, "read_memory", lambda *_: (self.now, self.memory))
+        monkeypatch.setattr(gathering, "write_memory", lambda *given: setattr(self, "memory", given[-1]))
         monkeypatch.setattr(httpx, "Client", functools.partial(httpx.Client, transport=httpx.MockTransport(self._http)))
         monkeypatch.setattr(deleting, "_PAUSES", (0, 0))
 
@@ -463,7 +466,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[datetime.dateti
         seconds = int((datetime.datetime.now(datetime.UTC) + ahead).timestamp())
         monkeypatch.setattr(memory, "on_data", lambda *_, **__: [])
         monkeypatch.setattr(memory, "_run", lambda *_: f"{seconds}\n{text}".encode())
-        return memory.read_memory("ssh://host1", {})
+        return memory.read_memory("ssh://host1", DATA)
 
     return memory_of
 
@@ -504,7 +507,7 @@ def test_a_plan_that_is_killed_while_it_writes_the_memory_leaves_the_old_one(
     monkeypatch.setattr(memory, "_run", lambda _, *given: run.append(given))
     old = Memory(services={HOST: {}})
     file.write_text(old.model_dump_json())
-    memory.write_memory("ssh://host1", {}, Memory())
+    memory.write_memory("ssh://host1", DATA, Memory())
 
     arguments, text = run[0]
     done = subprocess.run(["sh", *arguments], input=text[:arrived], check=False)
@@ -512,6 +515,6 @@ def test_a_plan_that_is_killed_while_it_writes_the_memory_leaves_the_old_one(
         memory, "_run", lambda _, script: subprocess.run(["sh", *script], capture_output=True, check=True).stdout
     )
 
-    assert memory.read_memory("ssh://host1", {})[1] == (Memory() if arrived is None else old)
+    assert memory.read_memory("ssh://host1", DATA)[1] == (Memory() if arrived is None else old)
     assert done.returncode == (arrived is not None)
     assert [one.name for one in tmp_path.iterdir()] == [file.name]

@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from components.configuration.problems import Failure
+from components.configuration.retention import RetentionSettings
 from operations.__main__ import command_line
 from operations.history.store import Store
 from operations.manifests import Manifest
+from operations.retention.planner import Question
 from operations.stack import StackConfig
 from operations.usage import commands
 from operations.usage.growth import Growth, Run, growth
@@ -129,7 +131,7 @@ def test_an_empty_registry_has_no_size() -> None:
     everything = usage(Store(repositories={}, revisions={}, blobs={}, documents={}))
 
     assert (everything.size, everything.unused, everything.repositories) == (0, 0, ())
-    assert "Usage of" in page("registry.example.com", NOW, everything, None)
+    assert "Usage of" in page("registry.example.com", NOW, everything, None, None)
 
 
 @st.composite
@@ -207,6 +209,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ask:
     """The command on a stack whose registry has the content of a shelf."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(StackConfig, "_run", lambda *_: json.dumps(OUTPUTS))
+    monkeypatch.setattr(StackConfig, "retention", lambda _: None)
 
     def run(shelf: Shelf, *arguments: str) -> Result:
         monkeypatch.setattr(commands, "read_store", lambda *_, **__: shelf.store)
@@ -277,6 +280,63 @@ def test_without_a_writable_state_folder_the_sizes_are_shown(ask: Ask, tmp_path:
     assert NAME in answer.stdout
 
 
+RULES = RetentionSettings.model_validate(
+    {"rules": [{"tags": ["v*"], "keep": {"newest": 1}}], "running_on": ["ssh://deploy@web-1"]}
+)
+
+
+def with_rules(monkeypatch: pytest.MonkeyPatch, shelf: Shelf, runs: str) -> None:
+    """Let the stack have rules, and a host that runs a tag."""
+    digest = str(shelf.tags[NAME][runs].current)
+
+    def gather(*_: object) -> Question:
+        return Question(
+            store=shelf.store,
+            settings=RULES,
+            running={digest: "runs on web-1"},
+            now=shelf.now + datetime.timedelta(days=9),
+            registry="registry.example.com:5443",
+        )
+
+    monkeypatch.setattr(StackConfig, "retention", lambda _: RULES)
+    monkeypatch.setattr(commands, "gather", gather)
+
+
+def test_with_rules_it_shows_what_they_would_free_and_the_oldest_tags_that_do_not_run(
+    ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shelf, file = two_repositories(), tmp_path / "usage.html"
+    with_rules(monkeypatch, shelf, runs="v0")
+
+    shown = ask(shelf, "--html", str(file)).stdout
+    found = json.loads(ask(shelf, "--json").stdout)
+
+    assert found["retention"]["tags"] == 1
+    assert found["retention"]["freed"] == tag(shelf, "v1").own
+    assert {one["name"]: one["runs"] for one in found["repositories"][0]["tags"]} == {
+        "v0": True,
+        "v1": False,
+        "v2": False,
+    }
+    assert "; the rules of retention would free 50" in shown.splitlines()[0]
+    assert f"{NAME}:v0" not in shown.partition("pushed longest ago and do not run")[2]
+    assert "that the rules of retention would free" in Page(file.read_text()).texts
+
+
+def test_a_host_that_does_not_answer_is_a_note(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather(*_: object) -> Question:
+        raise Failure("ssh://deploy@web-1 does not answer", "start it")
+
+    monkeypatch.setattr(StackConfig, "retention", lambda _: RULES)
+    monkeypatch.setattr(commands, "gather", gather)
+
+    answer = ask(two_repositories(), "--json")
+
+    assert answer.exit_code == 0
+    assert "what the rules would free is unknown: ssh://deploy@web-1 does not answer" in answer.stderr
+    assert json.loads(answer.stdout)["retention"] is None
+
+
 def test_an_unknown_repository_is_refused_with_the_command_that_lists_all(ask: Ask) -> None:
     answer = ask(two_repositories(), "nothing")
 
@@ -336,7 +396,7 @@ def test_names_cannot_change_the_page() -> None:
     shelf, name = Shelf(), "</title><script>alert(1)</script>\"'><img src=x>"
     shelf.push(name, shelf.image(shelf.layer("a", 1), name=name), name=name)
 
-    text = page(name, NOW, usage(shelf.store), Growth(START, 0, {name: 0}))
+    text = page(name, NOW, usage(shelf.store), Growth(START, 0, {name: 0}), None)
 
     read = Page(text)
     assert {"script", "img"}.isdisjoint(read.tags)
