@@ -166,7 +166,7 @@ def accepts(engine: Engine, address: str) -> bool:
 
 def address_of_writer(engine: Engine) -> str:
     with engine.client() as api, contextlib.suppress(docker.errors.DockerException):
-        return str(api.containers.get("writer").attrs["NetworkSettings"]["IPAddress"])
+        return str(api.containers.get("writer").attrs["NetworkSettings"]["Networks"]["bridge"]["IPAddress"])
     return ""
 
 
