@@ -36,7 +36,8 @@ _DRAIN_WITHIN, _MIRROR_DRAIN_WITHIN = 200, 10 * MIRROR_DRAIN_SECONDS + 50
 #: - "- FILE" or "+ FILE" for each file of the survey that is gone or new after the collection;
 #: - collected, or failed REASON. Writing pauses until the command has checked the rest and says ``end``.
 #:
-#: `find -newer` compares whole seconds. distribution begins the output of each repository with a line of its name.
+#: `find -newer` compares whole seconds. distribution begins the output of each repository with a line of its name. The
+#: name can be any word, but does not begin with a slash.
 SCRIPT = (
     LISTING
     + rf"""
@@ -89,10 +90,10 @@ complete() {{
   done
 }}
 rehearse() {{
-  {{ registry garbage-collect --dry-run "$work/config.yml" 2> "$work/errors"; echo "status $?"; }} | awk '
+  {{ registry garbage-collect --dry-run "$work/config.yml" 2> "$work/errors"; echo "/status $?"; }} | awk '
     /^blob eligible/ {{ print "eligible", $NF }}
     !/[: ]/ && NF {{ name = $0 }}
-    /^status/ {{ if ($2) printf "stumbled %s: ", name; else print "rehearsed"; status = $2 }}
+    /^\/status / {{ if ($2) printf "stumbled %s: ", name; else print "rehearsed"; status = $2 }}
     END {{ exit status }}' || reason
 }}
 reason() {{ said=$(grep . "$work/errors" | tail -n 1); echo "${{said:-no reason given}}"; }}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -248,6 +249,35 @@ def test_a_manifest_of_an_unknown_type_is_named_and_nothing_is_deleted(served: S
     assert "--request DELETE" in refused.value.fix
     served.registry.delete("app", digest)
     assert gc(served.folder).freed_blobs == 4, "the fix works"
+
+
+def test_an_image_with_a_layer_that_has_a_digest_of_sha512_is_named_and_nothing_is_deleted(served: Served) -> None:
+    served.registry.delete("app", served.registry.image("app", "1", "gone")["digest"])
+    config = served.registry.blob("app", b"{}", "application/vnd.oci.image.config.v1+json")
+    layer = f"sha512:{hashlib.sha512(b'layer').hexdigest()}"
+    upload = served.client.post("/v2/app/blobs/uploads/").headers["Location"]
+    assert served.client.put(f"{upload}&digest={layer}", content=b"layer").status_code == 201
+    layers = [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer, "size": 5}]
+    image = served.registry.manifest("app", "2", {"mediaType": MANIFEST, "config": config, "layers": layers})
+    assert can_be_pulled(served, "app", "2")
+    before = files(served.folder)
+
+    with pytest.raises(Failure, match=f"app@{image['digest']}: needs {layer}, which distribution would delete"):
+        gc(served.folder)
+
+    assert files(served.folder) == before
+
+
+@pytest.mark.parametrize("name", ["status", "status/app", "rehearsed", "contents"])
+def test_a_repository_may_be_named_like_a_word_of_the_script(served: Served, name: str) -> None:
+    said: list[str] = []
+    served.registry.image(name, "1", "layer")
+    served.registry.delete(name, served.registry.image(name, "2", "gone")["digest"])
+    served.registry.image("zoo", "1", "layer")
+
+    status = gc(served.folder, progress=said.append)
+
+    assert (status.freed_blobs, sum(phase.startswith("collecting") for phase in said)) == (2, 1)
 
 
 def test_a_damaged_link_is_named_with_its_repository_and_nothing_is_deleted(served: Served) -> None:

@@ -20,6 +20,7 @@ from operations.gc.script import throwaway
 from operations.gc.status import REGISTRY, Status, now
 from operations.gc.store import Files, absent, files, needed, obstacles, remaining, under_way
 from operations.gc.writers import check_writers
+from operations.manifests import IMAGE_TYPES
 from operations.stack import Deployed, StackConfig
 from operations.throwaway import LABEL, data_of
 from tests.harness.shelf import NAME, Shelf, digest_of
@@ -92,6 +93,15 @@ def test_an_index_needs_the_images_that_its_own_repository_has() -> None:
         (b'{"schemaVersion": 1}', "schema version 1"),
         (b'{"schemaVersion": 2, "mediaType": "application/x"}', "unknown media type application/x"),
         (None, "larger than any manifest"),
+        (
+            b'{"schemaVersion": 2, "layers": [{"digest": "sha256:01"}, {"digest": "sha512:02"}]}',
+            "needs sha512:02, which distribution would delete",
+        ),
+        (
+            b'{"schemaVersion": 2, "manifests": [{"digest": "sha512:02", "mediaType": "%s"}]}'
+            % IMAGE_TYPES[0].encode(),
+            None,
+        ),
         (b'{"schemaVersion": 2, "manifests": []}', None),
         (b'{"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json"}', None),
     ],
