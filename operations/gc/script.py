@@ -81,7 +81,7 @@ survey() {{
     }}' "$work/sent" "$work/before" > "$work/documents"
   cat "$work/documents"
   echo contents
-  cut -d ' ' -f 3 "$work/documents" | tee -a "$work/sent" | (cd "$tree" && xargs -r cat)
+  cut -d ' ' -f 3 "$work/documents" | tee -a "$work/sent" | (cd "$tree" && xargs -r cat) || exit
 }}
 # distribution stops at a repository without _layers. A mirror makes one if its clients ask for an index alone.
 complete() {{
@@ -119,13 +119,14 @@ collect() {{
   done
   ours=1
   : > {PAUSE}  # the request of a killed collection would take effect with the lock
-  complete
   while :; do
     survey
+    complete
     rehearse
     if answered; then
       if pause; then
         survey
+        complete
         echo paused
         answered && break
       else

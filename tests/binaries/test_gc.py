@@ -228,6 +228,28 @@ def test_a_repository_without_layers_does_not_stop_the_collection(served: Served
     assert gc(served.folder).freed_blobs == 2
 
 
+def test_a_repository_that_gets_no_layers_while_the_command_works_does_not_stop_the_collection(
+    served: Served, before_rehearsals: Callable[[str], None]
+) -> None:
+    served.registry.delete("app", served.registry.image("app", "1", "gone")["digest"])
+    before_rehearsals(f"mkdir -p {served.registry.repositories / 'index/before-the-rehearsal/_manifests'}")
+
+    def push(phase: str) -> None:
+        if phase.startswith("collecting"):
+            (served.registry.repositories / "index/before-the-pause/_manifests").mkdir(parents=True)
+
+    assert gc(served.folder, progress=push).freed_blobs == 3
+
+
+def test_a_manifest_that_cannot_be_read_ends_the_collection_at_once(served: Served) -> None:
+    data = served.registry.data(served.registry.image("app", "1", "layer")["digest"])
+    data.unlink()
+    data.mkdir()  # not a file without rights, which tests that run as root could read
+
+    with pytest.raises(Failure, match="ended early: cat: "):
+        gc(served.folder, Limits(stalled=1, wait=10, pause=10))
+
+
 def unknown(registry: Registry) -> str:
     """A manifest of a type that distribution refuses today; another version may have taken it. Its digest."""
     digest: str = registry.manifest("app", "odd", {"mediaType": INDEX, "manifests": []})["digest"]
