@@ -67,9 +67,11 @@ list() {{
 }}
 # The registry accepts no manifest above 4 MiB.
 survey() {{
-  touch -d "@$(($(date +%s) - counts))" "$work/stamp"
+  now=$(date +%s)
+  touch -d "@$((now - counts))" "$work/stamp"
+  touch -d "@$((now + counts))" "$work/future"  # a file from a time when the clock was wrong would count for ever
   (cd "$tree" && find repositories -name _manifests -prune -o -path '*/_layers/*/*' ! -newer "$work/stamp" -prune -o \
-    -newer "$work/stamp" -type f -print) 2> /dev/null | sed 's/^/changed /'
+    -newer "$work/stamp" ! -newer "$work/future" -type f -print) 2> /dev/null | sed 's/^/changed /'
   list > "$work/before"
   cat "$work/before"
   : > "$work/documents"

@@ -414,6 +414,16 @@ def test_a_push_under_way_is_waited_for_and_named(served: Served) -> None:
     assert left(served.folder)["result"] == "failed"
 
 
+def test_a_layer_from_a_time_when_the_clock_was_wrong_does_not_stop_the_collection(served: Served) -> None:
+    served.registry.image("app", "1", "layer")
+    layer = served.registry.blob("app", b"a layer without a manifest", "x")["digest"].removeprefix("sha256:")
+    next_year = time.time() + 365 * 86400
+    os.utime(served.registry.repositories / "app/_layers/sha256" / layer, (next_year, next_year))
+    os.utime(served.registry.repositories / "app/_layers/sha256" / layer / "link", (next_year, next_year))
+
+    assert gc(served.folder, Limits(stalled=1, wait=5, pause=30)).freed_blobs == 1
+
+
 def test_a_push_that_begins_before_writing_pauses_is_waited_for(served: Served) -> None:
     served.registry.image("app", "1", "layer")
     link = served.registry.repositories / "app/_layers/sha256" / ("0" * 64) / "link"
