@@ -302,6 +302,24 @@ def test_a_repository_may_be_named_like_a_word_of_the_script(served: Served, nam
     assert (status.freed_blobs, sum(phase.startswith("collecting") for phase in said)) == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("written", "instead"), [(b"Cafe", b"Caf\xe9"), (b'"%s"' % MANIFEST.encode(), b"null")], ids=["Latin-1", "null"]
+)
+def test_an_image_of_a_careless_client_does_not_stop_the_collection(
+    served: Served, written: bytes, instead: bytes
+) -> None:
+    config = served.registry.blob("app", b"{}", "application/vnd.oci.image.config.v1+json")
+    served.registry.delete("app", served.registry.image("app", "1", "gone")["digest"])
+    value = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [], "annotations": {"by": "Cafe"}}
+    content = json.dumps(value).encode().replace(written, instead)
+    answer = served.client.put("/v2/app/manifests/2", content=content, headers={"Content-Type": MANIFEST})
+    assert answer.status_code == 201
+
+    status = gc(served.folder)
+
+    assert (status.freed_blobs, status.blobs, status.missing) == (3, 2, ())
+
+
 def test_a_damaged_link_is_named_with_its_repository_and_nothing_is_deleted(served: Served) -> None:
     served.registry.delete("app", served.registry.image("app", "1", "gone")["digest"])
     digest = served.registry.image("team/other", "1", "layer")["digest"].removeprefix("sha256:")
