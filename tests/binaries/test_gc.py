@@ -399,6 +399,19 @@ def test_the_cache_of_a_mirror_is_collected_without_a_survey_of_its_manifests(se
     assert (status.store, status.freed_blobs, status.blobs) == ("docker.io", 2, 3)
 
 
+def test_a_damaged_cache_of_a_mirror_is_refused_with_a_fix_for_a_mirror(served: Served) -> None:
+    digest = served.registry.image("library/alpine", "3", "layer")["digest"].removeprefix("sha256:")
+    repository = served.registry.repositories / "library/alpine"
+    (repository / "_manifests/revisions/sha256" / digest / "link").write_text("")
+
+    with pytest.raises(Failure, match="library/alpine: ") as refused:
+        gc(served.folder, checked="")
+
+    assert "docker/registry/v2/repositories/REPOSITORY" in refused.value.fix
+    shutil.rmtree(repository)
+    assert gc(served.folder, checked="").freed_blobs == 3, "the fix works"
+
+
 def test_a_mirror_fetches_again_what_a_collection_removed(served: Served, tmp_path: Path) -> None:
     digest = served.registry.image("library/alpine", "3", "layer")["digest"]
     proxy = f"proxy: {{remoteurl: '{served.client.base_url}'}}"
