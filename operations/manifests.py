@@ -1,10 +1,14 @@
-"""Manifests of images and indexes, as far as commands read them. Clients wrote them, so unknown keys are ignored."""
+"""Manifests of images and indexes, as far as commands read them.
+
+Clients wrote them, so unknown keys are ignored. Null for a text and text that is not UTF-8 are no errors, because
+distribution accepts them.
+"""
 
 from __future__ import annotations
 
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 IMAGE_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
@@ -19,9 +23,14 @@ class Document(BaseModel):
     def read(cls, content: bytes | None) -> Self | None:
         """Return the document, or None if the content is absent or not valid."""
         try:
-            return None if content is None else cls.model_validate_json(content)
+            return None if content is None else cls.model_validate_json(content.decode(errors="replace"))
         except ValidationError:
             return None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: object) -> object:
+        return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
 
 
 class Platform(Document):

@@ -16,6 +16,14 @@ from operations.gc.store import Files, Part, absent, files, needed, obstacles, r
 #: Most problems that a message lists.
 _SHOWN = 10
 _AGAIN = "run the command again"
+_PUSH_OR_DELETE = (
+    "push these images again or delete them, for example:"
+    " curl --user ADMIN --request DELETE https://REGISTRY/v2/REPOSITORY/manifests/DIGEST"
+)
+_UNCACHE = (
+    "remove the folder docker/registry/v2/repositories/REPOSITORY from the data of the mirror, which fetches again what"
+    " clients ask for"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +150,8 @@ class _Run:
         wrong = {stumbled} if stumbled else doomed
         self._doomed.clear()
         if sure := sorted(wrong if time.monotonic() > self._give_up else wrong & self._wrong):
+            if stumbled and self._status.store != REGISTRY:
+                raise _unreadable(sure, _UNCACHE)
             if stumbled:
                 raise _unreadable(sure)
             raise Failure(
@@ -230,12 +240,8 @@ def _refuse(word: str) -> None:
             )
 
 
-def _unreadable(problems: Sequence[str]) -> Failure:
-    return Failure(
-        f"distribution cannot read everything, so nothing was deleted:\n{_shown(problems)}",
-        "push these images again or delete them, for example:"
-        " curl --user ADMIN --request DELETE https://REGISTRY/v2/REPOSITORY/manifests/DIGEST",
-    )
+def _unreadable(problems: Sequence[str], fix: str = _PUSH_OR_DELETE) -> Failure:
+    return Failure(f"distribution cannot read everything, so nothing was deleted:\n{_shown(problems)}", fix)
 
 
 def _shown(problems: Sequence[object]) -> str:

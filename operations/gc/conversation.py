@@ -48,7 +48,6 @@ class Conversation:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_ENDS_WITHIN)
         self._stop()
-        self._process.wait()
         self._output.close()
         self._errors.close()
 
@@ -82,6 +81,12 @@ class Conversation:
             self.say("alive")
 
     def _stop(self) -> None:
+        """End the command, which may wait for a host that does not answer. The script then ends without a sign."""
         self._ended.set()
         with self._writing, contextlib.suppress(OSError):
             self._input.close()
+        try:
+            self._process.wait(_ENDS_WITHIN)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()

@@ -36,7 +36,8 @@ _DRAIN_WITHIN, _MIRROR_DRAIN_WITHIN = 200, 10 * MIRROR_DRAIN_SECONDS + 50
 #: - "- FILE" or "+ FILE" for each file of the survey that is gone or new after the collection;
 #: - collected, or failed REASON. Writing pauses until the command has checked the rest and says ``end``.
 #:
-#: `find -newer` compares whole seconds. distribution begins the output of each repository with a line of its name.
+#: `find -newer` compares whole seconds. distribution begins the output of each repository with a line of its name. The
+#: name can be any word, but does not begin with a slash.
 SCRIPT = (
     LISTING
     + rf"""
@@ -66,9 +67,11 @@ list() {{
 }}
 # The registry accepts no manifest above 4 MiB.
 survey() {{
-  touch -d "@$(($(date +%s) - counts))" "$work/stamp"
+  now=$(date +%s)
+  touch -d "@$((now - counts))" "$work/stamp"
+  touch -d "@$((now + counts))" "$work/future"  # a file from a time when the clock was wrong would count for ever
   (cd "$tree" && find repositories -name _manifests -prune -o -path '*/_layers/*/*' ! -newer "$work/stamp" -prune -o \
-    -newer "$work/stamp" -type f -print) 2> /dev/null | sed 's/^/changed /'
+    -newer "$work/stamp" ! -newer "$work/future" -type f -print) 2> /dev/null | sed 's/^/changed /'
   list > "$work/before"
   cat "$work/before"
   : > "$work/documents"
@@ -80,7 +83,7 @@ survey() {{
     }}' "$work/sent" "$work/before" > "$work/documents"
   cat "$work/documents"
   echo contents
-  cut -d ' ' -f 3 "$work/documents" | tee -a "$work/sent" | (cd "$tree" && xargs -r cat)
+  cut -d ' ' -f 3 "$work/documents" | tee -a "$work/sent" | (cd "$tree" && xargs -r cat) || exit
 }}
 # distribution stops at a repository without _layers. A mirror makes one if its clients ask for an index alone.
 complete() {{
@@ -89,10 +92,10 @@ complete() {{
   done
 }}
 rehearse() {{
-  {{ registry garbage-collect --dry-run "$work/config.yml" 2> "$work/errors"; echo "status $?"; }} | awk '
+  {{ registry garbage-collect --dry-run "$work/config.yml" 2> "$work/errors"; echo "/status $?"; }} | awk '
     /^blob eligible/ {{ print "eligible", $NF }}
     !/[: ]/ && NF {{ name = $0 }}
-    /^status/ {{ if ($2) printf "stumbled %s: ", name; else print "rehearsed"; status = $2 }}
+    /^\/status / {{ if ($2) printf "stumbled %s: ", name; else print "rehearsed"; status = $2 }}
     END {{ exit status }}' || reason
 }}
 reason() {{ said=$(grep . "$work/errors" | tail -n 1); echo "${{said:-no reason given}}"; }}
@@ -118,13 +121,14 @@ collect() {{
   done
   ours=1
   : > {PAUSE}  # the request of a killed collection would take effect with the lock
-  complete
   while :; do
     survey
+    complete
     rehearse
     if answered; then
       if pause; then
         survey
+        complete
         echo paused
         answered && break
       else

@@ -72,9 +72,9 @@ def remaining(before: Files, gone: Files, new: Files) -> Files:
 
 
 def obstacles(found: Files, documents: Mapping[str, bytes]) -> list[str]:
-    """Return the manifests that distribution cannot read, with the reasons. They stop a garbage collection.
+    """Return the manifests that distribution cannot read or would break, with the reasons.
 
-    distribution skips a manifest whose blob is missing.
+    They stop a garbage collection. distribution skips a manifest whose blob is missing.
     """
     return [
         f"{name}@{digest}: {reason}"
@@ -138,4 +138,7 @@ def _obstacle(document: bytes | None) -> str | None:
         return f"schema version {manifest.schema_version}"
     if manifest.media_type not in ("", *INDEX_TYPES, *IMAGE_TYPES):
         return f"unknown media type {manifest.media_type}"
+    # distribution stores every blob by its sha256, and takes a blob that only another digest names for garbage.
+    if other := next((blob.digest for blob in manifest.blobs if not blob.digest.startswith("sha256:")), None):
+        return f"needs {other}, which distribution would delete"
     return None

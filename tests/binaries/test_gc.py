@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -227,6 +228,28 @@ def test_a_repository_without_layers_does_not_stop_the_collection(served: Served
     assert gc(served.folder).freed_blobs == 2
 
 
+def test_a_repository_that_gets_no_layers_while_the_command_works_does_not_stop_the_collection(
+    served: Served, before_rehearsals: Callable[[str], None]
+) -> None:
+    served.registry.delete("app", served.registry.image("app", "1", "gone")["digest"])
+    before_rehearsals(f"mkdir -p {served.registry.repositories / 'index/before-the-rehearsal/_manifests'}")
+
+    def push(phase: str) -> None:
+        if phase.startswith("collecting"):
+            (served.registry.repositories / "index/before-the-pause/_manifests").mkdir(parents=True)
+
+    assert gc(served.folder, progress=push).freed_blobs == 3
+
+
+def test_a_manifest_that_cannot_be_read_ends_the_collection_at_once(served: Served) -> None:
+    data = served.registry.data(served.registry.image("app", "1", "layer")["digest"])
+    data.unlink()
+    data.mkdir()  # not a file without rights, which tests that run as root could read
+
+    with pytest.raises(Failure, match="ended early: cat: "):
+        gc(served.folder, Limits(stalled=1, wait=10, pause=10))
+
+
 def unknown(registry: Registry) -> str:
     """A manifest of a type that distribution refuses today; another version may have taken it. Its digest."""
     digest: str = registry.manifest("app", "odd", {"mediaType": INDEX, "manifests": []})["digest"]
@@ -248,6 +271,53 @@ def test_a_manifest_of_an_unknown_type_is_named_and_nothing_is_deleted(served: S
     assert "--request DELETE" in refused.value.fix
     served.registry.delete("app", digest)
     assert gc(served.folder).freed_blobs == 4, "the fix works"
+
+
+def test_an_image_with_a_layer_that_has_a_digest_of_sha512_is_named_and_nothing_is_deleted(served: Served) -> None:
+    served.registry.delete("app", served.registry.image("app", "1", "gone")["digest"])
+    config = served.registry.blob("app", b"{}", "application/vnd.oci.image.config.v1+json")
+    layer = f"sha512:{hashlib.sha512(b'layer').hexdigest()}"
+    upload = served.client.post("/v2/app/blobs/uploads/").headers["Location"]
+    assert served.client.put(f"{upload}&digest={layer}", content=b"layer").status_code == 201
+    layers = [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer, "size": 5}]
+    image = served.registry.manifest("app", "2", {"mediaType": MANIFEST, "config": config, "layers": layers})
+    assert can_be_pulled(served, "app", "2")
+    before = files(served.folder)
+
+    with pytest.raises(Failure, match=f"app@{image['digest']}: needs {layer}, which distribution would delete"):
+        gc(served.folder)
+
+    assert files(served.folder) == before
+
+
+@pytest.mark.parametrize("name", ["status", "status/app", "rehearsed", "contents"])
+def test_a_repository_may_be_named_like_a_word_of_the_script(served: Served, name: str) -> None:
+    said: list[str] = []
+    served.registry.image(name, "1", "layer")
+    served.registry.delete(name, served.registry.image(name, "2", "gone")["digest"])
+    served.registry.image("zoo", "1", "layer")
+
+    status = gc(served.folder, progress=said.append)
+
+    assert (status.freed_blobs, sum(phase.startswith("collecting") for phase in said)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("written", "instead"), [(b"Cafe", b"Caf\xe9"), (b'"%s"' % MANIFEST.encode(), b"null")], ids=["Latin-1", "null"]
+)
+def test_an_image_of_a_careless_client_does_not_stop_the_collection(
+    served: Served, written: bytes, instead: bytes
+) -> None:
+    config = served.registry.blob("app", b"{}", "application/vnd.oci.image.config.v1+json")
+    served.registry.delete("app", served.registry.image("app", "1", "gone")["digest"])
+    value = {"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [], "annotations": {"by": "Cafe"}}
+    content = json.dumps(value).encode().replace(written, instead)
+    answer = served.client.put("/v2/app/manifests/2", content=content, headers={"Content-Type": MANIFEST})
+    assert answer.status_code == 201
+
+    status = gc(served.folder)
+
+    assert (status.freed_blobs, status.blobs, status.missing) == (3, 2, ())
 
 
 def test_a_damaged_link_is_named_with_its_repository_and_nothing_is_deleted(served: Served) -> None:
@@ -329,6 +399,19 @@ def test_the_cache_of_a_mirror_is_collected_without_a_survey_of_its_manifests(se
     assert (status.store, status.freed_blobs, status.blobs) == ("docker.io", 2, 3)
 
 
+def test_a_damaged_cache_of_a_mirror_is_refused_with_a_fix_for_a_mirror(served: Served) -> None:
+    digest = served.registry.image("library/alpine", "3", "layer")["digest"].removeprefix("sha256:")
+    repository = served.registry.repositories / "library/alpine"
+    (repository / "_manifests/revisions/sha256" / digest / "link").write_text("")
+
+    with pytest.raises(Failure, match="library/alpine: ") as refused:
+        gc(served.folder, checked="")
+
+    assert "docker/registry/v2/repositories/REPOSITORY" in refused.value.fix
+    shutil.rmtree(repository)
+    assert gc(served.folder, checked="").freed_blobs == 3, "the fix works"
+
+
 def test_a_mirror_fetches_again_what_a_collection_removed(served: Served, tmp_path: Path) -> None:
     digest = served.registry.image("library/alpine", "3", "layer")["digest"]
     proxy = f"proxy: {{remoteurl: '{served.client.base_url}'}}"
@@ -360,6 +443,16 @@ def test_a_push_under_way_is_waited_for_and_named(served: Served) -> None:
         gc(served.folder, Limits(stalled=30, wait=2, pause=30))
 
     assert left(served.folder)["result"] == "failed"
+
+
+def test_a_layer_from_a_time_when_the_clock_was_wrong_does_not_stop_the_collection(served: Served) -> None:
+    served.registry.image("app", "1", "layer")
+    layer = served.registry.blob("app", b"a layer without a manifest", "x")["digest"].removeprefix("sha256:")
+    next_year = time.time() + 365 * 86400
+    os.utime(served.registry.repositories / "app/_layers/sha256" / layer, (next_year, next_year))
+    os.utime(served.registry.repositories / "app/_layers/sha256" / layer / "link", (next_year, next_year))
+
+    assert gc(served.folder, Limits(stalled=1, wait=5, pause=30)).freed_blobs == 1
 
 
 def test_a_push_that_begins_before_writing_pauses_is_waited_for(served: Served) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from components.configuration.problems import Failure
 from components.render.registry import DATA_DIRECTORY
 from components.render.registry_command import SERVE_WITH_PAUSES
 from operations.__main__ import command_line
-from operations.gc import commands
+from operations.gc import commands, conversation
 from operations.gc.script import throwaway
 from operations.gc.status import REGISTRY, Status, now
 from operations.gc.store import Files, absent, files, needed, obstacles, remaining, under_way
 from operations.gc.writers import check_writers
+from operations.manifests import IMAGE_TYPES
 from operations.stack import Deployed, StackConfig
 from operations.throwaway import LABEL, data_of
 from tests.harness.shelf import NAME, Shelf, digest_of
@@ -92,6 +94,15 @@ def test_an_index_needs_the_images_that_its_own_repository_has() -> None:
         (b'{"schemaVersion": 1}', "schema version 1"),
         (b'{"schemaVersion": 2, "mediaType": "application/x"}', "unknown media type application/x"),
         (None, "larger than any manifest"),
+        (
+            b'{"schemaVersion": 2, "layers": [{"digest": "sha256:01"}, {"digest": "sha512:02"}]}',
+            "needs sha512:02, which distribution would delete",
+        ),
+        (
+            b'{"schemaVersion": 2, "manifests": [{"digest": "sha512:02", "mediaType": "%s"}]}'
+            % IMAGE_TYPES[0].encode(),
+            None,
+        ),
         (b'{"schemaVersion": 2, "manifests": []}', None),
         (b'{"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json"}', None),
     ],
@@ -142,6 +153,18 @@ def test_a_push_is_under_way_until_its_manifest_came() -> None:
     assert under_way([link], after) is None
     assert under_way([link.replace(NAME, "other")], after), "another repository has its own links"
     assert under_way([link, f"repositories/{NAME}/_uploads/1-2/data"], after) == f"an upload to {NAME}"
+
+
+# --- The conversation -------------------------------------------------------------------------------------------------
+
+
+def test_a_docker_that_waits_for_a_dead_host_is_killed_at_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "ALIVE_EVERY", 0.1)
+    monkeypatch.setattr(conversation, "_ENDS_WITHIN", 0.1)
+
+    with conversation.Conversation(["sleep", "20"], time.monotonic()) as script:
+        assert list(script.lines()) == []
+        assert (script.timed_out, script.last_error()) == (True, "exit code -9")
 
 
 # --- The command ------------------------------------------------------------------------------------------------------
