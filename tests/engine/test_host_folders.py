@@ -256,9 +256,9 @@ def test_a_full_disk_serves_pulls_and_gets_back_what_failed_uploads_left(
     for name, size in (("small", 1000), ("medium", 20_000_000), ("large", 60_000_000)):
         write_layout(tmp_path / name, [random_layer(size)])
     assert skopeo.push(tmp_path / "small", "team/small:1").returncode == 0
-    failed = skopeo.push(tmp_path / "large", "team/large:1")
-    assert failed.returncode != 0
-    assert "507 Insufficient Storage" in failed.stderr
+    # A client in the middle of a layer may find the connection closed before it reads the answer.
+    failures = (skopeo.push(tmp_path / "large", "team/large:1") for _ in range(10))
+    assert any("507 Insufficient Storage" in failed.stderr for failed in failures if failed.returncode)
     download = mirror / "docker/registry/v2/repositories/library/alpine/_uploads/1/data"
     download.parent.mkdir(parents=True)
     download.write_bytes(b"-" * 41_000_000)
