@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,8 @@ from components.configuration.problems import Failure
 
 #: Seconds after which a Docker host counts as unreachable.
 ANSWERS_WITHIN = 20
+#: What Docker says of a container or image that is gone. "No such file" or "no such host" means that it cannot answer.
+_GONE = re.compile(rb"no such (?:container|image|object)\b", re.IGNORECASE)
 
 
 def docker(
@@ -46,10 +49,16 @@ def inspected(host: str, containers: Sequence[str]) -> list[dict[str, Any]]:
     if not containers:
         return []
     answer = docker(host, "container", "inspect", *containers)
-    if answer.returncode and b"no such container" not in answer.stderr.lower():
+    if not is_complete(answer):
         raise unreachable(host, said(answer))
     found: list[dict[str, Any]] = json.loads(answer.stdout or "[]")
     return found
+
+
+def is_complete(answer: subprocess.CompletedProcess[bytes]) -> bool:
+    """Whether `docker inspect` lacks nothing but containers or images that are gone."""
+    lines = answer.stderr.strip().splitlines()
+    return not answer.returncode or bool(lines and all(_GONE.search(line) for line in lines if line))
 
 
 def said(answer: subprocess.CompletedProcess[bytes]) -> str:

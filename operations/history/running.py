@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from operations.docker_command import docker, said, unreachable
+from operations.docker_command import docker, is_complete, said, unreachable
 
 #: What `docker inspect` prints of a container or an image: a JSON list on one line.
 _CONTAINER = "[{{json .Name}},{{json .State.Status}},{{json .Image}},{{json .Config.Image}},{{json .Config.Labels}}]"
 _IMAGE = "[{{json .Id}},{{json .RepoDigests}},{{json .RepoTags}}]"
-#: What Docker says of a container or image that is gone. "No such file" or "no such host" means that it cannot answer.
-_GONE = re.compile(rb"no such (?:container|image|object)\b", re.IGNORECASE)
 _SWARM_SERVICE, _PROJECT, _SERVICE = (
     f"com.docker.{name}" for name in ("swarm.service.name", "compose.project", "compose.service")
 )
@@ -108,7 +105,6 @@ def _inspect(host: str, kind: str, template: str, names: Sequence[str]) -> list[
     if not names:
         return []
     answer = docker(host, kind, "inspect", f"--format={template}", *names)
-    lines = answer.stderr.strip().splitlines()
-    if answer.returncode and not (lines and all(_GONE.search(line) for line in lines if line)):
+    if not is_complete(answer):
         raise unreachable(host, said(answer))
     return [json.loads(line) for line in answer.stdout.splitlines() if line]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from components.configuration.problems import Failure
 from components.render.registry import DATA_DIRECTORY
 from operations.__main__ import command_line
-from operations.docker_command import docker
+from operations.docker_command import docker, inspected
 from operations.history import commands
 from operations.history.reading import parsed, throwaway
 from operations.history.running import containers
@@ -282,3 +282,5 @@ def test_a_host_that_stops_answering_after_the_list_is_not_taken_for_one_without
 
     with pytest.raises(Failure, match=r"ssh://web-1 does not answer: .+"):
         containers("ssh://web-1")
+    with pytest.raises(Failure, match=r"ssh://web-1 does not answer: .+"):
+        inspected("ssh://web-1", ["a", "b"])
