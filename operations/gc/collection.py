@@ -150,10 +150,8 @@ class _Run:
         wrong = {stumbled} if stumbled else doomed
         self._doomed.clear()
         if sure := sorted(wrong if time.monotonic() > self._give_up else wrong & self._wrong):
-            if stumbled and self._status.store != REGISTRY:
-                raise _unreadable(sure, _UNCACHE)
             if stumbled:
-                raise _unreadable(sure)
+                raise _unreadable(sure, _PUSH_OR_DELETE if self._status.store == REGISTRY else _UNCACHE)
             raise Failure(
                 f"distribution would delete what images need, so nothing was deleted:\n{_shown(sure)}",
                 "do not collect garbage, and report this list with the version of the registry's image",

@@ -42,19 +42,19 @@ def gather(
         data = data_of(config, deployed, "reader")
         now, memory = read_memory(host, data)
         store = read_store(config, deployed)
-    known_as = Graph(store).known_as
+    graph = Graph(store)
     anonymous = str(config.deployed_outputs().get("anonymous_url") or "").removeprefix("https://")
     names = [name for name in (deployed.registry_url.netloc, anonymous) if name]
     names += [f"{name}:443" for name in names if ":" not in name]
-    if strange := [one for one in unmapped(known_as, asked, names) if one[0].host not in without]:
+    if strange := [one for one in unmapped(graph.known_as, asked, names) if one[0].host not in without]:
         _refuse_unmapped(strange)
-    memory = remembered(memory, known_as, asked, now, answers.keys())
+    memory = remembered(memory, graph.known_as, asked, now, answers.keys())
     if hosts:
         write_memory(host, data, memory)
     return Question(
-        store=store,
+        graph=graph,
         settings=settings,
-        running=in_use(known_as, asked, memory, hosts),
+        running=in_use(graph.known_as, asked, memory, hosts),
         now=now,
         registry=deployed.registry_url.netloc,
         without=without,

@@ -37,7 +37,7 @@ class Decision:
 class Question:
     """The input of a plan. ``running`` has the reason to keep each manifest that a Docker host runs or ran."""
 
-    store: Store
+    graph: Graph
     settings: RetentionSettings
     running: Mapping[str, str]
     now: datetime.datetime
@@ -47,8 +47,8 @@ class Question:
 
 def make_plan(question: Question) -> Plan:
     """Return the plan."""
-    store, graph = question.store, Graph(question.store)
-    decided = _Decided(question, graph)
+    graph, store = question.graph, question.graph.store
+    decided = _Decided(question)
     decided.settle()
     everything = {(name, digest) for name, digests in graph.present.items() for digest in digests}
     going = everything - decided.kept.keys()
@@ -73,17 +73,17 @@ def make_plan(question: Question) -> Plan:
 class _Decided:
     """The decisions so far. ``kept`` has the reason for each manifest that stays, ``tags`` the decision of each tag."""
 
-    def __init__(self, question: Question, graph: Graph) -> None:
-        self._question, self._graph, self._rules = question, graph, question.settings.rules
+    def __init__(self, question: Question) -> None:
+        self._question, self._graph, self._rules = question, question.graph, question.settings.rules
         self._runs = {
-            digest: why for one, why in question.running.items() for digest in graph.with_indexes([one])
+            digest: why for one, why in question.running.items() for digest in self._graph.with_indexes([one])
         } | dict(question.running)
         self.kept: dict[tuple[str, str], str] = {}
         self.tags: dict[tuple[str, str], Decision] = {}
 
     def settle(self) -> None:
         """Decide every tag and keep every manifest that must stay."""
-        store, describing = self._question.store, dict[tuple[str, str], str]()
+        store, describing = self._graph.store, dict[tuple[str, str], str]()
         anywhere = frozenset[str]().union(*self._graph.present.values())
         for name, tags in sorted(store.repositories.items()):
             ordinary = {tag: links for tag, links in tags.items() if links.current and not _subject(tag, links)}
@@ -148,7 +148,7 @@ class _Decided:
 
     def _untagged(self, name: str, digests: frozenset[str]) -> Iterator[tuple[str, str]]:
         """Yield the manifests that stay without a tag: running, young, overwritten, or never tagged."""
-        question, store = self._question, self._question.store
+        question, store = self._question, self._graph.store
         tags = store.repositories.get(name, {})
         tagged = {links.current for links in tags.values()} | {one for links in tags.values() for one in links.pushed}
         named = {one for digest in digests for one in self._graph.nodes[digest].references}
@@ -181,7 +181,7 @@ class _Decided:
     def _keep_tag(self, name: str, tag: str, why: str) -> None:
         """Keep a tag with its manifest and with those that it pointed to before."""
         self.tags[name, tag] = Decision(True, why)
-        links, present = self._question.store.repositories[name][tag], self._graph.present.get(name, frozenset())
+        links, present = self._graph.store.repositories[name][tag], self._graph.present.get(name, frozenset())
         if links.current in present:
             self._keep(name, links.current, f"tag {tag}")
         former = sorted((pushed, one) for one, pushed in links.pushed.items() if one in present - {links.current})

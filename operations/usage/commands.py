@@ -59,7 +59,7 @@ def usage(
     registry, now = deployed.registry_url.netloc, datetime.datetime.now(datetime.UTC)
     question = _question(config, deployed)
     with waiting(f"Reading the registry's data on {deployed.docker_host} …"):
-        found = usage_of(question.store if question else read_store(config, deployed))
+        found = usage_of(question.graph.store if question else read_store(config, deployed))
     expected = forecast(question) if question else None
     shown = [one for one in found.repositories if repository in (None, one.name)]
     if repository and not shown:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Set
 from dataclasses import dataclass
 
-from operations.retention.graph import Graph
 from operations.retention.plan import Plan
 from operations.retention.planner import Question, make_plan
 
@@ -16,10 +15,13 @@ class Forecast:
 
     plan: Plan
     in_use: Set[str]
-    asked: bool
+
+    @property
+    def asked(self) -> bool:
+        """Whether any host was asked."""
+        return bool(self.plan.running_on)
 
 
 def forecast(question: Question) -> Forecast:
     """Return the forecast."""
-    in_use = Graph(question.store).with_indexes(question.running)
-    return Forecast(make_plan(question), in_use, asked=bool(question.settings.running_on))
+    return Forecast(make_plan(question), question.graph.with_indexes(question.running))

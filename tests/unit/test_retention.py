@@ -40,7 +40,7 @@ def plan(shelf: Shelf, *rules: Any, days: float = 100, running: dict[str, str] |
     """The plan ``days`` days after the last push."""
     return make_plan(
         Question(
-            store=shelf.store,
+            graph=Graph(shelf.store),
             settings=RetentionSettings.model_validate({"rules": list(rules)} | settings),
             running=running or {},
             now=shelf.now + datetime.timedelta(days=days),

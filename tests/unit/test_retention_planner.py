@@ -43,9 +43,10 @@ class Case:
         return found
 
     def plan_of(self, store: Store) -> Plan:
-        used = in_use(Graph(store).known_as, self.running, Memory(), [])
+        graph = Graph(store)
+        used = in_use(graph.known_as, self.running, Memory(), [])
         return make_plan(
-            Question(store=store, settings=self.settings, running=used, now=self.now, registry="r.example.com")
+            Question(graph=graph, settings=self.settings, running=used, now=self.now, registry="r.example.com")
         )
 
 

@@ -20,6 +20,7 @@ from components.configuration.retention import RetentionSettings
 from operations.__main__ import command_line
 from operations.history.store import Store
 from operations.manifests import Manifest
+from operations.retention.graph import Graph
 from operations.retention.planner import Question
 from operations.stack import StackConfig
 from operations.usage import commands
@@ -291,7 +292,7 @@ def with_rules(monkeypatch: pytest.MonkeyPatch, shelf: Shelf, runs: str) -> None
 
     def gather(*_: object) -> Question:
         return Question(
-            store=shelf.store,
+            graph=Graph(shelf.store),
             settings=RULES,
             running={digest: "runs on web-1"},
             now=shelf.now + datetime.timedelta(days=9),
