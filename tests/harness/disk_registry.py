@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from tests.harness.certificates import issue
+from tests.harness.processes import serving
 from tests.harness.shelf import digest_of
 
 
@@ -155,11 +156,6 @@ def write(file: Path, content: bytes) -> None:
 @contextlib.contextmanager
 def disk_registry(folder: Path) -> Iterator[DiskRegistry]:
     """Run a registry for one test."""
-    with DiskRegistry(folder) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    server = DiskRegistry(folder)
+    with serving(server):
+        yield server

@@ -9,12 +9,13 @@ import contextlib
 import json
 import re
 import ssl
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
+
+from tests.harness.processes import serving
 
 TOKEN = "example-only-token"
 ACCOUNT = "registry-bot"
@@ -199,15 +200,10 @@ class Handler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def forge(kind: str, tls: ssl.SSLContext | None = None) -> Iterator[Forge]:
     """Run a forge for one test. At the end, no call was outside the documentation."""
-    with Forge(kind) as server:
-        if tls:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-            server.scheme = "https"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+    server = Forge(kind)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        server.scheme = "https"
+    with serving(server):
+        yield server
     assert server.refused == []

@@ -20,6 +20,7 @@ from operations.mirrors import quota as asking
 from operations.mirrors.quota import NoQuota, Quota, quota, read_quota
 from operations.stack import StackConfig
 from tests.harness.certificates import authority, certificate_pair
+from tests.harness.processes import serving
 from tests.harness.upstreams import http_proxy
 
 PASSWORD = "example-only-hub-token"
@@ -117,13 +118,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[DockerHub]:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     server = DockerHub(tmp_path)
     monkeypatch.setattr(server, "handle_error", lambda *_: None)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
+        server.released.set()
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *options: str, passwords: Any = None, **hub: str) -> Result:

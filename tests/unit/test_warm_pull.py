@@ -30,6 +30,7 @@ from operations.warm.pull import Pulled, Puller, PullError, Stopped
 from operations.warm.references import parse
 from tests.harness.certificates import authority, certificate_pair
 from tests.harness.configuration import ROOT
+from tests.harness.processes import serving
 
 INDEX, MANIFEST = "application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json"
 
@@ -128,13 +129,9 @@ def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Upstream
     pair = tmp_path / "pair.pem"
     pair.write_text("".join(certificate_pair("127.0.0.1").values()))
     server = Upstream(pair)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield server
-    server.released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
+        server.released.set()
 
 
 def pulled(
