@@ -47,14 +47,14 @@ def apply(
     for number, step in enumerate(steps):
         if time.monotonic() - checked > CHECK_AGAIN_AFTER:
             names = running()  # first: a host can run only what was pushed before
-            store = read()
-            _refuse(obstacles(plan, store, names), again)
-            left, checked = set(remaining(plan, store)), time.monotonic()
+            graph = Graph(read())
+            _refuse(obstacles(plan, graph, names), again)
+            left, checked = set(remaining(plan, graph)), time.monotonic()
         progress(number, len(steps))
         if step in left:
             delete(step.repository, reference(step))
             done += 1
-    if done and (stayed := list(remaining(plan, read()))):
+    if done and (stayed := list(remaining(plan, Graph(read())))):
         raise Failure(
             f"the registry accepted every deletion, but {len(stayed)} of {len(steps)} are still there, first"
             f" {stayed[0].repository}:{reference(stayed[0])}",
@@ -68,16 +68,15 @@ def reference(step: Step) -> str:
     return step.tag if isinstance(step, PlannedTag) else step.digest
 
 
-def remaining(plan: Plan, store: Store) -> Iterator[Step]:
+def remaining(plan: Plan, graph: Graph) -> Iterator[Step]:
     """Yield the deletions of the plan that are not done."""
-    graph = Graph(store)
-    yield from (one for one in plan.deleted_tags if one.tag in store.repositories.get(one.repository, {}))
+    yield from (one for one in plan.deleted_tags if one.tag in graph.store.repositories.get(one.repository, {}))
     yield from (one for one in plan.deleted_manifests if one.digest in graph.present.get(one.repository, frozenset()))
 
 
-def obstacles(plan: Plan, store: Store, running: Iterable[str]) -> Iterator[str]:
+def obstacles(plan: Plan, graph: Graph, running: Iterable[str]) -> Iterator[str]:
     """Yield the reasons why the plan does not fit the registry any more. What is deleted already is none."""
-    graph = Graph(store)
+    store = graph.store
     going: defaultdict[str, set[str]] = defaultdict(set)
     for one in plan.deleted_manifests:
         if one.digest in graph.present.get(one.repository, frozenset()):

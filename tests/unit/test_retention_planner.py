@@ -199,12 +199,12 @@ def test_nothing_that_is_kept_is_lost_and_a_second_plan_deletes_nothing(seed: in
 def test_an_interrupted_plan_loses_nothing_and_continues_to_the_same_end(seed: int, size: int) -> None:
     case = Case(seed, size)
     plan, half = case.plan(case.before), case.before.copy()
-    steps = list(remaining(plan, case.before.store))
+    steps = list(remaining(plan, Graph(case.before.store)))
     for step in steps[: case.random.randint(0, len(steps))]:
         half.delete(step.repository, reference(step))
     half.collect_garbage()
 
-    assert list(obstacles(plan, half.store, [])) == []
+    assert list(obstacles(plan, Graph(half.store), [])) == []
     ends = [applied(each, plan) for each in (half, case.before)]
     check_nothing_is_lost(case.before, half, case.settings, case.running, case.now, ends[1])
     for end in ends:
@@ -227,7 +227,7 @@ def test_a_push_after_the_plan_is_never_lost(seed: int, size: int) -> None:
     case.shelf.push(tag, {"digest": digest}, name)
     changed = Simulation(case.shelf)
 
-    found = list(obstacles(plan, changed.store, []))
+    found = list(obstacles(plan, Graph(changed.store), []))
 
     if not found:
         after = applied(changed, plan)
