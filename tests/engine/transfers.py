@@ -188,12 +188,16 @@ def kept(container: Container) -> int:
     mounts |= dict.fromkeys(container.attrs["HostConfig"]["Tmpfs"], True)
     assert changed <= mounts.keys() | {str(parent) for mount in mounts for parent in PurePosixPath(mount).parents}
     folders = [path for path, may_write in mounts.items() if may_write]
-    return sum(int(line.split()[0]) for line in clients.execute(container, "du", "-sk", *folders).splitlines())
+    # du fails where a file goes while it looks, but counts the others.
+    sizes = clients.execute(container, "sh", "-c", 'du -sk "$@" 2>/dev/null || true', "sh", *folders).splitlines()
+    assert len(sizes) == len(folders)
+    return sum(int(line.split()[0]) for line in sizes)
 
 
 def resident(container: Container) -> int:
     """The most that the proxy's processes have had in memory since they started, together, in MB."""
-    script = "cat /proc/[0-9]*/status"
+    # A process can end while the list is read, as those of the health check do.
+    script = 'for status in /proc/[0-9]*/status; do cat "$status" 2>/dev/null || true; done'
     fields = [line.split() for line in clients.execute(container, "sh", "-c", script).splitlines()]
     total, name = 0, ""
     for key, *values in filter(None, fields):
