@@ -128,7 +128,11 @@ class _Decided:
                 found |= dict.fromkeys(matched, Decision(True, self._always(number)))
                 continue
             order = sorted(matched, key=lambda tag: (matched[tag].moved, _natural(tag)), reverse=True)
-            rank = {digest: place for place, digest in enumerate(dict.fromkeys(matched[tag].current for tag in order))}
+            rank, newer = dict[str | None, int](), set[str | None]()
+            for digest in (matched[tag].current for tag in order):
+                rank.setdefault(digest, len(newer))
+                # What is gone takes no place: it would push out an image that can be pulled.
+                newer |= {digest} & self._graph.present.get(name, frozenset())
             for tag, links in matched.items():
                 decision = _judged(rule.keep, rank[links.current], self._question.now - links.moved)
                 found[tag] = Decision(decision.keep, f"rule {number + 1}: {decision.why}")

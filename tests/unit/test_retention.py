@@ -106,6 +106,18 @@ def test_newest_counts_digests_and_not_tags(shelf: Shelf) -> None:
     assert {one.tag for one in found.tags if one.keep} == {"2", "3", "latest", "stable"}
 
 
+def test_a_tag_whose_manifest_is_gone_takes_no_place_among_the_newest(shelf: Shelf) -> None:
+    *_, lost = push_daily(shelf, "v1", "v2", "v3", "v4")
+    shelf.revisions[NAME].remove(lost)
+
+    assert reasons(plan(shelf, {"tags": "v*", "keep": {"newest": 2}})) == {
+        "v4": "keep, rule 1: newest 2",
+        "v3": "keep, rule 1: newest 2",
+        "v2": "keep, rule 1: newest 2",
+        "v1": "delete, rule 1: not among the newest 2",
+    }
+
+
 def test_of_tags_pushed_at_once_the_higher_number_is_newer(shelf: Shelf) -> None:
     for tag in ("v9", "v10", "v8"):
         shelf.push(tag, shelf.image(shelf.layer(tag, 1)))
