@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -467,6 +468,13 @@ def test_images_of_other_registries_are_not_remembered(shelf: Shelf) -> None:
 )  # fmt: skip
 def test_a_glob_matches_whole_names(pattern: str, name: str, does: bool) -> None:
     assert matches([pattern], name) is does
+
+
+def test_a_glob_with_many_stars_is_quick_for_a_name_that_almost_matches() -> None:
+    began = time.monotonic()
+
+    assert not matches(["*-*-*-*-*-*x"], f"a{'-' * 127}")
+    assert time.monotonic() - began < 1
 
 
 @hypothesis_settings(deadline=None)
