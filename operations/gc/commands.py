@@ -18,6 +18,9 @@ from operations.options import ConfigFile, Stack
 from operations.stack import Deployed, StackConfig
 from operations.throwaway import data_of
 
+#: Most seconds that an unfinished push counts. The shell's arithmetic turns much larger numbers into others.
+_YEAR = 365 * 86_400
+
 
 def gc(  # noqa: PLR0917 - Typer gives all options by name
     mirrors: Annotated[
@@ -27,7 +30,10 @@ def gc(  # noqa: PLR0917 - Typer gives all options by name
         int, typer.Option(min=1, help="Most seconds to wait until no push is under way.", metavar="SECONDS")
     ] = 3600,
     stalled: Annotated[
-        int, typer.Option(min=1, help="Seconds after which an unfinished push no longer counts.", metavar="SECONDS")
+        int,
+        typer.Option(
+            min=1, max=_YEAR, help="Seconds after which an unfinished push no longer counts.", metavar="SECONDS"
+        ),
     ] = 900,
     pause: Annotated[int, typer.Option(min=1, help="Most seconds for which writing pauses.", metavar="SECONDS")] = 600,
     as_json: Annotated[

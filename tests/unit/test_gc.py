@@ -196,6 +196,10 @@ def test_the_result_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer.stderr == "missing before the collection: app@writer-1 needs x\n"
 
 
+def test_a_time_that_no_shell_can_count_is_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert run(monkeypatch, "--stalled", "9" * 19).exit_code == 2, "no push would be seen"
+
+
 def test_the_switch_for_mirrors_leaves_the_registry_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = run(monkeypatch, "--mirrors", "--json")
 
