@@ -199,6 +199,16 @@ def test_a_cleaning_applies_a_plan_and_then_collects_garbage(file: Path) -> None
     assert [re.sub(r"\S*plan\.json", "PLAN", command) for command in commands] == CLEANING
 
 
+def test_the_service_finds_pulumi_where_its_install_script_puts_it() -> None:
+    text = UNITS[0].read_text()
+
+    found = re.search(r"^Environment=PATH=(.+)$", text, re.MULTILINE)
+    user = re.search(r"^User=(.+)$", text, re.MULTILINE)
+    assert found
+    assert user
+    assert {f"/home/{user[1]}/.pulumi/bin", "/usr/local/bin", "/usr/bin", "/bin"} <= {*found[1].split(":")}
+
+
 @pytest.mark.parametrize("file", UNITS, ids=lambda file: file.name)
 def test_a_unit_names_its_place_and_has_the_section_of_its_kind(file: Path) -> None:
     unit = configparser.ConfigParser(strict=False, delimiters="=")
