@@ -66,11 +66,15 @@ def in_use(
 def unmapped(
     known_as: Mapping[str, frozenset[str]], containers: Iterable[Container], registries: Sequence[str]
 ) -> list[tuple[Container, str]]:
-    """Return the containers whose image has a name of ``registries`` and is no manifest of ours, with that name."""
+    """Return the containers whose image has a name of ``registries`` and is no manifest of ours, with that name.
+
+    Docker keeps the case in which somebody wrote the host.
+    """
+    ours = tuple(f"{one}/" for one in registries)
     return [
         (container, min(names))
         for container in containers
-        if (names := [name for name in container.names if name.startswith(tuple(f"{one}/" for one in registries))])
+        if (names := [name for name in container.names if name.lower().startswith(ours)])
         and not _manifests(known_as, container.image, container.digests)
     ]
 

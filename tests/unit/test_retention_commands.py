@@ -345,7 +345,7 @@ def test_a_plan_that_somebody_edited_badly_is_refused(world: World, key: str, va
     assert world.requests == []
 
 
-@pytest.mark.parametrize("registry", ["registry.example.com", "registry.example.com:443"])
+@pytest.mark.parametrize("registry", ["registry.example.com", "registry.example.com:443", "Registry.example.com"])
 def test_an_image_that_the_registry_does_not_have_stops_the_plan(world: World, registry: str) -> None:
     world.retention = RETENTION | {"running_on": [HOST]}
     lost = Container(
