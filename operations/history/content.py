@@ -48,10 +48,11 @@ class _Configuration(Platform):
 def content(store: Store, repository: str, digest: str) -> Content:
     """Return the content of the manifest ``digest``, with the images of an index."""
     entries, manifests, missing = [Descriptor(digest=digest)], dict[str, _Manifest](), dict[str, None]()
+    linked = store.revisions[repository] - store.damaged.get(repository, frozenset())
     for entry in entries:  # grows by the entries of each index
         if entry.digest in manifests or entry.digest in missing:
             continue
-        here = entry.digest in store.revisions[repository] and entry.digest in store.blobs
+        here = entry.digest in linked and entry.digest in store.blobs
         if here and (manifest := _Manifest.read(store.documents.get(entry.digest))):
             manifests[entry.digest] = manifest
             entries += manifest.children

@@ -21,7 +21,7 @@ from operations.throwaway import LISTING, Data, data_of, on_data
 #: - repositories/NAME/_layers, for each repository;
 #: - repositories/NAME/_manifests/tags/TAG/current/link:DIGEST;
 #: - TIME repositories/NAME/_manifests/tags/TAG/current/link, and the same with …/TAG/index/ALGORITHM/HEX/link;
-#: - TIME repositories/NAME/_manifests/revisions/ALGORITHM/HEX/link;
+#: - TIME BYTES repositories/NAME/_manifests/revisions/ALGORITHM/HEX/link;
 #: - BYTES blobs/ALGORITHM/HE/HEX/data;
 #: - document blobs/ALGORITHM/HE/HEX/data, for each document whose content follows after the line "contents".
 #:
@@ -42,8 +42,8 @@ append tags < "$work/manifests" | entries 1 > "$work/tags"
 append current/link < "$work/tags" > "$work/current"
 xargs -r grep -H '' < "$work/current"
 append index < "$work/tags" | entries 2 | append link | cat "$work/current" - | xargs -r stat -c '%y %n'
-append revisions < "$work/manifests" | entries 2 | append link | xargs -r stat -c '%y %n' > "$work/pushed"
-cut -d ' ' -f 4 "$work/pushed" > "$work/revisions"
+append revisions < "$work/manifests" | entries 2 | append link | xargs -r stat -c '%y %s %n' > "$work/pushed"
+cut -d ' ' -f 5 "$work/pushed" > "$work/revisions"
 echo blobs | entries 3 | append data | xargs -r stat -c '%s %n' > "$work/blobs"
 cat "$work/pushed" "$work/blobs"
 
@@ -84,7 +84,7 @@ _CURRENT, _MOVED, _PUSHED, _REPOSITORY, _REVISION, _BLOB, _DOCUMENT = (
         rf"{_TIME} {_TAG}/current/link",
         rf"{_TIME} {_TAG}/index/{_HASH}/link",
         "repositories/(.+)/_layers",
-        rf"{_TIME} repositories/(.+)/_manifests/revisions/{_HASH}/link",
+        rf"{_TIME} ([0-9]+) repositories/(.+)/_manifests/revisions/{_HASH}/link",
         "([0-9]+) blobs/([a-z0-9]+)/[0-9a-f]{2}/([0-9a-f]+)/data",
         "document blobs/([a-z0-9]+)/[0-9a-f]{2}/([0-9a-f]+)/data",
     )
@@ -121,8 +121,12 @@ def parsed(output: bytes) -> Store:
     for time, repository, tag, algorithm, encoded in _PUSHED.findall(text):
         pushed[repository, tag][f"{algorithm}:{encoded}"] = _moment(time)
     revisions: defaultdict[str, dict[str, datetime.datetime]] = defaultdict(dict)
-    for time, repository, algorithm, encoded in _REVISION.findall(text):
-        revisions[repository][f"{algorithm}:{encoded}"] = _moment(time)
+    damaged: defaultdict[str, set[str]] = defaultdict(set)
+    for time, size, repository, algorithm, encoded in _REVISION.findall(text):
+        digest = f"{algorithm}:{encoded}"
+        revisions[repository][digest] = _moment(time)
+        if int(size) != len(digest):  # a link has its digest and no more; a loss of power leaves empty ones
+            damaged[repository].add(digest)
     blobs = {f"{algorithm}:{encoded}": int(size) for size, algorithm, encoded in _BLOB.findall(text)}
     documents = [f"{algorithm}:{encoded}" for algorithm, encoded in _DOCUMENT.findall(text)]
     repositories: dict[str, dict[str, TagLinks]] = {name: {} for name in (*_REPOSITORY.findall(text), *revisions)}
@@ -139,6 +143,7 @@ def parsed(output: bytes) -> Store:
         blobs=blobs,
         documents=dict(_split(contents, documents, blobs)),
         pushed={name: revisions[name] for name in repositories},
+        damaged={name: frozenset(digests) for name, digests in damaged.items()},
     )
 
 

@@ -25,7 +25,8 @@ class Store:
     """The content of a registry's store. ``documents`` holds the manifests and image configurations that were read.
 
     ``repositories`` also has repositories without tags. ``revisions`` holds the digests of the manifests in each
-    repository, ``pushed`` the time of the last push of each, ``blobs`` the size of each blob in bytes.
+    repository, ``pushed`` the time of the last push of each, ``blobs`` the size of each blob in bytes. ``damaged``
+    holds the manifests whose link in the repository is damaged: the registry can neither serve nor delete them.
     """
 
     repositories: Mapping[str, Mapping[str, TagLinks]]
@@ -33,3 +34,4 @@ class Store:
     blobs: Mapping[str, int]
     documents: Mapping[str, bytes]
     pushed: Mapping[str, Mapping[str, datetime.datetime]] = field(default_factory=dict)
+    damaged: Mapping[str, frozenset[str]] = field(default_factory=dict)

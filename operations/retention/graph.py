@@ -32,11 +32,14 @@ class Graph:
         self.store = store
         self.present = {
             name: frozenset(digest for digest in revisions if digest in store.blobs)
+            - store.damaged.get(name, frozenset())
             for name, revisions in store.revisions.items()
         }
         """The manifests that can be pulled, by repository."""
         self.nodes = {
-            digest: _node(store.documents.get(digest)) for digest in frozenset().union(*self.present.values())
+            digest: _node(store.documents.get(digest))
+            for digest in frozenset().union(*self.present.values(), *store.damaged.values())
+            if digest in store.blobs
         }
 
     def needs(self, repository: str, digest: str) -> frozenset[str]:

@@ -151,7 +151,7 @@ class _Decided:
         return f"rule {number + 1}: {', '.join(self._rules[number].tags)}"
 
     def _untagged(self, name: str, digests: frozenset[str]) -> Iterator[tuple[str, str]]:
-        """Yield the manifests that stay without a tag: running, young, overwritten, or never tagged."""
+        """Yield the manifests that stay without a tag, such as running, young, overwritten and never tagged ones."""
         question, store = self._question, self._graph.store
         tags = store.repositories.get(name, {})
         tagged = {links.current for links in tags.values()} | {one for links in tags.values() for one in links.pushed}
@@ -168,6 +168,9 @@ class _Decided:
                     yield digest, "never had a tag"
                 elif age < datetime.timedelta(days=policy.days):
                     yield digest, f"younger than {counted(policy.days, 'day')}"
+        for damaged in sorted(store.damaged.get(name, frozenset()) & self._graph.nodes.keys()):
+            for digest in sorted(self._graph.needs(name, damaged)):
+                yield digest, f"{short(damaged)} cannot be read and may need it"
 
     def _keep_describing(self, describing: Mapping[tuple[str, str], str]) -> None:
         """Keep the tags of signatures whose images stay in any repository. One may describe another."""

@@ -249,6 +249,20 @@ def test_files_that_the_registry_did_not_write_are_left_out(registry: Registry, 
     assert {name: set(tags) for name, tags in read().repositories.items()} == {"app": {"1"}}
 
 
+@pytest.mark.parametrize("content", ["", "sha256:0"])
+def test_a_manifest_whose_link_is_damaged_is_known(
+    registry: Registry, read: Callable[..., Store], content: str
+) -> None:
+    digest, whole = (registry.image("app", tag, f"layer {tag}")["digest"] for tag in "12")
+    (registry.repositories / "app/_manifests/revisions/sha256" / digest[7:] / "link").write_text(content)
+
+    store = read()
+
+    assert store.damaged == {"app": frozenset({digest})}
+    assert {tag: found[0].state for tag, found in versions(store, "app").items()} == {"1": "damaged", "2": "complete"}
+    assert store.revisions == {"app": frozenset({digest, whole})}
+
+
 def test_a_store_without_a_push_is_empty(run: Run, tmp_path: Path) -> None:
     answer = run(tmp_path)
 

@@ -33,6 +33,7 @@ class Shelf:
         self.documents: dict[str, bytes] = {}
         self.contents: dict[str, bytes] = {}
         self.pushed: dict[str, dict[str, datetime.datetime]] = {}
+        self.damaged: dict[str, frozenset[str]] = {}
         self.now = START
 
     def layer(self, text: str, size: int, **more: Any) -> dict[str, Any]:
@@ -86,6 +87,7 @@ class Shelf:
             blobs=self.blobs,
             documents=self.documents,
             pushed=self.pushed,
+            damaged=self.damaged,
         )
 
     def versions(self, tag: str, containers: Iterable[Container] = ()) -> tuple[Version, ...]:

@@ -304,6 +304,21 @@ def test_a_damaged_manifest_or_link_keeps_what_may_depend_on_it(shelf: Shelf) ->
     assert found[second].startswith("keep")
 
 
+def test_a_manifest_with_a_damaged_link_is_left_alone_with_what_it_needs(shelf: Shelf) -> None:
+    child, other = (shelf.image(shelf.layer(text, 10)) for text in ("child", "other"))
+    index = shelf.push("v1", shelf.index(child))
+    shelf.push("v2", other)
+    shelf.damaged[NAME] = frozenset({index})
+
+    found = plan(shelf, {"keep": {"days": 1}}, overwritten={"days": 1})
+
+    assert reasons(found) == {"v1": "delete, rule 1: older than 1 day", "v2": "delete, rule 1: older than 1 day"}
+    assert manifests(found) == {
+        other["digest"]: "delete, had only tags that go: v2",
+        child["digest"]: f"keep, {index[7:19]} cannot be read and may need it",
+    }
+
+
 def test_a_tag_with_a_damaged_link_keeps_all_that_it_pointed_to(shelf: Shelf) -> None:
     three_pushes(shelf)
     links = shelf.tags[NAME]["latest"]
