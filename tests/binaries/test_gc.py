@@ -320,17 +320,24 @@ def test_an_image_of_a_careless_client_does_not_stop_the_collection(
     assert (status.freed_blobs, status.blobs, status.missing) == (3, 2, ())
 
 
-def test_a_damaged_link_is_named_with_its_repository_and_nothing_is_deleted(served: Served) -> None:
+@pytest.mark.parametrize("kind", ["_manifests/revisions", "_layers"])
+def test_a_damaged_link_is_named_with_its_repository_and_nothing_is_deleted(served: Served, kind: str) -> None:
     served.registry.delete("app", served.registry.image("app", "1", "gone")["digest"])
-    digest = served.registry.image("team/other", "1", "layer")["digest"].removeprefix("sha256:")
-    link = served.registry.repositories / "team/other/_manifests/revisions/sha256" / digest / "link"
+    served.registry.image("team/other", "1", "layer")
+    link = next((served.registry.repositories / "team/other" / kind).glob("*/*/link"))
     link.write_text("")
     before = files(served.folder)
 
-    with pytest.raises(Failure, match=r"team/other: .*invalid"):
+    with pytest.raises(Failure, match=r"team/other: .*invalid") as refused:
         gc(served.folder)
 
     assert files(served.folder) == before
+    repair = refused.value.fix.partition(": ")[2].replace("REPOSITORY", "team/other")
+    subprocess.run(repair, shell=True, cwd=served.folder, check=True)
+    assert not link.exists()
+    served.registry.image("team/other", "1", "layer")
+    gc(served.folder)
+    assert can_be_pulled(served, "team/other", "1"), "the fix works"
 
 
 #: Stands in for `registry`: the lines run before each rehearsal, after the survey.
