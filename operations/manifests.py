@@ -1,17 +1,30 @@
 """Manifests of images and indexes, as far as commands read them.
 
-Clients wrote them, so unknown keys are ignored. Null for a text and text that is not UTF-8 are no errors, because
-distribution accepts them.
+Clients wrote them, so unknown keys are ignored. Null for a text, text that is not UTF-8, half an emoji and a subject of
+any form are no errors, because distribution accepts them.
 """
 
 from __future__ import annotations
 
-from typing import Self
+import re
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 IMAGE_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+
+#: An escaped half of a character beyond the first 65,536, as a program writes it that cuts an emoji. The group matches
+#: what looks like it: an escaped backslash, and both halves.
+_HALF = re.compile(r"(\\\\|\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w)|\\u[dD][89a-fA-F]\w\w")
 
 
 class Document(BaseModel):
@@ -23,7 +36,9 @@ class Document(BaseModel):
     def read(cls, content: bytes | None) -> Self | None:
         """Return the document, or None if the content is absent or not valid."""
         try:
-            return None if content is None else cls.model_validate_json(content.decode(errors="replace"))
+            if content is None:
+                return None
+            return cls.model_validate_json(_HALF.sub(_whole, content.decode(errors="replace")))
         except ValidationError:
             return None
 
@@ -53,13 +68,20 @@ class Descriptor(Document):
     platform: Platform | None = None
 
 
+def _if_valid(value: object, inner: ValidatorFunctionWrapHandler) -> object:
+    try:
+        return inner(value)
+    except ValidationError:
+        return None
+
+
 class Manifest(Document):
     """A manifest of an image or an index. ``subject`` is the image that a signature or another referrer describes."""
 
     config: Descriptor | None = None
     layers: tuple[Descriptor, ...] | None = None
     manifests: tuple[Descriptor, ...] | None = None
-    subject: Descriptor | None = None
+    subject: Annotated[Descriptor | None, WrapValidator(_if_valid)] = None
 
     @property
     def blobs(self) -> list[Descriptor]:
@@ -71,3 +93,7 @@ class Manifest(Document):
     def children(self) -> list[Descriptor]:
         """The manifests of an index."""
         return [entry for entry in self.manifests or () if entry.media_type in (*INDEX_TYPES, *IMAGE_TYPES)]
+
+
+def _whole(half: re.Match[str]) -> str:
+    return half[1] or r"\ufffd"

@@ -303,7 +303,14 @@ def test_a_repository_may_be_named_like_a_word_of_the_script(served: Served, nam
 
 
 @pytest.mark.parametrize(
-    ("written", "instead"), [(b"Cafe", b"Caf\xe9"), (b'"%s"' % MANIFEST.encode(), b"null")], ids=["Latin-1", "null"]
+    ("written", "instead"),
+    [
+        (b"Cafe", b"Caf\xe9"),
+        (b'"%s"' % MANIFEST.encode(), b"null"),
+        (b"Cafe", b"\\ud83d"),
+        (b'"layers"', b'"subject": {}, "layers"'),
+    ],
+    ids=["Latin-1", "null", "half an emoji", "subject"],
 )
 def test_an_image_of_a_careless_client_does_not_stop_the_collection(
     served: Served, written: bytes, instead: bytes

@@ -104,6 +104,9 @@ def test_an_index_needs_the_images_that_its_own_repository_has() -> None:
             None,
         ),
         (b'{"schemaVersion": 2, "manifests": []}', None),
+        (b'{"schemaVersion": 2, "manifests": [], "annotations": {"half an emoji": "\\ud83d"}}', None),
+        (b'{"schemaVersion": 2, "manifests": [], "subject": {}}', None),
+        (b'{"schemaVersion": 2, "manifests": [], "subject": "v1"}', None),
         (b'{"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json"}', None),
     ],
 )
