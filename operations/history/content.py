@@ -33,7 +33,7 @@ class Content:
 
 
 class _Manifest(Manifest):
-    annotations: dict[str, str] | None = None
+    annotations: dict[str, str | None] | None = None
 
 
 class _Settings(Document):
@@ -68,7 +68,7 @@ def content(store: Store, repository: str, digest: str) -> Content:
     ]
     settings = [configuration for _, configuration in images if configuration]
     labels = (configuration.config.labels for configuration in settings if configuration.config)
-    annotations = manifests[digest].annotations if digest in manifests else None
+    annotations = manifests[digest].annotations or {} if digest in manifests else {}
     return Content(
         size=sum(store.blobs.get(one, 0) for one in manifests.keys() | blobs.keys()),
         missing=tuple(missing),
@@ -81,7 +81,7 @@ def content(store: Store, repository: str, digest: str) -> Content:
                 platform for given, configuration in images if (platform := str(given or configuration or ""))
             )
         ),
-        labels={**(annotations or {}), **next(filter(None, labels), {})},
+        labels={name: text for name, text in annotations.items() if text} | next(filter(None, labels), {}),
         created=next((one.created for one in settings if one.created), None),
     )
 

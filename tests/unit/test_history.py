@@ -166,6 +166,14 @@ def test_a_damaged_manifest_spoils_no_other_version(shelf: Shelf, content: bytes
     assert [version.state for version in shelf.versions("latest")] == ["complete", "complete", "damaged"]
 
 
+@pytest.mark.parametrize("text", [b"null", b'"\\ud83d"', b'"\\ud83d\\ude00 \\\\ud83d"'])
+def test_a_careless_annotation_damages_no_version(shelf: Shelf, text: bytes) -> None:
+    digest = shelf.push("latest", shelf.index(annotations={"note": "NOTE", "org.opencontainers.image.version": "7"}))
+    shelf.documents[digest] = shelf.documents[digest].replace(b'"NOTE"', text)
+
+    assert [(one.state, one.version) for one in shelf.versions("latest")] == [("complete", "7")]
+
+
 def test_artifacts_and_caches_of_unknown_kinds_have_a_size_and_no_platform(shelf: Shelf) -> None:
     config = shelf.document({"name": "chart"}, "application/vnd.cncf.helm.config.v1+json")
     shelf.push("chart", shelf.revision({"mediaType": MANIFEST, "config": config, "layers": [shelf.layer("tgz", 70)]}))
