@@ -40,7 +40,7 @@ def gather(
     asked = [container for answer in answers.values() for container in answer]
     with waiting(f"Reading the registry's data on {host} …"):
         data = data_of(config, deployed, "reader")
-        now, memory = read_memory(host, data)
+        now, memory = read_memory(config, host, data)
         store = read_store(config, deployed)
     graph = Graph(store)
     anonymous = str(config.deployed_outputs().get("anonymous_url") or "").removeprefix("https://")
@@ -50,7 +50,7 @@ def gather(
         _refuse_unmapped(strange)
     memory = remembered(memory, graph.known_as, asked, now, answers.keys())
     if hosts:
-        write_memory(host, data, memory)
+        write_memory(config, host, data, memory)
     return Question(
         graph=graph,
         settings=settings,
@@ -70,7 +70,7 @@ def running(config: StackConfig, deployed: Deployed, plan: Plan, instead: str) -
         Failure: if a host does not answer that the plan needs, or if the memory cannot be read.
     """
     answers = _ask(plan.running_on, plan.without, instead)
-    _, memory = read_memory(deployed.docker_host, data_of(config, deployed, "reader"))
+    _, memory = read_memory(config, deployed.docker_host, data_of(config, deployed, "reader"))
     services = [one for host in plan.running_on for one in memory.services.get(host, {}).values()]
     now = {name for answer in answers.values() for one in answer for name in (one.image, *one.digests)}
     return now | {name for service in services for one in service.images for name in (one.image, *one.digests)}

@@ -13,6 +13,7 @@ from components.configuration.problems import Failure
 from components.render.registry import DATA_DIRECTORY
 from operations.docker_command import docker, said, unreachable
 from operations.retention.usage import Memory
+from operations.stack import StackConfig
 from operations.throwaway import Data, on_data
 
 FILE = f"{DATA_DIRECTORY}/.services.json"
@@ -28,14 +29,14 @@ exit 1
 """
 
 
-def read_memory(host: str, data: Data) -> tuple[datetime.datetime, Memory]:
+def read_memory(config: StackConfig, host: str, data: Data) -> tuple[datetime.datetime, Memory]:
     """Return the time of the Docker host and the memory, empty before the first plan.
 
     Raises:
         Failure: if the file cannot be read, because a plan without it could delete what a service needs to go back, or
             if the clock of the host is wrong.
     """
-    seconds, _, text = _run(host, on_data(data, _READ, FILE)).partition(b"\n")
+    seconds, _, text = _run(config, host, on_data(data, _READ, FILE)).partition(b"\n")
     now, here = datetime.datetime.fromtimestamp(int(seconds), datetime.UTC), datetime.datetime.now(datetime.UTC)
     if abs(now - here) > _CLOCKS_DIFFER:
         raise Failure(
@@ -52,22 +53,23 @@ def read_memory(host: str, data: Data) -> tuple[datetime.datetime, Memory]:
         ) from None
 
 
-def write_memory(host: str, data: Data, memory: Memory) -> None:
+def write_memory(config: StackConfig, host: str, data: Data, memory: Memory) -> None:
     """Write the memory.
 
     Raises:
         Failure: if the file cannot be written.
     """
     text = memory.model_dump_json().encode()
-    _run(host, on_data(data, _WRITE, FILE, str(len(text)), writes=True), text)
+    _run(config, host, on_data(data, _WRITE, FILE, str(len(text)), writes=True), text)
 
 
-def _run(host: str, arguments: list[str], stdin: bytes = b"") -> bytes:
+def _run(config: StackConfig, host: str, arguments: list[str], stdin: bytes = b"") -> bytes:
     answer = docker(host, *arguments, within=60, stdin=stdin)
     if answer.returncode == 125:  # Docker's own failure
         raise unreachable(host, said(answer))
     if answer.returncode:
         is_full = "no space left" in said(answer).lower()
-        fix = "free space, for example: python -m operations gc" if is_full else f"docker --host {host} info"
+        gc = config.command("python", "-m", "operations", "gc")
+        fix = f"free space, for example: {gc}" if is_full else f"docker --host {host} info"
         raise Failure(f"cannot use {FILE} in the registry's data on {host}: {said(answer)}", fix)
     return answer.stdout

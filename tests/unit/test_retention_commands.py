@@ -33,6 +33,7 @@ OUTPUTS = {
     "users": {},
 }
 HOST = "ssh://deploy@web-1"
+STACK = StackConfig("prod", None)
 DATA = Data(image="registry", user="65532:65532", kind="volume", source="registry-data")
 RETENTION: dict[str, Any] = {
     "rules": [{"tags": "pr-*", "keep": {"days": 14}}],
@@ -466,7 +467,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[datetime.dateti
         seconds = int((datetime.datetime.now(datetime.UTC) + ahead).timestamp())
         monkeypatch.setattr(memory, "on_data", lambda *_, **__: [])
         monkeypatch.setattr(memory, "_run", lambda *_: f"{seconds}\n{text}".encode())
-        return memory.read_memory("ssh://host1", DATA)
+        return memory.read_memory(STACK, "ssh://host1", DATA)
 
     return memory_of
 
@@ -504,17 +505,27 @@ def test_a_plan_that_is_killed_while_it_writes_the_memory_leaves_the_old_one(
     file, run = tmp_path / "services.json", list[Any]()
     monkeypatch.setattr(memory, "FILE", str(file))
     monkeypatch.setattr(memory, "on_data", lambda _, *script, **__: ["-c", *script])
-    monkeypatch.setattr(memory, "_run", lambda _, *given: run.append(given))
+    monkeypatch.setattr(memory, "_run", lambda _, __, *given: run.append(given))
     old = Memory(services={HOST: {}})
     file.write_text(old.model_dump_json())
-    memory.write_memory("ssh://host1", DATA, Memory())
+    memory.write_memory(STACK, "ssh://host1", DATA, Memory())
 
     arguments, text = run[0]
     done = subprocess.run(["sh", *arguments], input=text[:arrived], check=False)
     monkeypatch.setattr(
-        memory, "_run", lambda _, script: subprocess.run(["sh", *script], capture_output=True, check=True).stdout
+        memory, "_run", lambda _, __, script: subprocess.run(["sh", *script], capture_output=True, check=True).stdout
     )
 
-    assert memory.read_memory("ssh://host1", DATA)[1] == (Memory() if arrived is None else old)
+    assert memory.read_memory(STACK, "ssh://host1", DATA)[1] == (Memory() if arrived is None else old)
     assert done.returncode == (arrived is not None)
     assert [one.name for one in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_full_disk_is_freed_by_a_command_for_this_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    full = subprocess.CompletedProcess([], 1, b"", b"cat: write error: No space left on device\n")
+    monkeypatch.setattr(memory, "docker", lambda *_, **__: full)
+
+    with pytest.raises(Failure) as refused:
+        memory.write_memory(STACK, "ssh://host1", DATA, Memory())
+
+    assert refused.value.fix == "free space, for example: python -m operations gc --stack prod"
