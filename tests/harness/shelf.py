@@ -74,6 +74,7 @@ class Shelf:
         digest, known = str(descriptor["digest"]), self.tags.setdefault(name, {})
         before = known[tag].pushed if tag in known else {}
         self.pushed.setdefault(name, {})[digest] = self.now
+        self.damaged[name] = self.damaged.get(name, frozenset()) - {digest}
         known[tag] = TagLinks(current=digest, moved=self.now, pushed={**before, digest: self.now})
         return digest
 

@@ -30,6 +30,7 @@ class Simulation:
         self.pushed = {name: dict(times) for name, times in shelf.pushed.items()}
         self.blobs = dict(shelf.blobs)
         self.documents = dict(shelf.documents)
+        self.damaged = dict(shelf.damaged)
         self.layers = {name: {one for digest in found for one in self.blobs_of(digest)}
                        for name, found in self.revisions.items()}  # fmt: skip
 
@@ -43,6 +44,7 @@ class Simulation:
             blobs=dict(self.blobs),
             documents={digest: text for digest, text in self.documents.items() if digest in self.blobs},
             pushed={name: dict(times) for name, times in self.pushed.items()},
+            damaged=dict(self.damaged),
         )
 
     def copy(self) -> Simulation:
@@ -68,7 +70,8 @@ class Simulation:
 
     def has(self, name: str, digest: str) -> bool:
         """Whether the manifest can be pulled."""
-        return digest in self.revisions.get(name, ()) and digest in self.blobs
+        linked = self.revisions.get(name, set()) - self.damaged.get(name, frozenset())
+        return digest in linked and digest in self.blobs
 
     def pulls(self, name: str, digest: str) -> set[str]:
         """All that can be pulled with a manifest: images of an index, configurations, layers."""
@@ -91,13 +94,15 @@ class Simulation:
                 del self.tags[name][tag]
 
     def collect_garbage(self) -> bool:
-        """`registry garbage-collect` without `--delete-untagged`; False if it stops at a manifest that it cannot read.
+        """`registry garbage-collect` without `--delete-untagged`; False if it stops at what it cannot read.
 
         A manifest that is in a repository marks what it refers to. A blob without a mark is removed, and so is the link
         of a layer that had no mark when its repository was read.
         """
         marks, unneeded = set[str](), list[tuple[str, str]]()
         for name in sorted(self.revisions):
+            if self.revisions[name] & self.damaged.get(name, frozenset()):
+                return False
             for digest in self.revisions[name]:
                 if digest not in self.blobs:
                     continue
@@ -113,7 +118,7 @@ class Simulation:
     def manifests(self) -> Iterator[tuple[str, str]]:
         """Every manifest that can be pulled, with its repository."""
         for name, digests in sorted(self.revisions.items()):
-            yield from ((name, digest) for digest in sorted(digests) if digest in self.blobs)
+            yield from ((name, digest) for digest in sorted(digests) if self.has(name, digest))
 
 
 def odd_registry(random: Random, size: int, *, damage: bool = True) -> Shelf:
@@ -130,6 +135,10 @@ def odd_registry(random: Random, size: int, *, damage: bool = True) -> Shelf:
         shelf.blobs.pop(random.choice(known)["digest"], None)
     if damage and random.random() < 0.05:
         shelf.documents[random.choice(known)["digest"]] = b"{}"
+    every = [(name, digest) for name, digests in sorted(shelf.revisions.items()) for digest in sorted(digests)]
+    if damage and every and random.random() < 0.1:
+        name, digest = random.choice(every)
+        shelf.damaged[name] = frozenset({digest})
     for tags in shelf.tags.values():
         for tag, links in tags.items():
             if damage and random.random() < 0.02:

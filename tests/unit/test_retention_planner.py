@@ -162,6 +162,8 @@ def check_nothing_is_lost(  # noqa: C901
         config = before.manifest(digest).get("config", {}).get("digest")
         if any({digest, config} & {container.image, *container.digests} for container in running):
             safe.add((name, digest))
+    for name, digests in before.damaged.items():
+        safe |= {(name, child) for digest in digests for child in before.children(digest) if before.has(name, child)}
     for name, digest in safe:
         lost = before.pulls(name, digest) - after.pulls(name, digest)
         assert not lost, (name, digest, lost)
