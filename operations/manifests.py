@@ -12,6 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 IMAGE_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
+#: A registry hides manifests of types that a client does not name.
+ACCEPT = {"Accept": ", ".join((*INDEX_TYPES, *IMAGE_TYPES, "*/*"))}
 
 
 class Document(BaseModel):

@@ -12,7 +12,7 @@ import httpx
 from pydantic import SecretStr, ValidationError
 
 from components.configuration.problems import Failure
-from operations.manifests import IMAGE_TYPES, INDEX_TYPES, Document
+from operations.manifests import ACCEPT, Document
 from operations.tarballs.archive import LARGEST_DOCUMENT, Broken
 from operations.trust import AUTHORITY, is_untrusted
 
@@ -22,7 +22,6 @@ RETRY_SECONDS = (1.0, 4.0, 15.0, 40.0)
 """Waits before each further try. The registry refuses uploads for some seconds while it removes old images."""
 LONGEST_WAIT_SECONDS = 60.0
 """Longest wait that the registry may ask for with `Retry-After`."""
-_ACCEPT = ", ".join((*INDEX_TYPES, *IMAGE_TYPES))
 
 
 class Registry:
@@ -50,7 +49,7 @@ class Registry:
         """Return the manifest that a tag points to, or None without the tag."""
         address = f"/v2/{repository}/manifests/{tag}"
         try:
-            answer = self._ask(lambda: self._client.get(address, headers={"Accept": _ACCEPT}), (200, 404))
+            answer = self._ask(lambda: self._client.get(address, headers=ACCEPT), (200, 404))
         except Broken as error:
             raise Failure(str(error), f"check that a registry answers at {self._client.base_url}") from None
         return answer.content if answer.status_code == httpx.codes.OK else None
