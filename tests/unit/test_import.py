@@ -159,7 +159,8 @@ def image(folder: Path, name: str, *tags: str, **more: Any) -> Path:
 
 
 def test_tarballs_are_ordered_by_date_then_by_natural_order_of_the_names(tmp_path: Path) -> None:
-    names = ["z-2025-12-31.tar", "app-2026-01-31-9.tar", "app-2026-01-31-10.tar", "a-20260201.tar"]
+    day = ["app-2026-01-31.tar", "app-2026-01-31 (1).tar", "app-2026-01-31-9.tar", "app-2026-01-31-10.tar"]
+    names = ["z-2025-12-31.tar", *day, "a-20260201.tar"]
     for name in reversed(names):
         image(tmp_path, name, "app:1")
 
