@@ -30,6 +30,7 @@ from operations.tarballs import registry as registry_module
 from operations.tarballs.archive import Archive, Broken
 from operations.tarballs.images import Name, Saved, Stored, images
 from operations.tarballs.naming import Dated, Target, Templates, dated, stem, targets
+from operations.tarballs.plan import files as files_of
 from operations.tarballs.plan import in_order, read
 from operations.tarballs.registry import RETRY_SECONDS, Registry
 from operations.tarballs.transfer import Transfer
@@ -168,6 +169,15 @@ def test_tarballs_are_ordered_by_date_then_by_natural_order_of_the_names(tmp_pat
 
     assert [one.file.name for one in found] == names
     assert all(one.dated.by_name for one in found)
+
+
+@pytest.mark.parametrize("link", ["a-latest.tar", "z-latest.tar"])
+def test_a_link_beside_its_tarball_is_left_out(tmp_path: Path, link: str) -> None:
+    file = image(tmp_path, "app-2026-01-31.tar", "app:1")
+    (tmp_path / link).symlink_to(file.name)
+
+    assert files_of([tmp_path]) == files_of([file, tmp_path / link]) == files_of([tmp_path / link, file]) == [file]
+    assert files_of([tmp_path / link]) == [tmp_path / link]
 
 
 def found_in(folder: Path, files: Mapping[str, bytes | tarfile.TarInfo]) -> list[Saved | Stored]:
