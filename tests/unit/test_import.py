@@ -593,3 +593,31 @@ def test_a_registry_that_asks_for_a_long_wait_is_not_waited_for(monkeypatch: pyt
         refused.has("app", "sha256:1")
 
     assert "continues where it stopped" in error.value.fix
+
+
+@pytest.mark.parametrize(("compression", "is_shared"), [("tar+gzip", True), ("tar+zstd", False), ("tar", False)])
+def test_only_a_layer_that_another_client_compressed_with_gzip_is_shared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compression: str, is_shared: bool
+) -> None:
+    pushed = list[dict[str, Any]]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/manifests/2"):
+            pushed.append(json.loads(request.read()))
+            return httpx.Response(201)
+        return httpx.Response(200)
+
+    layer = {
+        "mediaType": f"application/vnd.oci.image.layer.v1.{compression}",
+        "digest": "sha256:" + "a" * 64,
+        "size": 9,
+    }
+    transfer = Transfer(connected(monkeypatch, answer), lambda _: None)
+    with Archive(tarballs.write(tmp_path / "app.tar", tarballs.saved((["app:1"], LAYERS[:1])))) as archive:
+        (found,) = images(archive)
+        transfer.learn("app", found, json.dumps({"layers": [layer]}).encode())
+        transfer.push(archive, found, (Target("app", "2"),))
+
+    (described,) = pushed[0]["layers"]
+    assert described["mediaType"].endswith("gzip")
+    assert (described["digest"] == layer["digest"]) == is_shared
