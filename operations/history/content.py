@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from operations.history.store import Store
-from operations.manifests import Descriptor, Document, Manifest, Platform
+from operations.manifests import Descriptor, Document, Manifest, Platform, Texts
 
 #: BuildKit writes provenance as an image for this platform, which no host runs.
 _NO_PLATFORM = "unknown"
@@ -33,11 +33,11 @@ class Content:
 
 
 class _Manifest(Manifest):
-    annotations: dict[str, str] | None = None
+    annotations: Texts | None = None
 
 
 class _Settings(Document):
-    labels: dict[str, str] | None = Field(None, alias="Labels")
+    labels: Texts | None = Field(None, alias="Labels")
 
 
 class _Configuration(Platform):

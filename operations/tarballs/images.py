@@ -12,7 +12,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from components.configuration.settings import DOCKER_HUB
-from operations.manifests import Descriptor, Document, Manifest
+from operations.manifests import Descriptor, Document, Manifest, Texts
 from operations.tarballs.archive import Archive, Broken
 from operations.warm.references import parse
 
@@ -90,7 +90,7 @@ class _Entry(Document):
 
 
 class _IndexEntry(Blob):
-    annotations: dict[str, str] | None = None
+    annotations: Texts | None = None
 
 
 class _Index(Document):
