@@ -138,7 +138,7 @@ def _readable() -> Iterator[None]:
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = str(error).partition("\n")[0].rstrip(":") or "it ends too early"
         raise Broken(f"the file is no tarball, or it is damaged: {reason}") from None
-    except (ValueError, OverflowError, IndexError):  # tarfile lets them through for some headers
+    except (ValueError, OverflowError, IndexError, RecursionError):  # tarfile lets them through for some headers
         raise Broken("the file is no tarball, or it is damaged: a header is not valid") from None
     except OSError as error:
         raise Broken(f"the file cannot be read: {error.strerror or error}") from None

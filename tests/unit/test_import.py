@@ -283,6 +283,15 @@ def test_a_header_that_tarfile_cannot_read_is_refused(tmp_path: Path) -> None:
     assert "a header is not valid" in (read(tmp_path / "image.tar", Templates()).problem or "")
 
 
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_behind_thousands_of_headers_is_refused(tmp_path: Path, kind: bytes) -> None:
+    entry = tarfile.TarInfo("a")
+    entry.type, entry.size = kind, 512
+    (tmp_path / "image.tar").write_bytes((entry.tobuf() + bytes(512)) * 3000)
+
+    assert "a header is not valid" in (read(tmp_path / "image.tar", Templates()).problem or "")
+
+
 def test_a_tarball_with_too_many_documents_for_the_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
