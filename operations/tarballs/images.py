@@ -206,11 +206,14 @@ def _annotated(annotations: Mapping[str, str]) -> list[Name]:
 
 
 def _name(text: str) -> Name:
-    """Return the repository and the tag of a name, without its registry."""
+    """Return the repository and the tag of a name, without its registry.
+
+    A name that is not valid counts as a repository. So it is refused only if a template uses it.
+    """
     try:
         reference = parse(text)
     except ValueError:
-        raise Broken(f"the name {text[:200]!r} is not valid") from None
+        return Name(text, None)
     repository = reference.repository
     if reference.registry == DOCKER_HUB:
         repository = repository.removeprefix("library/")

@@ -247,7 +247,6 @@ def without(*endings: str) -> dict[str, bytes | tarfile.TarInfo]:
         ({"manifest.json": tarballs.link("manifest.json", "x", tarfile.FIFOTYPE)}, "manifest.json is no file"),
         ({"index.json": b'{"manifests": [{"digest": "sha256:../x", "size": 1}]}'}, "index.json is not valid"),
         (tarballs.saved((["app:1"], LAYERS), rootfs={"diff_ids": []}), "has 2 layers, and its configuration names 0"),
-        (tarballs.saved((["Not Valid"], LAYERS)), "the name 'Not Valid' is not valid"),
     ],
 )
 def test_a_tarball_that_cannot_be_imported_is_refused_with_the_reason(
@@ -390,6 +389,14 @@ def test_two_images_never_get_one_tag(tmp_path: Path) -> None:
 
     assert "two images of the tarball get the tag app:1" in (read(file, Templates("app", "1")).problem or "")
     assert read(file, Templates("{repository}", "1")).problem is None
+
+
+@pytest.mark.parametrize("name", ["[fd00::1]:5000/app:1", "Not Valid", "<none>:<none>"])
+def test_a_name_that_is_not_valid_needs_the_options(tmp_path: Path, name: str) -> None:
+    file = image(tmp_path, "app.tar", name)
+
+    assert f"{name!r} is no valid repository: use --repository" in (read(file, Templates()).problem or "")
+    assert read(file, Templates("app", "1")).problem is None
 
 
 def test_a_layer_that_is_compressed_in_the_tarball_is_read_without_compression(tmp_path: Path) -> None:
