@@ -325,6 +325,23 @@ def test_indexes_that_are_nested_too_deep_are_refused(tmp_path: Path) -> None:
     assert "nested more than 8 deep" in problem(tmp_path, nested(2000, 1))
 
 
+def test_manifests_that_an_index_names_are_no_images_of_their_own(tmp_path: Path) -> None:
+    """ORAS lists every manifest of a layout in index.json, and gives names only to tagged ones."""
+    for compressed in (True, False):
+        files = tarballs.layout(
+            {"org.opencontainers.image.ref.name": "1"}, {"a": LAYERS, "b": LAYERS}, compressed=compressed
+        )
+        (named,) = json.loads(files["index.json"])["manifests"]  # type: ignore[arg-type]
+        children = json.loads(files[f"blobs/sha256/{named['digest'][7:]}"])["manifests"]  # type: ignore[arg-type]
+        files["index.json"] = json.dumps({"manifests": [children[0], named, children[1]]}).encode()
+
+        (found,) = found_in(tmp_path, files)
+
+        assert isinstance(found, Stored)
+        assert found.identity == named["digest"]
+        assert len(found.manifests) == 3
+
+
 @pytest.mark.parametrize("more", [b"x", b""])
 def test_a_blob_of_another_size_than_its_manifest_says_is_refused(tmp_path: Path, more: bytes) -> None:
     files = tarballs.layout({}, {"amd64": LAYERS}, compressed=True)
