@@ -40,9 +40,11 @@ def table(outcomes: Iterable[Outcome]) -> Table:
 def summary(outcomes: Sequence[Outcome], sent: int) -> str:
     """Return the numbers of tarballs, and their bytes before and after layers are shared."""
     states = [one.state for one in outcomes]
+    older = states.count("older")
     counts = [
         f"{states.count('imported')} imported",
-        f"{states.count('present') + states.count('older')} in the registry already",
+        f"{states.count('present')} in the registry already",
+        *([f"{older} skipped because their tag has a newer tarball"] if older else []),
         f"{states.count('failed')} failed",
     ]
     count = totals(outcomes)

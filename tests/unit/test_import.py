@@ -29,9 +29,11 @@ from operations.tarballs import archive as archive_module
 from operations.tarballs import registry as registry_module
 from operations.tarballs.archive import Archive, Broken
 from operations.tarballs.images import Name, Saved, Stored, images
+from operations.tarballs.importing import Outcome, State
 from operations.tarballs.naming import Dated, Target, Templates, dated, stem, targets
 from operations.tarballs.plan import files as files_of
 from operations.tarballs.plan import in_order, read
+from operations.tarballs.presentation import summary
 from operations.tarballs.registry import RETRY_SECONDS, Registry
 from operations.tarballs.transfer import Transfer
 from tests.harness import tarballs
@@ -654,3 +656,18 @@ def test_only_a_layer_that_another_client_compressed_with_gzip_is_shared(
     (described,) = pushed[0]["layers"]
     assert described["mediaType"].endswith("gzip")
     assert (described["digest"] == layer["digest"]) == is_shared
+
+
+def test_a_tarball_that_is_older_than_the_image_of_its_tag_does_not_count_as_imported(tmp_path: Path) -> None:
+    tarball = read(image(tmp_path, "app.tar", "app:1"), Templates())
+    states: list[State] = ["present", "older", "older"]
+    outcomes = [Outcome(tarball=tarball, state=state) for state in states]
+
+    first = summary(outcomes, 0).splitlines()[0]
+
+    assert first.split(", ") == [
+        "3 tarballs: 0 imported",
+        "1 in the registry already",
+        "2 skipped because their tag has a newer tarball",
+        "0 failed",
+    ]
