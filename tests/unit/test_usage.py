@@ -427,6 +427,17 @@ def test_the_curve_rises_within_the_plot(sizes: list[int], seconds: int) -> None
     assert len(down) <= 302
 
 
+def test_the_curve_ends_at_the_last_push_if_a_clock_is_ahead() -> None:
+    later = NOW + datetime.timedelta(days=1)
+
+    drawn = curve([(START, 10), (later, 10)], NOW)
+
+    assert drawn
+    assert (drawn.first, drawn.last) == (START, later)
+    assert drawn.path.endswith("H1000.0 V0.0 H1000 V260 Z")
+    assert curve([(later, 10)], NOW) is None
+
+
 @given(st.lists(st.tuples(st.text(), st.integers(0, 10**15), st.integers(0, 10**15)), max_size=9))
 def test_bars_fit_into_the_plot(rows: list[tuple[str, int, int]]) -> None:
     assert all(0 <= one.own + one.shared <= 100.01 for one in bars(rows))
