@@ -184,7 +184,19 @@ def test_own_bytes_are_what_the_deletion_of_an_image_frees(shelf: Shelf) -> None
         assert one.own == whole - reachable(store, (one.repository, str(one.digest)))
         assert 0 <= one.own <= one.size
     assert all(one.own <= one.size for one in everything.repositories)
-    assert sum(size for _, size in everything.arrivals) <= whole
+    assert sum(size for _, size in everything.arrivals) == whole
+
+
+def test_images_whose_tag_was_deleted_arrived_when_they_were_pushed() -> None:
+    shelf = Shelf()
+    for name in ("1", "2"):
+        shelf.push(name, shelf.image(shelf.layer(name, 1000)))
+    pushed = shelf.tags[NAME].pop("1").moved
+
+    everything = usage(shelf.store)
+
+    assert everything.arrivals[0][0] == pushed
+    assert sum(size for _, size in everything.arrivals) == everything.size
 
 
 def test_growth_counts_new_and_removed_repositories() -> None:
