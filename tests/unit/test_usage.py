@@ -293,6 +293,19 @@ def test_without_a_writable_state_folder_the_sizes_are_shown(ask: Ask, tmp_path:
     assert NAME in answer.stdout
 
 
+def test_without_a_home_folder_the_sizes_are_shown(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # as in a container whose user has no entry
+
+    answer = ask(two_repositories())
+
+    assert answer.exit_code == 0, answer.output
+    assert "the growth is unknown" in answer.stderr
+    assert "XDG_STATE_HOME" in answer.stderr
+    assert NAME in answer.stdout
+
+
 RULES = RetentionSettings.model_validate(
     {"rules": [{"tags": ["v*"], "keep": {"newest": 1}}], "running_on": ["ssh://deploy@web-1"]}
 )
