@@ -19,6 +19,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from components.configuration.problems import Failure
@@ -26,13 +27,14 @@ from operations.__main__ import command_line
 from operations.credentials.login import push_login
 from operations.stack import StackConfig
 from operations.tarballs import archive as archive_module
+from operations.tarballs import commands
 from operations.tarballs import registry as registry_module
 from operations.tarballs.archive import Archive, Broken
 from operations.tarballs.images import Name, Saved, Stored, images
 from operations.tarballs.importing import Outcome, State
 from operations.tarballs.naming import Dated, Target, Templates, dated, stem, targets
+from operations.tarballs.plan import Tarball, in_order, read
 from operations.tarballs.plan import files as files_of
-from operations.tarballs.plan import in_order, read
 from operations.tarballs.presentation import summary
 from operations.tarballs.registry import RETRY_SECONDS, Registry
 from operations.tarballs.transfer import Transfer
@@ -533,6 +535,15 @@ def test_paths_without_tarballs_are_refused(ask: Ask, tmp_path: Path, make: Call
 
     assert isinstance(answer.exception, Failure)
     assert words in str(answer.exception)
+
+
+def test_progress_shows_brackets_in_the_name_of_a_file() -> None:
+    status = Console(file=io.StringIO()).status("")
+    shown = commands._Progress(1, status)
+
+    shown.begin(Tarball(file=Path("app[beta]:x:.tar"), size=1, dated=DAY))
+
+    assert str(status.renderable.text).startswith("1 of 1: app[beta]:x:.tar")
 
 
 def test_a_pattern_that_is_no_regular_expression_is_wrong_usage(ask: Ask, tmp_path: Path) -> None:
