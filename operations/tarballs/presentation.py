@@ -49,7 +49,7 @@ def summary(outcomes: Sequence[Outcome], sent: int) -> str:
     ]
     count = totals(outcomes)
     return (
-        f"{len(outcomes)} tarballs: {', '.join(counts)}\n"
+        f"{len(outcomes)} {'tarball' if len(outcomes) == 1 else 'tarballs'}: {', '.join(counts)}\n"
         f"{decimal(count.tarballs)} in tarballs, {decimal(count.separate)} compressed, {decimal(count.shared)} in the"
         f" registry, where equal layers are stored once; {decimal(sent)} uploaded by this command"
     )

@@ -682,3 +682,4 @@ def test_a_tarball_that_is_older_than_the_image_of_its_tag_does_not_count_as_imp
         "2 skipped because their tag has a newer tarball",
         "0 failed",
     ]
+    assert summary(outcomes[:1], 0).startswith("1 tarball: ")

@@ -429,6 +429,23 @@ def test_names_cannot_change_the_page() -> None:
     assert f"{name}:{name}" in read.texts
 
 
+def test_the_page_counts_one_and_several_in_words() -> None:
+    shelf = Shelf()
+    for number in range(2):
+        shelf.push("latest", shelf.image(number=number))
+    one = re.sub(r"<[^>]*>", "", page("registry.example.com", NOW, usage(shelf.store), None, None))
+    shelf.push("latest", shelf.image(number=2))
+    for name in map(str, range(22)):
+        shelf.push(name, shelf.image(name=name), name=name)
+    shelf.push("1", shelf.image())
+    more = re.sub(r"<[^>]*>", "", page("registry.example.com", NOW, usage(shelf.store), None, None))
+
+    for words in ("1repository", "1tag", ", 1 tag", "1 image without a tag"):
+        assert re.search(rf"{words}\b", one), words
+    for words in ("23repositories", "24tags", ", 2 tags,", "2 images without a tag", "3 smaller repositories are"):
+        assert words in more
+
+
 def test_a_page_that_cannot_be_written_is_a_failure(ask: Ask) -> None:
     answer = ask(two_repositories(), "--html", "/nowhere/usage.html")
 
