@@ -38,6 +38,7 @@ from operations.tarballs.plan import files as files_of
 from operations.tarballs.presentation import summary
 from operations.tarballs.registry import RETRY_SECONDS, Registry
 from operations.tarballs.transfer import Transfer
+from operations.trust import trust_in
 from tests.harness import tarballs
 from tests.harness.configuration import configuration, example_password
 
@@ -617,6 +618,26 @@ def test_a_certificate_that_nobody_trusts_is_not_tried_again(monkeypatch: pytest
 
     assert "SSL_CERT_FILE" in refused.value.fix
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("content", [None, "text"])
+def test_a_file_of_certificates_that_cannot_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+
+    with pytest.raises(Failure, match="SSL_CERT_FILE") as refused:
+        trust_in(None, StackConfig(None, None))
+
+    assert "SSL_CERT_FILE" in refused.value.fix
+
+
+def test_an_output_that_is_no_certificate_is_named() -> None:
+    with pytest.raises(Failure, match="`ca_certificate` is no certificate"):
+        trust_in("text", StackConfig(None, None))
 
 
 def test_a_machine_without_a_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
