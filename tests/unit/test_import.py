@@ -206,6 +206,14 @@ def test_names_with_a_dot_in_front_are_found(tmp_path: Path) -> None:
     assert found.names == (Name("app", "1"),)
 
 
+def test_documents_may_begin_with_white_space(tmp_path: Path) -> None:
+    spaced = {"manifest.json": b"\r\n  " + SAVED["manifest.json"]}  # type: ignore[operator]
+
+    (found,) = found_in(tmp_path, {**SAVED, **spaced})
+
+    assert found.names == (Name("app", "1"),)
+
+
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
 def test_a_layer_may_be_a_link_to_another_layer(tmp_path: Path, kind: bytes) -> None:
     files = dict(tarballs.saved((["app:1"], [LAYERS[0], LAYERS[0]])))
