@@ -62,7 +62,7 @@ class Transfer:
             for (plain, _), layer, part in zip(image.layers, layers, parts, strict=True):
                 if layer.media_type in _GZIP_LAYERS:  # another client may have pushed the image with zstd
                     self._layers.setdefault(plain, part)
-                    self._registry.note(repository, layer.digest)
+                    self._registry.expect(repository, layer.digest)
         return _sizes(image, parts, manifest)
 
     def push(self, archive: Archive, image: Image, targets: tuple[Target, ...]) -> dict[str, int]:

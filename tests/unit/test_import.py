@@ -698,6 +698,24 @@ def test_only_a_layer_that_another_client_compressed_with_gzip_is_shared(
     assert (described["digest"] == layer["digest"]) == is_shared
 
 
+def test_a_layer_that_the_registry_lost_is_uploaded_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lost = "sha256:" + "a" * 64
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "HEAD":
+            return httpx.Response(404 if request.url.path.endswith(lost) else 200)
+        return httpx.Response(202 if request.method == "POST" else 201, headers={"Location": "/v2/app/blobs/uploads/1"})
+
+    described = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": lost, "size": 9}
+    transfer = Transfer(connected(monkeypatch, answer), lambda _: None)
+    with Archive(tarballs.write(tmp_path / "app.tar", tarballs.saved((["app:1"], LAYERS[:1])))) as archive:
+        (found,) = images(archive)
+        transfer.learn("app", found, json.dumps({"layers": [described]}).encode())
+        parts = transfer.push(archive, found, (Target("app", "2"),))
+
+    assert lost not in parts
+
+
 def test_a_tarball_that_is_older_than_the_image_of_its_tag_does_not_count_as_imported(tmp_path: Path) -> None:
     tarball = read(image(tmp_path, "app.tar", "app:1"), Templates())
     states: list[State] = ["present", "older", "older"]
