@@ -6,14 +6,22 @@ distribution accepts them.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 IMAGE_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
 #: A registry hides manifests of types that a client does not name.
 ACCEPT = {"Accept": ", ".join((*INDEX_TYPES, *IMAGE_TYPES, "*/*"))}
+
+
+def _without_nulls(value: object) -> object:
+    return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
+
+
+#: Labels or annotations. Null is no value.
+Texts = Annotated[dict[str, str], BeforeValidator(_without_nulls)]
 
 
 class Document(BaseModel):
@@ -31,8 +39,8 @@ class Document(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, value: object) -> object:
-        return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
+    def _skip_nulls(cls, value: object) -> object:
+        return _without_nulls(value)
 
 
 class Platform(Document):

@@ -36,7 +36,7 @@ class Registry:
             follow_redirects=False,
             verify=trust,
         )
-        self._known: dict[str, str] = {}  # a repository that has the blob, by digest
+        self._known: dict[str, str] = {}  # a repository that should have the blob, by digest
         self._present: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Registry:
@@ -59,6 +59,10 @@ class Registry:
         self._present.add((repository, digest))
         self._known.setdefault(digest, repository)
 
+    def expect(self, repository: str, digest: str) -> None:
+        """Remember that a repository should have a blob: a manifest there names it."""
+        self._known.setdefault(digest, repository)
+
     def has(self, repository: str, digest: str) -> bool:
         """Tell whether a repository has a blob."""
         if (repository, digest) not in self._present:
@@ -68,7 +72,7 @@ class Registry:
         return (repository, digest) in self._present
 
     def mount(self, repository: str, digest: str) -> bool:
-        """Let a repository share a blob that another repository is known to have. Tell whether that worked."""
+        """Let a repository share a blob that another repository is expected to have. Tell whether that worked."""
         if (other := self._known.get(digest)) is None:
             return False
         query = {"mount": digest, "from": other}
