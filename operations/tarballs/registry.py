@@ -18,6 +18,8 @@ from operations.trust import AUTHORITY, is_untrusted
 
 ANSWER_SECONDS = 300.0
 """Longest silence of the registry, which may be busy with the end of a large upload."""
+CONNECT_SECONDS = 20.0
+"""Longest time in which a host may accept a connection."""
 RETRY_SECONDS = (1.0, 4.0, 15.0, 40.0)
 """Waits before each further try. The registry refuses uploads for some seconds while it removes old images."""
 LONGEST_WAIT_SECONDS = 60.0
@@ -32,7 +34,7 @@ class Registry:
             base_url=url,
             auth=(login[0], login[1].get_secret_value()) if login else None,
             headers={"User-Agent": "registry-stack", "Accept-Encoding": "identity"},
-            timeout=ANSWER_SECONDS,
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             follow_redirects=False,
             verify=trust,
         )
@@ -125,7 +127,7 @@ class Registry:
                 if answer.status_code != httpx.codes.TOO_MANY_REQUESTS and answer.status_code < 500:
                     raise self._refusal(answer, cause)
                 asked = answer.headers.get("Retry-After", "")
-                seconds = float(asked) if wait and asked.isdecimal() and len(asked) < 10 else wait
+                seconds = max(wait, float(asked)) if wait and asked.isdecimal() and len(asked) < 10 else wait
             if seconds is None or seconds > LONGEST_WAIT_SECONDS:
                 raise Failure(cause, "run the same command again: it continues where it stopped")
             time.sleep(seconds)

@@ -670,6 +670,17 @@ def test_a_registry_that_asks_for_a_long_wait_is_not_waited_for(monkeypatch: pyt
     assert "continues where it stopped" in error.value.fix
 
 
+def test_a_registry_that_asks_for_no_wait_is_given_time_nevertheless(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = list[float]()
+    refused = connected(monkeypatch, lambda _: httpx.Response(503, headers={"Retry-After": "0"}))
+    monkeypatch.setattr(registry_module.time, "sleep", waits.append)
+
+    with pytest.raises(Failure):
+        refused.has("app", "sha256:1")
+
+    assert waits == list(RETRY_SECONDS)
+
+
 @pytest.mark.parametrize(("compression", "is_shared"), [("tar+gzip", True), ("tar+zstd", False), ("tar", False)])
 def test_only_a_layer_that_another_client_compressed_with_gzip_is_shared(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compression: str, is_shared: bool
