@@ -412,6 +412,60 @@ def test_longest_report_fits_into_a_comment_and_says_what_is_missing() -> None:
     assert text.rstrip().endswith("</details>")
 
 
+def test_long_names_of_resources_leave_the_report_within_the_limit() -> None:
+    """The parts before the files stay below their own limit, and the names of resources would exceed the rest."""
+    many = tuple(Change(code("x"), "–", code("y" * 780, 1000), "adds") for _ in range(58))
+    names = tuple(f"mirror-{number:02}-{'x' * 60}" for number in range(60))
+    found = Report(
+        "test",
+        has_changes=True,
+        headline="Changes 58 mirrors.",
+        sections=(Section("Mirrors", "mirror", many),),
+        files=(FileChange("file", "changed", ("+x",)),),
+        resources=dict.fromkeys(("create", "replace", "update", "delete"), names),
+    )
+
+    text = markdown(found, MARK)
+
+    assert len(text) <= LONGEST
+    assert "The names of the resources do not fit" in text
+    assert "+x" in text
+
+
+def test_cut_report_closes_every_block_of_code() -> None:
+    error = "\n".join("x" * 290 for _ in range(60))
+    found = Report("test", has_changes=True, headline="The preview failed.", errors=(error,) * 5)
+
+    text = markdown(found, MARK)
+
+    assert len(text) <= LONGEST
+    last = MarkdownIt("commonmark").parse(text)[-2]
+    assert (last.type, last.content[:12]) == ("inline", "… The rest d")
+
+
+def test_long_error_keeps_its_cause_at_the_end_and_says_what_is_left_out() -> None:
+    lines = ["Traceback:", *(f"  line {number}" for number in range(100)), f"ValueError: {'x' * 400}"]
+    text = markdown(report(read_events(refusal("\n".join(lines)))), MARK)
+
+    assert "\nTraceback:\n" in text
+    assert "\n… 42 lines left out …\n" in text
+    assert f"\nValueError: {'x' * 288}…\n" in text
+
+
+def test_names_of_files_with_the_same_difference_are_not_cut() -> None:
+    def mirrors(level: str) -> dict[str, Any]:
+        common = {"allow": ["10.0.0.0/8"], "log_level": level}
+        names = [f"{letter}.example.net" for letter in "abcdef"]
+        return configuration(
+            mirrors={name: {"url": f"https://m-{name}", **common, "upstream": f"https://{name}"} for name in names}
+        )
+
+    text = markdown(preview(mirrors("info"), mirrors("debug")), MARK)
+
+    for letter in "abcdef":
+        assert f"mirror-{letter}-example-net-config/config.yml" in text
+
+
 _HOSTILE = st.text(st.sampled_from("`|<>[]()!*_#@&\\\"'{}~-+. \n\r\tab</details><!-- -->\u202e"), max_size=60)
 
 
