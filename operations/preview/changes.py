@@ -178,7 +178,9 @@ def _settings(
     was: Mapping[str, Any], now: Mapping[str, Any], images_in_use: frozenset[str]
 ) -> Iterator[tuple[str, Change]]:
     """Compare all settings that no other section shows, and the images; each with the title of its section."""
-    for key, old, new in _differences(_plain(was), _plain(now)):
+    before, after = _plain(was), _plain(now)
+    lists = {key for key, value in (*before.items(), *after.items()) if isinstance(value, list)}
+    for key, old, new in _differences(before, after):
         match key:
             case ("images", image):
                 if image in images_in_use:
@@ -196,10 +198,15 @@ def _settings(
                 continue
             case _:
                 text = code(path(*key))
-                verb = "sets" if old == ABSENT else "removes" if new == ABSENT else "changes"
-                detail = f" to {new}" if verb == "sets" else f" from {old} to {new}" if verb == "changes" else ""
-                detail = detail if len(detail) <= _PHRASE else ""
-                yield "Settings", Change(text, old, new, f"{verb} {text}{detail}")
+                yield "Settings", Change(text, old, new, _phrase(text, old, new, is_list=key in lists))
+
+
+def _phrase(text: str, old: str, new: str, *, is_list: bool) -> str:
+    if is_list:
+        return f"adds {new} to {text}" if old == ABSENT else f"removes {old} from {text}"
+    verb = "sets" if old == ABSENT else "removes" if new == ABSENT else "changes"
+    detail = f" to {new}" if verb == "sets" else f" from {old} to {new}" if verb == "changes" else ""
+    return f"{verb} {text}{detail if len(detail) <= _PHRASE else ''}"
 
 
 def _other_secrets(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import random
 import re
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from rich.console import Console
 
 from components.configuration.problems import ConfigError, Problem, problems_in
 from operations.preview.changes import Change, Section
@@ -24,6 +26,7 @@ from operations.preview.events import read_events
 from operations.preview.files import FileChange
 from operations.preview.markdown import LONGEST, markdown
 from operations.preview.report import Report, report
+from operations.preview.terminal import show
 from operations.preview.text import code
 from tests.harness.certificates import certificate_pair
 from tests.harness.configuration import ROOT, configuration, example_password, loaded
@@ -256,6 +259,12 @@ def test_order_of_events_does_not_matter() -> None:
     assert markdown(report(read_events(shuffled)), MARK) == markdown(report(read_events(lines)), MARK)
 
 
+def test_order_of_errors_does_not_matter() -> None:
+    lines = [*refusal("cannot read container b"), *refusal("cannot read container a")]
+
+    assert report(read_events(lines)) == report(read_events(reversed(lines)))
+
+
 def test_refused_configuration_lists_every_problem_with_its_fixes() -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(
@@ -369,6 +378,16 @@ def test_authority_of_an_upstream_and_the_http_proxy_are_told() -> None:
         ("`http_proxy`", "–", "`http://proxy.example.com:3128`"),
         ("`no_proxy`", "–", "`10.0.0.0/8`"),
     ]
+
+
+def test_entry_of_a_list_is_added_or_removed_in_the_headline() -> None:
+    few, more = (
+        configuration(http_proxy="http://proxy.example.com:3128", no_proxy=["10.0.0.0/8", *others])
+        for others in ([], ["a.test"])
+    )
+
+    assert preview(few, more).headline.startswith("Adds `a.test` to `no_proxy`.")
+    assert preview(more, few).headline.startswith("Removes `a.test` from `no_proxy`.")
 
 
 def test_allow_list_that_closes_an_open_mirror_says_so() -> None:
@@ -491,6 +510,17 @@ def test_line_of_a_file_cannot_leave_its_block(lines: list[str]) -> None:
 
     assert kinds.count("fence") == bool(lines)
     assert kinds.count("html_block") == 3, "the mark, and both ends of the folded part"
+
+
+def test_terminal_shows_globs_whole_and_bold_words_without_marks() -> None:
+    rules = {"rules": [{"repositories": "team/**", "tags": "**", "keep": "always"}], "running_on": []}
+    screen = Console(width=200, record=True, file=io.StringIO())
+
+    show(changed(**with_registry(retention=rules), protect_data=False), screen)
+
+    shown = screen.export_text()
+    assert "`**` in `team/**`: keep always" in shown
+    assert "! `protect_data` is switched off: " in shown
 
 
 # --- Secrets ----------------------------------------------------------------------------------------------------------
