@@ -62,9 +62,9 @@ EFFECTS = {
         "Removes the proxy: clients need your own proxy.",
     ),
     "stops": Effect(
-        "process stops",
+        "address removed",
         "Clients of the removed address get an error from now on.",
-        "A service stops.",
+        "Clients of the removed address get an error.",
     ),
     "reload": Effect(
         "proxy reloaded",

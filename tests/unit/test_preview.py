@@ -332,6 +332,7 @@ def test_new_address_ends_the_old_one() -> None:
     found = changed(**with_registry(url="https://other.example.com"))
 
     assert any("Clients of the removed address" in text for text in found.clients)
+    assert found.headline == "Changes `registry.url`. Clients of the removed address get an error.", "no process stops"
 
 
 def test_address_of_all_mirrors_is_told_as_a_host_and_a_mirror_that_leaves_it_stops() -> None:
@@ -633,3 +634,35 @@ def test_measured_costs_name_only_effects_of_the_preview() -> None:
 
     assert len(cells) == 14
     assert [cell for cell in cells if not set(cell.strip().split("; ")) <= names] == []
+
+
+@pytest.mark.parametrize(
+    ("row", "changes"),
+    [
+        (
+            "registry: log level, drain timeout, memory",
+            with_registry(log_level="debug", drain_timeout="40s", memory_mb=300),
+        ),
+        (
+            "an anonymous host added",
+            with_registry(anonymous_url="https://public.example.com") | {"acknowledge": ["anonymous_pull"]},
+        ),
+        ("a mirror removed", {"mirrors": {}}),
+        ("a mirror's allow-list", {"mirrors": {"docker.io": BASE["mirrors"]["docker.io"] | {"allow": ["10.0.0.0/9"]}}}),
+        (
+            "a mirror's ttl, log level, memory",
+            {
+                "mirrors": {
+                    "docker.io": BASE["mirrors"]["docker.io"] | {"ttl": "24h", "log_level": "warn", "memory_mb": 300}
+                }
+            },
+        ),
+    ],
+)
+def test_measured_costs_name_all_effects_of_the_preview(row: str, changes: dict[str, Any]) -> None:
+    table = (ROOT / "docs/updates.md").read_text().partition("## Cost of each change")[2]
+    (cell,) = re.findall(rf"^\| {re.escape(row)} \| ([^|]+) \|", table, re.MULTILINE)
+
+    names = {text.partition(". ")[0].lower() for text in changed(**changes).clients}
+
+    assert names == set(cell.strip().split("; "))
