@@ -14,7 +14,7 @@ from typing import Any
 from components.configuration.problems import path
 from operations.preview.events import recorded
 from operations.preview.retention import ABSENT, retention_changes
-from operations.preview.text import code
+from operations.preview.text import SENTENCE, code
 
 OPEN = "**open to everyone**"
 #: Most ranges of a new mirror that one cell shows.
@@ -184,7 +184,7 @@ def _settings(
         match key:
             case ("images", image):
                 if image in images_in_use:
-                    yield "Images", Change(code(image), old, new, f"changes the image of {code(image)} to {new}")
+                    yield "Images", Change(code(image), old, new, _image_phrase(code(image), new))
             # Each mirror shows the defaults that it has.
             case (
                 ("registry", "users" | "url" | "anonymous_url" | "retention", *_)
@@ -199,6 +199,10 @@ def _settings(
             case _:
                 text = code(path(*key))
                 yield "Settings", Change(text, old, new, _phrase(text, old, new, is_list=key in lists))
+
+
+def _image_phrase(image: str, new: str) -> str:
+    return f"changes the image of {image}{f' to {new}' if len(new) <= _PHRASE else ''}"
 
 
 def _phrase(text: str, old: str, new: str, *, is_list: bool) -> str:
@@ -275,7 +279,7 @@ def _value(value: object) -> str:
             return f"{len(lines)} lines, SHA-256 {code(hashlib.sha256(value.encode()).hexdigest()[:16])}"
         case float() if value.is_integer():
             return code(int(value))
-    return code(value)
+    return code(value, SENTENCE)  # two long names of images can differ only at their ends
 
 
 def _verb(before: object, after: object) -> str:

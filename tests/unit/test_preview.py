@@ -411,6 +411,14 @@ def test_long_values_are_told_apart_by_their_digest() -> None:
     assert " lines, SHA-256 `" in row[2]
 
 
+def test_long_names_of_images_show_their_different_digests() -> None:
+    name = f"registry.example.com/{'team-a/' * 16}registry:3.1.2@sha256:"
+    found = preview(*(configuration(images={"registry": name + digit * 64}) for digit in "12"))
+
+    assert rows(found, "Images") == [("`registry`", f"`{name}{'1' * 64}`", f"`{name}{'2' * 64}`")]
+    assert found.headline.startswith("Changes the image of `registry`. ")
+
+
 def test_longest_report_fits_into_a_comment_and_says_what_is_missing() -> None:
     lines = tuple(f"+{'x' * 400}" for _ in range(2000))
     many = tuple(Change(code(f"user{number}" * 30), "–", code("y" * 400), "adds") for number in range(500))
