@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -98,6 +99,24 @@ def test_every_script_of_a_pipeline_is_valid_shell(file: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gitlab_adds_a_key_that_lost_the_line_break_at_its_end(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "ssh-add").write_text("#!/bin/sh\ncat\n")
+    (tmp_path / "ssh-add").chmod(0o755)
+    (tmp_path / "key").write_text("BEGIN\nEND")
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | dict.fromkeys(
+        ("SSH_KEY", "DEPLOY_KEY"), f"{tmp_path}/key"
+    )
+    (line,) = [
+        line
+        for script in scripts(EXAMPLES / kind / "gitlab-ci.yml")
+        for line in script.splitlines()
+        if "ssh-add" in line
+    ]
+
+    assert subprocess.run(["sh", "-c", line], env=variables, capture_output=True, check=True).stdout == b"BEGIN\nEND\n"
+
+
 @each_pipeline
 def test_a_pipeline_needs_exactly_the_documented_secrets(file: Path) -> None:
     # GitHub makes the token of the comment itself.
@@ -175,6 +194,14 @@ def test_woodpecker_cleans_only_for_the_cron_job_of_that_name() -> None:
 
     assert [step.name for step in woodpecker.steps(file, "cron", "main", "cleaning")] == ["clean"]
     assert list(woodpecker.steps(file, "cron", "main", "nightly")) == []
+
+
+def test_woodpecker_compares_the_docker_host_only_for_its_own_cron_job() -> None:
+    """While `cleaning` runs, the writer is stopped for some seconds, which is no drift."""
+    file = EXAMPLES / "infrastructure/woodpecker.yml"
+
+    assert [step.name for step in woodpecker.steps(file, "cron", "main", "nightly")] == ["install", "production"]
+    assert list(woodpecker.steps(file, "cron", "main", "cleaning")) == []
 
 
 def test_the_pages_link_to_every_example() -> None:
