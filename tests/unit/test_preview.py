@@ -9,6 +9,7 @@ import random
 import re
 import urllib.parse
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +18,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
+from typer.testing import CliRunner
 
 from components.configuration.problems import ConfigError, Problem, problems_in
+from operations.__main__ import command_line
+from operations.comment.mark import parse
 from operations.preview.changes import Change, Section
 from operations.preview.commands import as_json
 from operations.preview.effects import EFFECTS
@@ -28,6 +32,7 @@ from operations.preview.markdown import LONGEST, markdown
 from operations.preview.report import Report, report
 from operations.preview.terminal import show
 from operations.preview.text import code
+from operations.stack import StackConfig
 from tests.harness.certificates import certificate_pair
 from tests.harness.configuration import ROOT, configuration, example_password, loaded
 from tests.unit.previews import events, preview, refusal
@@ -304,6 +309,20 @@ def test_failure_without_a_cause_is_a_failure() -> None:
 
     assert found.is_refused
     assert "unhandled error" in found.errors[0]
+
+
+def test_refused_stack_of_an_organization_has_the_mark_of_its_other_previews(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The events of a program that fails at once name no stack. `comment` finds the earlier comment by the mark."""
+    monkeypatch.setattr(StackConfig, "preview", lambda *_, **__: refusal("x"))
+    monkeypatch.setattr(StackConfig, "_run", lambda *_: "acme/prod\n")
+
+    CliRunner().invoke(command_line(["preview"]), ["preview", "--output", str(tmp_path / "preview.md")])
+
+    found = parse((tmp_path / "preview.md").read_text())
+    assert found is not None
+    assert found.stack == "prod"
 
 
 def test_protected_data_is_explained_with_the_way_to_go_on() -> None:
