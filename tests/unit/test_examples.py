@@ -196,6 +196,20 @@ def test_woodpecker_cleans_only_for_the_cron_job_of_that_name() -> None:
     assert list(woodpecker.steps(file, "cron", "main", "nightly")) == []
 
 
+def test_only_the_tags_of_the_documentation_deploy() -> None:
+    """Every other tag may have a name that no tag of an image can have."""
+    files = {system: EXAMPLES / "application" / f"{system}.yml" for system in SYSTEMS}
+    gitlab = yaml.safe_load(files["gitlab-ci"].read_text())["workflow"]["rules"]
+
+    assert "A tag `v*`" in PAGE
+    assert list(woodpecker.steps(files["woodpecker"], "tag", "main", tag="before-move")) == []
+    assert [step.name for step in woodpecker.steps(files["woodpecker"], "tag", "main", tag="v2")] == ["build", "deploy"]
+    assert {"if": "$CI_COMMIT_TAG =~ /^v/"} in gitlab
+    assert {"if": "$CI_COMMIT_TAG"} not in gitlab
+    for system in ("github", "gitea"):
+        assert 'tags: ["v*"]' in files[system].read_text()
+
+
 def test_woodpecker_compares_the_docker_host_only_for_its_own_cron_job() -> None:
     """While `cleaning` runs, the writer is stopped for some seconds, which is no drift."""
     file = EXAMPLES / "infrastructure/woodpecker.yml"
