@@ -27,7 +27,8 @@ _PHRASE = 120
 class Change:
     """A change in words: its subject, the value before and after, and a phrase for the headline (``adds …``).
 
-    ``part`` names the changed part of the subject, such as a setting of a mirror.
+    ``part`` names the changed part of the subject, such as a setting of a mirror. ``noun`` counts the subject in a
+    headline; empty if the noun is that of the section.
     """
 
     subject: str
@@ -35,6 +36,7 @@ class Change:
     after: str
     phrase: str
     part: str = ""
+    noun: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def _certificates(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Ch
         before, after = (f"ends {each[name][:10]}" if name in each else ABSENT for each in (earlier, later))
         if before != after or _secret_change(old, new, key, "", ""):
             verb = "adds" if before == ABSENT else "removes" if after == ABSENT else "renews"
-            yield Change(f"certificate {code(name)}", before, after, f"{verb} {certificate}")
+            yield Change(f"certificate {code(name)}", before, after, f"{verb} {certificate}", noun="certificate")
 
 
 def _settings(

@@ -91,7 +91,10 @@ def test_rules_of_retention_are_shown_in_words_and_restart_nothing() -> None:
 
     first, change = changed(**with_registry(retention=RETENTION)), preview(before, after)
 
+    day = changed(**with_registry(retention={"overwritten": {"days": 1}}))
+
     assert first.headline == "Changes 5 retention settings. Nothing restarts."
+    assert ("overwritten manifests", "all stay", "keep those of the last 1 day") in rows(day, "Retention")
     assert rows(first, "Retention")[:3] == [
         ("rule 1", "–", "`v*`: keep always"),
         ("rule 2", "–", "`pr-*` in `team/*`: keep those of the last 14 days"),
@@ -195,6 +198,17 @@ def test_certificate_renewal_tells_both_ends() -> None:
     assert row[0] == "certificate `registry.example.com`"
     assert re.fullmatch(r"ends \d{4}-\d\d-\d\d", row[1])
     assert found.headline.startswith("Renews the certificate `registry.example.com`.")
+
+
+def test_renewed_certificates_are_no_changed_hosts_in_the_headline() -> None:
+    hosts = {"registry.example.com", "public.example.com", "mirror.example.com"}
+
+    def pairs(other: str) -> dict[str, Any]:
+        own = with_registry(anonymous_url="https://public.example.com") | {"acknowledge": ["anonymous_pull"]}
+        files = {"certificates": {host: certificate_pair(host, other) for host in hosts}}
+        return configuration(proxy={"certificates": {"files": {}}}, **own, **files)
+
+    assert preview(pairs("a.test"), pairs("b.test")).headline.startswith("Changes 3 certificates. ")
 
 
 def test_new_stack_secret_does_not_look_like_new_passwords() -> None:
@@ -302,6 +316,13 @@ def test_other_failure_is_shown_as_it_is_without_logins_and_keys() -> None:
     assert len(shown) < LONGEST
     for secret in ("token", "ghp_", *key.splitlines()[1:-1]):
         assert secret not in shown + json.dumps(as_json(found))
+
+
+def test_failure_that_names_an_image_by_its_digest_is_shown() -> None:
+    digest = "a1" * 32
+    found = report(read_events(refusal(f"cannot pull registry:3.1.2@sha256:{digest}: not found\nand {digest}")))
+
+    assert found.errors == ("cannot pull registry:3.1.2@sha256:…: not found\na value that is not shown",)
 
 
 def test_failure_without_a_cause_is_a_failure() -> None:
