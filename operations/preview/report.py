@@ -145,7 +145,9 @@ def _headline(
 ) -> str:
     if is_first:
         counts = _counts([section for section in changed if section.noun in ("user", "mirror")])
-        return f"First deployment: creates the registry and the proxy{' with ' if counts else ''}{joined(counts)}."
+        is_own = recorded(events.after, "settings").get("proxy", {}).get("server") == "none"
+        created = "the registry, for your own proxy," if is_own else "the registry and the proxy"
+        return f"First deployment: creates {created}{' with ' if counts else ''}{joined(counts)}."
     phrases = list(dict.fromkeys(change.phrase for section in changed for change in section.changes))
     if not events.steps and not phrases:
         return "The Docker host differs from the last `up`." if events.drifted else "Nothing changes."
@@ -252,10 +254,10 @@ def _passwords_not_compared(before: Mapping[str, Any], after: Mapping[str, Any])
 
 
 def _snippets_to_install(files: Sequence[FileChange], after: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each changed snippet: the operator's own proxy does not know it yet."""
+    """Return a sentence for each new or changed snippet: the operator's own proxy does not know it yet."""
     names = {name for file in files for name in file.name.split(", ")}
     return [
-        f"**Your own proxy needs the changed snippet.** After `up`, install {code(f'pulumi stack output {name}')}."
+        f"**Your own proxy needs the new snippet.** After `up`, install {code(f'pulumi stack output {name}')}."
         for name in sorted(names & after.keys())
     ]
 

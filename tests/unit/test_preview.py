@@ -71,6 +71,13 @@ def test_first_deployment_counts_users_and_mirrors() -> None:
     assert found.clients == ()
 
 
+def test_first_deployment_for_the_operators_own_proxy_creates_no_proxy() -> None:
+    found = preview(None, configuration(proxy={"server": "none", "address": "127.0.0.1"}))
+
+    assert found.headline == ("First deployment: creates the registry, for your own proxy, with 3 users and 1 mirror.")
+    assert "**Your own proxy needs the new snippet.**" in found.attention[0]
+
+
 def test_unchanged_configuration_has_nothing_to_say() -> None:
     found = changed()
 
