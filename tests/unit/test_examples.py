@@ -196,6 +196,20 @@ def test_woodpecker_cleans_only_for_the_cron_job_of_that_name() -> None:
     assert list(woodpecker.steps(file, "cron", "main", "nightly")) == []
 
 
+@pytest.mark.parametrize("kind", ["infrastructure", "cleaning"])
+def test_one_pipeline_at_a_time_changes_the_stack(kind: str) -> None:
+    """A second push must not end a running `pulumi up`, and no cleaning runs beside an update."""
+    name = "clean" if kind == "cleaning" else "production"
+    github, gitea, gitlab = (
+        yaml.safe_load((EXAMPLES / kind / f"{system}.yml").read_text()) for system in ("github", "gitea", "gitlab-ci")
+    )
+
+    assert github["jobs"][name]["concurrency"] == gitea["jobs"][name]["concurrency"] == "registry"
+    assert gitlab[name]["resource_group"] == "registry"
+    for text in (PAGE, (EXAMPLES / "infrastructure/woodpecker.yml").read_text()):
+        assert '"Cancel previous pipelines"' in text
+
+
 def test_only_the_tags_of_the_documentation_deploy() -> None:
     """Every other tag may have a name that no tag of an image can have."""
     files = {system: EXAMPLES / "application" / f"{system}.yml" for system in SYSTEMS}
