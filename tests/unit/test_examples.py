@@ -210,6 +210,19 @@ def test_one_pipeline_at_a_time_changes_the_stack(kind: str) -> None:
         assert '"Cancel previous pipelines"' in text
 
 
+def test_preview_of_a_newer_commit_ends_the_older_one() -> None:
+    """The slower of two previews would write the comment last. Woodpecker ends the older one by default."""
+    github, gitea, gitlab = (
+        yaml.safe_load((EXAMPLES / f"infrastructure/{system}.yml").read_text())
+        for system in ("github", "gitea", "gitlab-ci")
+    )
+
+    own = {"group": "preview-${{ github.ref }}", "cancel-in-progress": True}
+    assert github["jobs"]["preview"]["concurrency"] == gitea["jobs"]["preview"]["concurrency"] == own
+    assert gitlab["preview"]["interruptible"] is True
+    assert "interruptible" not in gitlab["production"]
+
+
 def test_only_the_tags_of_the_documentation_deploy() -> None:
     """Every other tag may have a name that no tag of an image can have."""
     files = {system: EXAMPLES / "application" / f"{system}.yml" for system in SYSTEMS}
