@@ -11,6 +11,7 @@ from typing import Annotated, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -21,10 +22,19 @@ from pydantic import (
 
 INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 IMAGE_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
-
 #: An escaped half of a character beyond the first 65,536, as a program writes it that cuts an emoji. The group matches
 #: what looks like it: an escaped backslash, and both halves.
 _HALF = re.compile(r"(\\\\|\\u[dD][89abAB]\w\w\\u[dD][c-fC-F]\w\w)|\\u[dD][89a-fA-F]\w\w")
+#: A registry hides manifests of types that a client does not name.
+ACCEPT = {"Accept": ", ".join((*INDEX_TYPES, *IMAGE_TYPES, "*/*"))}
+
+
+def _without_nulls(value: object) -> object:
+    return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
+
+
+#: Labels or annotations. Null is no value.
+Texts = Annotated[dict[str, str], BeforeValidator(_without_nulls)]
 
 
 class Document(BaseModel):
@@ -44,8 +54,8 @@ class Document(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, value: object) -> object:
-        return {key: one for key, one in value.items() if one is not None} if isinstance(value, dict) else value
+    def _skip_nulls(cls, value: object) -> object:
+        return _without_nulls(value)
 
 
 class Platform(Document):

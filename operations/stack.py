@@ -180,8 +180,8 @@ class StackConfig:
             ) from None
 
     def name(self) -> str:
-        """Return the name of the stack."""
-        return self._run("stack", "--show-name").strip()
+        """Return the name of the stack as in URNs: without the organization that the CLI can print before the name."""
+        return self._run("stack", "--show-name").strip().rpartition("/")[2]
 
     def preview(self, *, refresh: bool) -> list[str]:
         """Run `pulumi preview --json` and return its events, one JSON text each, also those of a refused configuration.

@@ -22,10 +22,16 @@ def trust_in(certificate: str | None, config: StackConfig) -> ssl.SSLContext:
     """Return the trust in public authorities and in the stack's own authority, its output ``ca_certificate``.
 
     Raises:
-        Failure: if the output is no certificate.
+        Failure: if the output is no certificate, or if SSL_CERT_FILE names none.
     """
     try:
         trust = httpx.create_ssl_context()
+    except OSError as error:
+        raise Failure(
+            f"cannot read the certificates of SSL_CERT_FILE or SSL_CERT_DIR: {error.strerror or error}",
+            "set SSL_CERT_FILE to a PEM file with the certificate of the authority, or unset the variable",
+        ) from None
+    try:
         if certificate:
             trust.load_verify_locations(cadata=certificate)
     except (OSError, ValueError):

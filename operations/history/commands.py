@@ -36,7 +36,7 @@ _TOOL = ("python", "-m", "operations")
 
 def _docker_hosts(values: list[str] | None) -> list[str]:
     try:
-        return TypeAdapter(list[DockerHost]).validate_python(values or [])
+        return list(dict.fromkeys(TypeAdapter(list[DockerHost]).validate_python(values or [])))
     except ValidationError as error:
         raise typer.BadParameter(f"use {fault(error)}") from None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from operations.history.store import Store
-from operations.manifests import Descriptor, Document, Manifest, Platform
+from operations.manifests import Descriptor, Document, Manifest, Platform, Texts
 
 #: BuildKit writes provenance as an image for this platform, which no host runs.
 _NO_PLATFORM = "unknown"
@@ -20,7 +20,8 @@ class Content:
 
     ``damaged`` tells that the registry has the manifest, but nobody can read it. ``size`` counts every stored
     blob once, in bytes. ``known_as`` holds the digests by which a Docker host may know the image: the digests of its
-    manifests and, in Docker's classic image store, of its configurations.
+    manifests and, in Docker's classic image store, of its configurations. ``labels`` holds the labels of the images and
+    the annotations of the manifests.
     """
 
     size: int
@@ -33,11 +34,11 @@ class Content:
 
 
 class _Manifest(Manifest):
-    annotations: dict[str, str | None] | None = None
+    annotations: Texts | None = None
 
 
 class _Settings(Document):
-    labels: dict[str, str] | None = Field(None, alias="Labels")
+    labels: Texts | None = Field(None, alias="Labels")
 
 
 class _Configuration(Platform):
@@ -61,14 +62,19 @@ def content(store: Store, repository: str, digest: str) -> Content:
     blobs = {blob.digest: blob for manifest in manifests.values() for blob in manifest.blobs}
     # Base layers of Windows lie at their URLs, not here.
     missing |= dict.fromkeys(one for one, blob in blobs.items() if one not in store.blobs and not blob.urls)
-    images = [
-        (entry.platform, _Configuration.read(store.documents.get(manifest.config.digest)))
+    described = [
+        (entry.platform, manifest)
         for entry in entries
-        if (manifest := manifests.get(entry.digest)) and manifest.config and not _is_attestation(entry)
+        if (manifest := manifests.get(entry.digest)) and not _is_attestation(entry)
+    ]
+    images = [
+        (platform, _Configuration.read(store.documents.get(manifest.config.digest)))
+        for platform, manifest in described
+        if manifest.config
     ]
     settings = [configuration for _, configuration in images if configuration]
-    labels = (configuration.config.labels for configuration in settings if configuration.config)
-    annotations = manifests[digest].annotations or {} if digest in manifests else {}
+    labels = [configuration.config.labels for configuration in settings if configuration.config]
+    annotations = [manifest.annotations for _, manifest in described]
     return Content(
         size=sum(store.blobs.get(one, 0) for one in manifests.keys() | blobs.keys()),
         missing=tuple(missing),
@@ -81,7 +87,8 @@ def content(store: Store, repository: str, digest: str) -> Content:
                 platform for given, configuration in images if (platform := str(given or configuration or ""))
             )
         ),
-        labels={name: text for name, text in annotations.items() if text} | next(filter(None, labels), {}),
+        # The first text wins. A build argument without a value makes an empty label.
+        labels={key: text for one in reversed(labels + annotations) for key, text in (one or {}).items() if text},
         created=next((one.created for one in settings if one.created), None),
     )
 

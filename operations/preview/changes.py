@@ -14,7 +14,7 @@ from typing import Any
 from components.configuration.problems import path
 from operations.preview.events import recorded
 from operations.preview.retention import ABSENT, retention_changes
-from operations.preview.text import code
+from operations.preview.text import SENTENCE, code
 
 OPEN = "**open to everyone**"
 #: Most ranges of a new mirror that one cell shows.
@@ -27,7 +27,8 @@ _PHRASE = 120
 class Change:
     """A change in words: its subject, the value before and after, and a phrase for the headline (``adds …``).
 
-    ``part`` names the changed part of the subject, such as a setting of a mirror.
+    ``part`` names the changed part of the subject, such as a setting of a mirror. ``noun`` counts the subject in a
+    headline; empty if the noun is that of the section.
     """
 
     subject: str
@@ -35,6 +36,7 @@ class Change:
     after: str
     phrase: str
     part: str = ""
+    noun: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,18 +173,20 @@ def _certificates(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Ch
         before, after = (f"ends {each[name][:10]}" if name in each else ABSENT for each in (earlier, later))
         if before != after or _secret_change(old, new, key, "", ""):
             verb = "adds" if before == ABSENT else "removes" if after == ABSENT else "renews"
-            yield Change(f"certificate {code(name)}", before, after, f"{verb} {certificate}")
+            yield Change(f"certificate {code(name)}", before, after, f"{verb} {certificate}", noun="certificate")
 
 
 def _settings(
     was: Mapping[str, Any], now: Mapping[str, Any], images_in_use: frozenset[str]
 ) -> Iterator[tuple[str, Change]]:
     """Compare all settings that no other section shows, and the images; each with the title of its section."""
-    for key, old, new in _differences(_plain(was), _plain(now)):
+    before, after = _plain(was), _plain(now)
+    lists = {key for key, value in (*before.items(), *after.items()) if isinstance(value, list)}
+    for key, old, new in _differences(before, after):
         match key:
             case ("images", image):
                 if image in images_in_use:
-                    yield "Images", Change(code(image), old, new, f"changes the image of {code(image)} to {new}")
+                    yield "Images", Change(code(image), old, new, _image_phrase(code(image), new))
             # Each mirror shows the defaults that it has.
             case (
                 ("registry", "users" | "url" | "anonymous_url" | "retention", *_)
@@ -196,10 +200,19 @@ def _settings(
                 continue
             case _:
                 text = code(path(*key))
-                verb = "sets" if old == ABSENT else "removes" if new == ABSENT else "changes"
-                detail = f" to {new}" if verb == "sets" else f" from {old} to {new}" if verb == "changes" else ""
-                detail = detail if len(detail) <= _PHRASE else ""
-                yield "Settings", Change(text, old, new, f"{verb} {text}{detail}")
+                yield "Settings", Change(text, old, new, _phrase(text, old, new, is_list=key in lists))
+
+
+def _image_phrase(image: str, new: str) -> str:
+    return f"changes the image of {image}{f' to {new}' if len(new) <= _PHRASE else ''}"
+
+
+def _phrase(text: str, old: str, new: str, *, is_list: bool) -> str:
+    if is_list:
+        return f"adds {new} to {text}" if old == ABSENT else f"removes {old} from {text}"
+    verb = "sets" if old == ABSENT else "removes" if new == ABSENT else "changes"
+    detail = f" to {new}" if verb == "sets" else f" from {old} to {new}" if verb == "changes" else ""
+    return f"{verb} {text}{detail if len(detail) <= _PHRASE else ''}"
 
 
 def _other_secrets(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
@@ -268,7 +281,7 @@ def _value(value: object) -> str:
             return f"{len(lines)} lines, SHA-256 {code(hashlib.sha256(value.encode()).hexdigest()[:16])}"
         case float() if value.is_integer():
             return code(int(value))
-    return code(value)
+    return code(value, SENTENCE)  # two long names of images can differ only at their ends
 
 
 def _verb(before: object, after: object) -> str:

@@ -48,8 +48,9 @@ EFFECTS = {
     ),
     "mirror": Effect(
         "mirror stops and starts",
-        "Requests to the mirror wait for its successor, for some seconds.",
-        "Restarts a mirror: its requests wait for some seconds.",
+        "With Caddy, requests to the mirror wait for its successor, for some seconds. With nginx, they get 503"
+        " meanwhile.",
+        "Restarts a mirror: its requests wait or fail for some seconds.",
     ),
     "registry": Effect(
         "reader, writer, admin replaced, new before old",
@@ -62,9 +63,9 @@ EFFECTS = {
         "Removes the proxy: clients need your own proxy.",
     ),
     "stops": Effect(
-        "process stops",
+        "address removed",
         "Clients of the removed address get an error from now on.",
-        "A service stops.",
+        "Clients of the removed address get an error.",
     ),
     "reload": Effect(
         "proxy reloaded",

@@ -101,7 +101,7 @@ def _errors(said: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         kind: list(dict.fromkeys(one["message"].strip() for one in said if one["severity"] == kind))
         for kind in ("error", "info#err")
     }
-    errors = [error for error in printed["error"] if not _FOLLOW_UP.fullmatch(error)]
+    errors = sorted(error for error in printed["error"] if not _FOLLOW_UP.fullmatch(error))
     return tuple(errors or (printed["error"] and [*printed["info#err"], *printed["error"]]))
 
 

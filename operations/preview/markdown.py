@@ -17,6 +17,10 @@ _ROWS = 60
 _LINE = 300
 #: Characters that remain for the folded parts and for the remark that the report is cut.
 _RESERVE = 12_000
+#: Characters that remain for the remark that files are too many.
+_REMARK = 100
+#: Lines of a longer error: the first ones name the resource, and the last ones of a traceback its cause.
+_FIRST, _LAST = 20, 40
 
 
 def markdown(report: Report, first_line: str) -> str:
@@ -24,16 +28,20 @@ def markdown(report: Report, first_line: str) -> str:
 
     If the report is longer, the differences of files are cut, and the text says so.
     """
-    head = "\n".join([first_line, *_head(report)]) + "\n"
-    if len(head) > LONGEST - _RESERVE:
-        head = head[: LONGEST - _RESERVE].rpartition("\n")[0]
-        return f"{head}\n\n… The rest does not fit into a comment. `python -m operations preview` shows all of it.\n"
+    head = f"{first_line}\n"
+    for part in _head(report):
+        if len(head) + len(part) > LONGEST - _RESERVE:
+            return f"{head}\n… The rest does not fit into a comment. `python -m operations preview` shows all of it.\n"
+        head += f"{part}\n"
     tail = "\n".join(_resources(report))
     tail = f"\n{tail}\n" if tail else ""
+    if len(head) + len(tail) > LONGEST - _REMARK:
+        tail = "\nThe names of the resources do not fit into a comment.\n"
     return head + _files(report.files, LONGEST - len(head) - len(tail)) + tail
 
 
 def _head(report: Report) -> Iterator[str]:
+    """Yield parts that only stand whole: a part that is cut could leave a block of code open."""
     yield f"### Preview of {code(report.stack)}"
     yield f"\n**{report.headline}**"
     if report.note:
@@ -55,7 +63,7 @@ def _head(report: Report) -> Iterator[str]:
         )
     for error in report.errors:
         yield ""
-        yield from _fenced("text", [line[:_LINE] for line in error.splitlines()[:_ROWS]])
+        yield "\n".join(_fenced("text", _shortened(error.splitlines())))
     for section in report.sections:
         yield f"\n#### {section.title}\n"
         yield f"| {section.noun.capitalize()} | Before | After |\n| --- | --- | --- |"
@@ -76,6 +84,17 @@ def _limited(rows: Sequence[str]) -> Iterator[str]:
         yield f"\n… and {len(rows) - _ROWS} more."
 
 
+def _shortened(lines: Sequence[str]) -> list[str]:
+    """Cut long lines and leave out lines in the middle, and say so."""
+    if len(lines) > _FIRST + _LAST:
+        lines = [*lines[:_FIRST], f"… {counted(len(lines) - _FIRST - _LAST, 'line')} left out …", *lines[-_LAST:]]
+    return [_cut(line) for line in lines]
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _LINE else f"{line[:_LINE]}…"
+
+
 def _files(files: Sequence[FileChange], space: int) -> str:
     """Return the folded differences, or as many of their lines as fit into ``space`` characters."""
     if not files:
@@ -89,8 +108,8 @@ def _files(files: Sequence[FileChange], space: int) -> str:
 def _folded(files: Sequence[FileChange], most: int) -> str:
     parts = [f"\n<details><summary>Files: {counted(len(files), 'change')}</summary>\n"]
     for file in files:
-        lines = [line if len(line) <= _LINE else f"{line[:_LINE]}…" for line in file.lines[:most]]
-        parts += [f"{code(file.name)}: {file.change}\n", *(_fenced("diff", lines) if lines else [])]
+        lines = [_cut(line) for line in file.lines[:most]]
+        parts += [f"{code(file.name, SENTENCE)}: {file.change}\n", *(_fenced("diff", lines) if lines else [])]
         if len(file.lines) > most:
             parts.append(f"\n{len(file.lines) - most} more lines. `pulumi preview --diff` shows all of them.")
         parts += [""] if lines else []

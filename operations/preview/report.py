@@ -21,6 +21,8 @@ from operations.preview.text import SENTENCE, code, counted, joined
 _PHRASES = 2
 #: How the engine refuses to delete or to replace a volume with data.
 _PROTECTED = re.compile(r"marked for protection|cannot be deleted")
+#: The digest of an image, which is no secret but looks like a key.
+_DIGEST = re.compile(r"(\bsha256:)[0-9a-f]{64}\b")
 _HASH = re.compile(r"\$2[aby]\$")
 
 
@@ -134,19 +136,18 @@ def _refusal(events: Events) -> Report:
 
 def _safe(text: str) -> str:
     """Return a message of the program or of the engine without key material and without the logins of URLs."""
-    return "\n".join(
-        HIDDEN if is_key_material(line) or _HASH.search(line) else redacted(line) for line in text.splitlines()
-    )
+    lines = [_DIGEST.sub(r"\1…", line) for line in text.splitlines()]
+    return "\n".join(HIDDEN if is_key_material(line) or _HASH.search(line) else redacted(line) for line in lines)
 
 
 def _headline(
     changed: Sequence[Section], noticed: Sequence[str], events: Events, *, is_first: bool, is_at_risk: bool
 ) -> str:
     if is_first:
-        counts = [
-            counted(_subjects(section), section.noun) for section in changed if section.noun in ("user", "mirror")
-        ]
-        return f"First deployment: creates the registry and the proxy{' with ' if counts else ''}{joined(counts)}."
+        counts = _counts([section for section in changed if section.noun in ("user", "mirror")])
+        is_own = recorded(events.after, "settings").get("proxy", {}).get("server") == "none"
+        created = "the registry, for your own proxy," if is_own else "the registry and the proxy"
+        return f"First deployment: creates {created}{' with ' if counts else ''}{joined(counts)}."
     phrases = list(dict.fromkeys(change.phrase for section in changed for change in section.changes))
     if not events.steps and not phrases:
         return "The Docker host differs from the last `up`." if events.drifted else "Nothing changes."
@@ -159,14 +160,18 @@ def _headline(
     elif len(phrases) <= _PHRASES:
         text = _capital(joined(phrases))
     else:
-        text = f"Changes {joined([counted(_subjects(section), section.noun) for section in changed])}"
+        text = f"Changes {joined(_counts(changed))}"
     if noticed:
         return f"{text}. {EFFECTS[noticed[0]].headline}"
     return f"{text}." if is_at_risk else f"{text}. Nothing restarts."
 
 
-def _subjects(section: Section) -> int:
-    return len({change.subject for change in section.changes})
+def _counts(changed: Sequence[Section]) -> list[str]:
+    found: dict[str, set[str]] = {}
+    for section in changed:
+        for change in section.changes:
+            found.setdefault(change.noun or section.noun, set()).add(change.subject)
+    return [counted(len(subjects), noun) for noun, subjects in found.items()]
 
 
 def _data_at_risk(events: Events, was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -249,10 +254,10 @@ def _passwords_not_compared(before: Mapping[str, Any], after: Mapping[str, Any])
 
 
 def _snippets_to_install(files: Sequence[FileChange], after: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each changed snippet: the operator's own proxy does not know it yet."""
+    """Return a sentence for each new or changed snippet: the operator's own proxy does not know it yet."""
     names = {name for file in files for name in file.name.split(", ")}
     return [
-        f"**Your own proxy needs the changed snippet.** After `up`, install {code(f'pulumi stack output {name}')}."
+        f"**Your own proxy needs the new snippet.** After `up`, install {code(f'pulumi stack output {name}')}."
         for name in sorted(names & after.keys())
     ]
 

@@ -7,7 +7,7 @@ from difflib import SequenceMatcher
 from itertools import zip_longest
 from typing import Any
 
-from operations.preview.text import code
+from operations.preview.text import code, counted
 
 ABSENT = "–"
 _RULES = "changes the retention rules"
@@ -67,5 +67,5 @@ def _keep(keep: Any) -> str:
     if not isinstance(keep, Mapping):
         return "keep always"
     parts = [f"the newest {int(keep['newest'])}"] if "newest" in keep else []
-    parts += [f"those of the last {int(keep['days'])} days"] if "days" in keep else []
+    parts += [f"those of the last {counted(int(keep['days']), 'day')}"] if "days" in keep else []
     return f"keep {' and '.join(parts)}"

@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from operations.preview.report import Report
-from operations.preview.text import counted
+from operations.preview.text import counted, plain
 
 _COLORS = {"+": "green", "-": "red", "@": "cyan"}
 
@@ -27,7 +27,7 @@ def _parts(report: Report) -> Iterator[RenderableType]:
         yield Text(report.note)
     if report.attention:
         yield Text("\nAttention", style="bold red")
-        yield from (Text(f"  ! {text.replace('**', '')}") for text in report.attention)
+        yield from (Text(f"  ! {plain(text)}") for text in report.attention)
     yield from (Text(f"\n{each}") for each in (*report.problems, *report.errors))
     yield from _sections(report)
     if report.clients:
@@ -51,5 +51,5 @@ def _sections(report: Report) -> Iterator[RenderableType]:
         table = Table(*columns, box=None, pad_edge=False)
         for change in section.changes:
             subject = f"{change.subject} {change.part}".strip()
-            table.add_row(*(escape(cell.replace("**", "")) for cell in (subject, change.before, change.after)))
+            table.add_row(*(escape(plain(cell)) for cell in (subject, change.before, change.after)))
         yield table

@@ -23,6 +23,11 @@ def code(value: object, longest: int = _LONGEST) -> str:
     return f"{fence}{space}{text or ' '}{space}{fence}"
 
 
+def plain(text: str) -> str:
+    """Return a sentence without the marks of bold words. A code span, such as the glob ``team/**``, stays as it is."""
+    return re.sub(r"(?<!`)(`+)(?!`).*?(?<!`)\1(?!`)|\*\*", lambda found: found[0] if found[1] else "", text)
+
+
 def joined(phrases: list[str]) -> str:
     """Join phrases to ``a, b and c``."""
     return " and ".join(filter(None, [", ".join(phrases[:-1]), *phrases[-1:]]))

@@ -24,6 +24,7 @@ def apply(
     plan: Plan,
     *,
     read: Callable[[], Store],
+    points_to: Callable[[str, str], str | None],
     delete: Callable[[str, str], None],
     running: Callable[[], Iterable[str]],
     again: str,
@@ -34,6 +35,7 @@ def apply(
     Args:
         plan: the plan.
         read: reads the store.
+        points_to: tells the digest of a tag of a repository, or None. Asked before each deletion of a tag.
         delete: deletes a tag or, by its digest, a manifest of a repository. Tells nothing if it is gone already.
         running: asks for the IDs and digests of images that run, or that their services used before.
         again: the command that makes a new plan.
@@ -52,6 +54,8 @@ def apply(
             left, checked = set(remaining(plan, graph)), time.monotonic()
         progress(number, len(steps))
         if step in left:
+            if isinstance(step, PlannedTag) and points_to(step.repository, step.tag) not in (step.digest, None):
+                _refuse([_pushed_again(step)], again)
             delete(step.repository, reference(step))
             done += 1
     if done and (stayed := list(remaining(plan, Graph(read())))):
@@ -102,11 +106,15 @@ def _changed_tags(plan: Plan, store: Store, going: Mapping[str, set[str]], used:
         for tag, links in tags.items():
             one = planned.get((name, tag))
             if one and (links.current, links.moved) != (one.digest, one.pushed):
-                yield f"{name}:{tag} was pushed again"
+                yield _pushed_again(one)
             elif one and links.current in used:
                 yield f"a service uses or used {short(links.current)}, to which {name}:{tag} points"
             elif not one and links.current and links.current in going.get(name, ()):
                 yield f"{name}:{tag} points to {short(links.current)} now, which the plan deletes"
+
+
+def _pushed_again(tag: PlannedTag) -> str:
+    return f"{tag.repository}:{tag.tag} was pushed again"
 
 
 def _refuse(reasons: Iterable[str], again: str) -> None:

@@ -128,6 +128,7 @@ def apply(
         done = apply_plan(
             found,
             read=lambda: read_store(config, deployed),
+            points_to=admin.points_to,
             delete=admin.delete,
             again=again,
             running=lambda: running(config, deployed, found, f"make a new plan: {again}"),

@@ -18,6 +18,8 @@ LARGEST_DOCUMENT = 4 << 20
 _MOST_DOCUMENTS = 256 << 20
 _CHUNK = 1 << 20
 _MOST_LINKS = 16
+#: Bytes in which a JSON document begins, after white space.
+_START = 16
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 
 
@@ -103,8 +105,8 @@ class Archive:
             if member.isreg() and member.size <= LARGEST_DOCUMENT:
                 content = self._tar.extractfile(member)
                 assert content
-                start = content.read(1)
-                if start in (b"{", b"["):
+                start = content.read(_START)
+                if start.lstrip().startswith((b"{", b"[")):
                     kept += member.size
                     if kept > _MOST_DOCUMENTS:
                         raise Broken(f"the file has more than {_MOST_DOCUMENTS >> 20} MiB of JSON documents")
@@ -138,7 +140,7 @@ def _readable() -> Iterator[None]:
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = str(error).partition("\n")[0].rstrip(":") or "it ends too early"
         raise Broken(f"the file is no tarball, or it is damaged: {reason}") from None
-    except (ValueError, OverflowError, IndexError):  # tarfile lets them through for some headers
+    except (ValueError, OverflowError, IndexError, RecursionError):  # tarfile lets them through for some headers
         raise Broken("the file is no tarball, or it is damaged: a header is not valid") from None
     except OSError as error:
         raise Broken(f"the file cannot be read: {error.strerror or error}") from None

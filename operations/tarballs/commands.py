@@ -11,6 +11,7 @@ import typer
 from rich.filesize import decimal
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from operations.console import say, show_table, waiting
 from operations.credentials.login import push_login
@@ -106,7 +107,7 @@ class _Progress:
     def add(self, size: int) -> None:
         """Add bytes that were read."""
         self._bytes += size
-        self._status.update(f"{self._current}, {decimal(self._bytes)} read so far")
+        self._status.update(Text(f"{self._current}, {decimal(self._bytes)} read so far"))
 
     def end(self, outcome: Outcome) -> None:
         """Print the result of a tarball."""
@@ -116,7 +117,7 @@ class _Progress:
 def _read(found: list[Path], templates: Templates, status: Status) -> list[Tarball]:
     tarballs = []
     for place, file in enumerate(found, 1):
-        status.update(f"Reading {place} of {len(found)}: {printable(file.name)} …")
+        status.update(Text(f"Reading {place} of {len(found)}: {printable(file.name)} …"))
         tarballs.append(read(file, templates))
     return tarballs
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from components.configuration.settings import DOCKER_HUB
-from operations.manifests import Descriptor, Document, Manifest
+from operations.manifests import Descriptor, Document, Manifest, Texts
 from operations.tarballs.archive import Archive, Broken
 from operations.warm.references import parse
 
@@ -90,7 +90,7 @@ class _Entry(Document):
 
 
 class _IndexEntry(Blob):
-    annotations: dict[str, str] | None = None
+    annotations: Texts | None = None
 
 
 class _Index(Document):
@@ -112,7 +112,7 @@ def images(archive: Archive) -> list[Image]:
         Broken: if the tarball has no images, or if a part is missing.
     """
     if "index.json" in archive:
-        found = list(_from_index(archive))
+        found = _from_index(archive)
     elif "manifest.json" in archive:
         entries = _parsed(TypeAdapter(tuple[_Entry, ...]), archive.document("manifest.json"), "manifest.json")
         found = [
@@ -133,11 +133,13 @@ def blob_path(digest: str) -> str:
     return f"blobs/{digest.replace(':', '/')}"
 
 
-def _from_index(archive: Archive) -> Iterator[Image]:
+def _from_index(archive: Archive) -> list[Image]:
+    """Return the images of ``index.json``. ORAS also lists the manifests there that an index of the file names."""
     index = _parsed(TypeAdapter(_Index), archive.document("index.json"), "index.json")
     names: defaultdict[str, list[Name]] = defaultdict(list)
     for entry in index.manifests:
         names[entry.digest] += _annotated(entry.annotations or {})
+    found = dict[str, Image]()
     for entry in {entry.digest: entry for entry in index.manifests}.values():
         known = tuple(dict.fromkeys(names[entry.digest]))
         manifest, _ = _manifest(archive, entry.digest)
@@ -145,11 +147,15 @@ def _from_index(archive: Archive) -> Iterator[Image]:
         is_image = config and config.media_type in _CONFIGURATIONS  # other artifacts have layers without compression
         if config and is_image and any(layer.media_type in _UNCOMPRESSED for layer in layers):
             files = tuple(blob_path(layer.digest) for layer in layers)
-            yield _saved(archive, known, _document(archive, config.digest), files)
+            found[entry.digest] = _saved(archive, known, _document(archive, config.digest), files)
         else:
             manifests = dict[str, tuple[str, bytes]]()
             _collect(archive, entry, manifests)
-            yield Stored(known, entry.digest, manifests)
+            found[entry.digest] = Stored(known, entry.digest, manifests)
+    parts = {
+        digest for one in found.values() if isinstance(one, Stored) for digest in one.manifests.keys() - {one.identity}
+    }
+    return [one for digest, one in found.items() if one.names or digest not in parts]
 
 
 def _collect(archive: Archive, entry: Descriptor, found: dict[str, tuple[str, bytes]], depth: int = 1) -> None:
@@ -206,11 +212,14 @@ def _annotated(annotations: Mapping[str, str]) -> list[Name]:
 
 
 def _name(text: str) -> Name:
-    """Return the repository and the tag of a name, without its registry."""
+    """Return the repository and the tag of a name, without its registry.
+
+    A name that is not valid counts as a repository. So it is refused only if a template uses it.
+    """
     try:
         reference = parse(text)
     except ValueError:
-        raise Broken(f"the name {text[:200]!r} is not valid") from None
+        return Name(text, None)
     repository = reference.repository
     if reference.registry == DOCKER_HUB:
         repository = repository.removeprefix("library/")

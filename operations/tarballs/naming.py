@@ -68,7 +68,7 @@ def dated(file: Path, changed: float) -> Dated:
 
 def order(file: Path, when: Dated) -> tuple[datetime.datetime, list[tuple[int, str]], str]:
     """Return the key that sorts tarballs: oldest first; at the same moment, 9 comes before 10 in the names."""
-    parts = re.findall(r"([0-9]+)|([^0-9]+)", file.name)
+    parts = re.findall(r"([0-9]+)|([^0-9]+)", stem(file))  # the ending would sort app-2.tar before app.tar
     return when.moment, [(int(number), text) if number else (-1, text) for number, text in parts], str(file)
 
 

@@ -28,7 +28,7 @@ class Tarball:
 
 
 def files(paths: Iterable[Path]) -> list[Path]:
-    """Return the given files, and the tarballs in the given folders.
+    """Return the given files, and the tarballs in the given folders. A link to one of the others is left out.
 
     Raises:
         Failure: if a path does not exist, or if a folder has no tarball.
@@ -46,7 +46,9 @@ def files(paths: Iterable[Path]) -> list[Path]:
         if not within:
             raise Failure(f"the folder {path} has no file that ends in {', '.join(ENDINGS)}", "name the files")
         found += within
-    return list({one.resolve(): one for one in found}.values())
+    # The name of a file has its date. The name of a link, such as latest.tar, may have none.
+    links_first = sorted(found, key=lambda one: (not one.is_symlink(), str(one)))
+    return list({one.resolve(): one for one in links_first}.values())
 
 
 def read(file: Path, templates: Templates) -> Tarball:

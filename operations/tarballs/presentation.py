@@ -40,14 +40,16 @@ def table(outcomes: Iterable[Outcome]) -> Table:
 def summary(outcomes: Sequence[Outcome], sent: int) -> str:
     """Return the numbers of tarballs, and their bytes before and after layers are shared."""
     states = [one.state for one in outcomes]
+    older = states.count("older")
     counts = [
         f"{states.count('imported')} imported",
-        f"{states.count('present') + states.count('older')} in the registry already",
+        f"{states.count('present')} in the registry already",
+        *([f"{older} skipped because their tag has a newer tarball"] if older else []),
         f"{states.count('failed')} failed",
     ]
     count = totals(outcomes)
     return (
-        f"{len(outcomes)} tarballs: {', '.join(counts)}\n"
+        f"{len(outcomes)} {'tarball' if len(outcomes) == 1 else 'tarballs'}: {', '.join(counts)}\n"
         f"{decimal(count.tarballs)} in tarballs, {decimal(count.separate)} compressed, {decimal(count.shared)} in the"
         f" registry, where equal layers are stored once; {decimal(sent)} uploaded by this command"
     )

@@ -12,17 +12,18 @@ import httpx
 from pydantic import SecretStr, ValidationError
 
 from components.configuration.problems import Failure
-from operations.manifests import IMAGE_TYPES, INDEX_TYPES, Document
+from operations.manifests import ACCEPT, Document
 from operations.tarballs.archive import LARGEST_DOCUMENT, Broken
 from operations.trust import AUTHORITY, is_untrusted
 
 ANSWER_SECONDS = 300.0
 """Longest silence of the registry, which may be busy with the end of a large upload."""
+CONNECT_SECONDS = 20.0
+"""Longest time in which a host may accept a connection."""
 RETRY_SECONDS = (1.0, 4.0, 15.0, 40.0)
 """Waits before each further try. The registry refuses uploads for some seconds while it removes old images."""
 LONGEST_WAIT_SECONDS = 60.0
 """Longest wait that the registry may ask for with `Retry-After`."""
-_ACCEPT = ", ".join((*INDEX_TYPES, *IMAGE_TYPES))
 
 
 class Registry:
@@ -33,11 +34,11 @@ class Registry:
             base_url=url,
             auth=(login[0], login[1].get_secret_value()) if login else None,
             headers={"User-Agent": "registry-stack", "Accept-Encoding": "identity"},
-            timeout=ANSWER_SECONDS,
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             follow_redirects=False,
             verify=trust,
         )
-        self._known: dict[str, str] = {}  # a repository that has the blob, by digest
+        self._known: dict[str, str] = {}  # a repository that should have the blob, by digest
         self._present: set[tuple[str, str]] = set()
 
     def __enter__(self) -> Registry:
@@ -50,7 +51,7 @@ class Registry:
         """Return the manifest that a tag points to, or None without the tag."""
         address = f"/v2/{repository}/manifests/{tag}"
         try:
-            answer = self._ask(lambda: self._client.get(address, headers={"Accept": _ACCEPT}), (200, 404))
+            answer = self._ask(lambda: self._client.get(address, headers=ACCEPT), (200, 404))
         except Broken as error:
             raise Failure(str(error), f"check that a registry answers at {self._client.base_url}") from None
         return answer.content if answer.status_code == httpx.codes.OK else None
@@ -58,6 +59,10 @@ class Registry:
     def note(self, repository: str, digest: str) -> None:
         """Remember that a repository has a blob."""
         self._present.add((repository, digest))
+        self._known.setdefault(digest, repository)
+
+    def expect(self, repository: str, digest: str) -> None:
+        """Remember that a repository should have a blob: a manifest there names it."""
         self._known.setdefault(digest, repository)
 
     def has(self, repository: str, digest: str) -> bool:
@@ -69,7 +74,7 @@ class Registry:
         return (repository, digest) in self._present
 
     def mount(self, repository: str, digest: str) -> bool:
-        """Let a repository share a blob that another repository is known to have. Tell whether that worked."""
+        """Let a repository share a blob that another repository is expected to have. Tell whether that worked."""
         if (other := self._known.get(digest)) is None:
             return False
         query = {"mount": digest, "from": other}
@@ -122,7 +127,7 @@ class Registry:
                 if answer.status_code != httpx.codes.TOO_MANY_REQUESTS and answer.status_code < 500:
                     raise self._refusal(answer, cause)
                 asked = answer.headers.get("Retry-After", "")
-                seconds = float(asked) if wait and asked.isdecimal() and len(asked) < 10 else wait
+                seconds = max(wait, float(asked)) if wait and asked.isdecimal() and len(asked) < 10 else wait
             if seconds is None or seconds > LONGEST_WAIT_SECONDS:
                 raise Failure(cause, "run the same command again: it continues where it stopped")
             time.sleep(seconds)

@@ -23,6 +23,7 @@ from operations.tarballs.registry import Registry, digest_of
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 _CONFIG = "application/vnd.docker.container.image.v1+json"
 _LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+_GZIP_LAYERS = (_LAYER, "application/vnd.oci.image.layer.v1.tar+gzip")
 #: Never change these numbers: every layer that is compressed again would get another digest.
 _LEVEL, _GZIP_WINDOW = 6, 31
 _CHUNK = 1 << 20
@@ -53,14 +54,16 @@ class Transfer:
         if isinstance(image, Stored):
             return _sizes_of(image)
         try:
-            layers = [_Part(one.digest, one.size) for one in StoredManifest.model_validate_json(manifest).layers or ()]
+            layers = StoredManifest.model_validate_json(manifest).layers or ()
         except ValidationError:
             return {}
+        parts = [_Part(layer.digest, layer.size) for layer in layers]
         if len(layers) == len(image.layers):
-            for (plain, _), layer in zip(image.layers, layers, strict=True):
-                self._layers.setdefault(plain, layer)
-                self._registry.note(repository, layer.digest)
-        return _sizes(image, layers, manifest)
+            for (plain, _), layer, part in zip(image.layers, layers, parts, strict=True):
+                if layer.media_type in _GZIP_LAYERS:  # another client may have pushed the image with zstd
+                    self._layers.setdefault(plain, part)
+                    self._registry.expect(repository, layer.digest)
+        return _sizes(image, parts, manifest)
 
     def push(self, archive: Archive, image: Image, targets: tuple[Target, ...]) -> dict[str, int]:
         """Push an image and its tags. Return the manifests and blobs of the image with their sizes.

@@ -95,7 +95,11 @@ def _question(config: StackConfig, deployed: Deployed) -> Question | None:
 
 def _growth(registry: str, found: Usage, now: datetime.datetime) -> Growth | None:
     """Return the growth since the last run, and remember this run. Without a usable file, the sizes are still shown."""
-    file, last = file_of(registry), None
+    try:
+        file, last = file_of(registry), None
+    except RuntimeError:
+        say("Note: the growth is unknown, because this user has no home folder. Name a folder in XDG_STATE_HOME.")
+        return None
     try:
         last = last_run(file)
     except (OSError, ValueError) as error:

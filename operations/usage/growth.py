@@ -33,7 +33,11 @@ class Growth:
 
 
 def file_of(registry: str) -> Path:
-    """Return the file with the last run for a registry, below ``XDG_STATE_HOME``, else below ~/.local/state."""
+    """Return the file with the last run for a registry, below ``XDG_STATE_HOME``, else below ~/.local/state.
+
+    Raises:
+        RuntimeError: if the user has no home folder.
+    """
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "registry-stack" / f"usage-{registry.replace(':', '-')}.json"
 

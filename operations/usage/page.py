@@ -90,7 +90,8 @@ def bars(rows: Sequence[tuple[str, int, int]]) -> list[Bar]:
 def curve(arrivals: Sequence[tuple[datetime.datetime, int]], now: datetime.datetime) -> Curve | None:
     """Return the curve of all bytes that had arrived at each time, or None without two times."""
     first = arrivals[0][0] if arrivals else now
-    seconds = (now - first).total_seconds()
+    last = max(now, arrivals[-1][0]) if arrivals else now  # the clock of the Docker host may be ahead
+    seconds = (last - first).total_seconds()
     if seconds <= 0:
         return None
     sums = list(accumulate(size for _, size in arrivals))
@@ -112,7 +113,7 @@ def curve(arrivals: Sequence[tuple[datetime.datetime, int]], now: datetime.datet
         yield f"H{_WIDTH} V{_HEIGHT} Z"
 
     lines = tuple((y(step * number), decimal(step * number)) for number in range(_LINES + 1))
-    return Curve(" ".join(steps()), lines, first, now)
+    return Curve(" ".join(steps()), lines, first, last)
 
 
 def round_up(size: float) -> int:

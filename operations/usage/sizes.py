@@ -129,11 +129,14 @@ def _parts(digest: str, here: frozenset[str], manifests: Mapping[str, Manifest])
 def _arrivals(
     store: Store, images: Mapping[str, Mapping[str, frozenset[str]]]
 ) -> Iterator[tuple[datetime.datetime, int]]:
-    """Yield when blobs arrived. The links of tags have the last push of each digest under each tag."""
+    """Yield when blobs arrived.
+
+    The links of tags have the last push of each digest under each tag. Without its tag, an image has its own last push.
+    """
     pushes = defaultdict[datetime.datetime, list[frozenset[str]]](list)
     for name, links in store.repositories.items():
-        for link in links.values():
-            for digest, moment in link.pushed.items():
+        for pushed in (*(link.pushed for link in links.values()), store.pushed.get(name, {})):
+            for digest, moment in pushed.items():
                 if digest in images[name]:
                     pushes[moment].append(images[name][digest])
     known = set[str]()

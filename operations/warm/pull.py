@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import httpx
 from pydantic import Field, ValidationError
 
-from operations.manifests import IMAGE_TYPES, INDEX_TYPES, Descriptor, Document, Manifest
+from operations.manifests import ACCEPT, Descriptor, Document, Manifest
 from operations.warm.mirrors import Mirror
 from operations.warm.references import Reference
 
@@ -28,11 +28,7 @@ LONGEST_WAIT_SECONDS = 60.0
 AT_ONCE = 4
 _LARGEST_MANIFEST = 4 << 20
 _LARGEST_REFUSAL = 1 << 16
-_HEADERS = {
-    "User-Agent": "registry-stack",
-    "Accept": ", ".join((*INDEX_TYPES, *IMAGE_TYPES, "*/*")),
-    "Accept-Encoding": "identity",
-}
+_HEADERS = {"User-Agent": "registry-stack", "Accept-Encoding": "identity", **ACCEPT}
 
 
 class PullError(Exception):

@@ -142,3 +142,14 @@ def test_a_host_that_does_not_answer_stops_the_plan(stack: Stack) -> None:
     assert f"{gone} does not answer" in refused.stderr
     assert f"--without {gone}" in refused.stderr
     assert without.stdout.splitlines()[-1].startswith(f"{stack.registry}: ")
+
+
+@pytest.mark.parametrize("command", ["retention plan --without unix:///run/nobody.sock", "gc", "usage", "history"])
+def test_commands_that_need_no_secret_run_without_the_passphrase(stack: Stack, command: str) -> None:
+    registry = dict(stack.values["registry"])
+    stack.write(registry=registry | {"retention": RETENTION | {"running_on": ["unix:///run/nobody.sock"]}})
+
+    answer = stack.operations(*command.split(), PULUMI_CONFIG_PASSPHRASE="wrong", check=False)
+    stack.write(registry=registry)
+
+    assert answer.returncode == 0, answer.stderr

@@ -76,7 +76,7 @@ class DiskRegistry(ThreadingHTTPServer):
     def manifests(self, repository: str) -> set[str]:
         """The digests of the manifests."""
         folder = self.below(repository, "_manifests/revisions/sha256")
-        return {f"sha256:{one.name}" for one in folder.iterdir() if (one / "link").exists()}
+        return {f"sha256:{link.parent.name}" for link in folder.glob("*/link")}
 
     def files(self) -> dict[str, bytes]:
         """Every file of the store."""
@@ -112,10 +112,11 @@ class Handler(BaseHTTPRequestHandler):
     ) -> tuple[int, bytes, dict[str, str]]:
         server, links = self.server, "_manifests/tags"
         match call:
-            case "GET manifests":
+            case "GET manifests" | "HEAD manifests":
                 digest = rest if ":" in rest else server.tags(repository).get(rest, "")
-                found = digest in (server.manifests(repository) if digest else ())
-                return (200, server.blob(digest).read_bytes(), {}) if found else (404, b"", {})
+                if digest not in server.manifests(repository):
+                    return 404, b"", {}
+                return 200, server.blob(digest).read_bytes(), {"Docker-Content-Digest": digest}
             case "HEAD blobs":
                 return (200 if server.below(repository, "_layers/sha256", rest[7:]).exists() else 404), b"", {}
             case "POST blobs/uploads":

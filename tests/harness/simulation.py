@@ -84,6 +84,11 @@ class Simulation:
                 found |= {blob for blob in self.blobs_of(one) if blob in self.layers[name] and blob in self.blobs}
         return found
 
+    def points_to(self, name: str, tag: str) -> str | None:
+        """HEAD /v2/NAME/manifests/TAG."""
+        links = self.tags.get(name, {}).get(tag)
+        return links.current if links and links.current and self.has(name, links.current) else None
+
     def delete(self, name: str, reference: str) -> None:
         """DELETE /v2/NAME/manifests/REFERENCE."""
         if ":" not in reference:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,12 @@ def all_steps(file: Path) -> list[Step]:
     return [_step(name, step) for name, step in yaml.safe_load(file.read_text())["steps"].items()]
 
 
-def steps(file: Path, event: str, branch: str, cron: str = "nightly") -> Iterator[Step]:
+def steps(file: Path, event: str, branch: str, cron: str = "nightly", tag: str = "v1.0.0") -> Iterator[Step]:
     """The steps that run for an event; ``cron`` is the name of the cron job."""
     pipeline = yaml.safe_load(file.read_text())
-    if _matches(pipeline.get("when"), event, branch, cron):
+    if _matches(pipeline.get("when"), event, branch, cron, tag):
         for name, step in pipeline["steps"].items():
-            if _matches(step.get("when"), event, branch, cron):
+            if _matches(step.get("when"), event, branch, cron, tag):
                 yield _step(name, step)
 
 
@@ -66,15 +67,15 @@ def _step(name: str, step: Mapping[str, Any]) -> Step:
     )
 
 
-def _matches(when: Any, event: str, branch: str, cron: str) -> bool:
+def _matches(when: Any, event: str, branch: str, cron: str, tag: str) -> bool:
     """Whether one of the conditions holds. A branch counts for a push alone."""
     if not when:
         return True
     for condition in when if isinstance(when, list) else [when]:
-        assert condition.keys() <= {"event", "branch", "status", "cron"}
+        assert condition.keys() <= {"event", "branch", "status", "cron", "ref"}
         events, branches = _texts(condition["event"]), _texts(condition.get("branch", branch))
         if event in events and branch in branches and cron in _texts(condition.get("cron", cron)):
-            return True
+            return fnmatch(f"refs/tags/{tag}", condition.get("ref", "*"))
     return False
 
 

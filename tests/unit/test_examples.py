@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -98,6 +99,24 @@ def test_every_script_of_a_pipeline_is_valid_shell(file: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_gitlab_adds_a_key_that_lost_the_line_break_at_its_end(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "ssh-add").write_text("#!/bin/sh\ncat\n")
+    (tmp_path / "ssh-add").chmod(0o755)
+    (tmp_path / "key").write_text("BEGIN\nEND")
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}"} | dict.fromkeys(
+        ("SSH_KEY", "DEPLOY_KEY"), f"{tmp_path}/key"
+    )
+    (line,) = [
+        line
+        for script in scripts(EXAMPLES / kind / "gitlab-ci.yml")
+        for line in script.splitlines()
+        if "ssh-add" in line
+    ]
+
+    assert subprocess.run(["sh", "-c", line], env=variables, capture_output=True, check=True).stdout == b"BEGIN\nEND\n"
+
+
 @each_pipeline
 def test_a_pipeline_needs_exactly_the_documented_secrets(file: Path) -> None:
     # GitHub makes the token of the comment itself.
@@ -175,6 +194,55 @@ def test_woodpecker_cleans_only_for_the_cron_job_of_that_name() -> None:
 
     assert [step.name for step in woodpecker.steps(file, "cron", "main", "cleaning")] == ["clean"]
     assert list(woodpecker.steps(file, "cron", "main", "nightly")) == []
+
+
+@pytest.mark.parametrize("kind", ["infrastructure", "cleaning"])
+def test_one_pipeline_at_a_time_changes_the_stack(kind: str) -> None:
+    """A second push must not end a running `pulumi up`, and no cleaning runs beside an update."""
+    name = "clean" if kind == "cleaning" else "production"
+    github, gitea, gitlab = (
+        yaml.safe_load((EXAMPLES / kind / f"{system}.yml").read_text()) for system in ("github", "gitea", "gitlab-ci")
+    )
+
+    assert github["jobs"][name]["concurrency"] == gitea["jobs"][name]["concurrency"] == "registry"
+    assert gitlab[name]["resource_group"] == "registry"
+    for text in (PAGE, (EXAMPLES / "infrastructure/woodpecker.yml").read_text()):
+        assert '"Cancel previous pipelines"' in text
+
+
+def test_preview_of_a_newer_commit_ends_the_older_one() -> None:
+    """The slower of two previews would write the comment last. Woodpecker ends the older one by default."""
+    github, gitea, gitlab = (
+        yaml.safe_load((EXAMPLES / f"infrastructure/{system}.yml").read_text())
+        for system in ("github", "gitea", "gitlab-ci")
+    )
+
+    own = {"group": "preview-${{ github.ref }}", "cancel-in-progress": True}
+    assert github["jobs"]["preview"]["concurrency"] == gitea["jobs"]["preview"]["concurrency"] == own
+    assert gitlab["preview"]["interruptible"] is True
+    assert "interruptible" not in gitlab["production"]
+
+
+def test_only_the_tags_of_the_documentation_deploy() -> None:
+    """Every other tag may have a name that no tag of an image can have."""
+    files = {system: EXAMPLES / "application" / f"{system}.yml" for system in SYSTEMS}
+    gitlab = yaml.safe_load(files["gitlab-ci"].read_text())["workflow"]["rules"]
+
+    assert "A tag `v*`" in PAGE
+    assert list(woodpecker.steps(files["woodpecker"], "tag", "main", tag="before-move")) == []
+    assert [step.name for step in woodpecker.steps(files["woodpecker"], "tag", "main", tag="v2")] == ["build", "deploy"]
+    assert {"if": "$CI_COMMIT_TAG =~ /^v/"} in gitlab
+    assert {"if": "$CI_COMMIT_TAG"} not in gitlab
+    for system in ("github", "gitea"):
+        assert 'tags: ["v*"]' in files[system].read_text()
+
+
+def test_woodpecker_compares_the_docker_host_only_for_its_own_cron_job() -> None:
+    """While `cleaning` runs, the writer is stopped for some seconds, which is no drift."""
+    file = EXAMPLES / "infrastructure/woodpecker.yml"
+
+    assert [step.name for step in woodpecker.steps(file, "cron", "main", "nightly")] == ["install", "production"]
+    assert list(woodpecker.steps(file, "cron", "main", "cleaning")) == []
 
 
 def test_the_pages_link_to_every_example() -> None:

@@ -126,6 +126,32 @@ def test_labels_come_from_the_image_and_otherwise_from_the_annotations_of_the_in
     assert (plain.revision, plain.created) == (None, "2020-01-01")
 
 
+def test_annotations_of_an_image_below_an_index_count_and_empty_labels_do_not(shelf: Shelf) -> None:
+    """`docker buildx build --annotation` annotates the image, not the index. A build argument may be empty."""
+    image = shelf.image(config={"Labels": dict.fromkeys(LABELS, "")})
+    described = shelf.revision(json.loads(shelf.documents[image["digest"]]) | {"annotations": LABELS})
+    proof = shelf.revision(json.loads(shelf.documents[image["digest"]]) | {"annotations": dict.fromkeys(LABELS, "no")})
+    platform = {"os": "unknown", "architecture": "unknown"}
+    shelf.push("below", shelf.index(proof | {"platform": platform}, described))
+    shelf.push("empty", image)
+
+    (below,), (empty,) = shelf.versions("below"), shelf.versions("empty")
+
+    assert (below.revision, below.source) == ("4f2c9d1", "https://git.example.com/a")
+    assert (empty.revision, empty.source) == (None, None)
+
+
+def test_null_for_the_value_of_a_label_or_an_annotation_is_no_damage(shelf: Shelf) -> None:
+    """distribution accepts null in annotations, and clients read null as an empty text."""
+    shelf.push("annotations", shelf.index(shelf.image(), annotations=LABELS | {"empty": None}))
+    shelf.push("labels", shelf.image(config={"Labels": LABELS | {"empty": None}}))
+
+    for tag in ("annotations", "labels"):
+        (version,) = shelf.versions(tag)
+        assert (version.state, version.revision) == ("complete", "4f2c9d1")
+        assert version.platforms == ("linux/amd64",)
+
+
 def test_missing_parts_are_named(shelf: Shelf) -> None:
     lost, kept = shelf.layer("lost", 100), shelf.layer("kept", 50)
     del shelf.blobs[lost["digest"]]

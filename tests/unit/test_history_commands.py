@@ -243,7 +243,7 @@ def test_a_file_that_cannot_be_read_fails_the_command(
     assert fix in refused.fix
 
 
-def test_containers_that_vanish_meanwhile_are_left_out(
+def test_each_host_is_asked_once_and_containers_that_vanish_meanwhile_are_left_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, shelf: Shelf
 ) -> None:
     *_, third = three_pushes(shelf)
@@ -257,7 +257,8 @@ def test_containers_that_vanish_meanwhile_are_left_out(
         esac""",
     )
 
-    answer = run(monkeypatch, "history", NAME, "--json", "--running-on", "unix:///run/docker.sock", store=shelf.store)
+    twice = ("--running-on", "unix:///run/docker.sock") * 2
+    answer = run(monkeypatch, "history", NAME, "--json", *twice, store=shelf.store)
 
     form = json.loads(answer.stdout)
     assert form["running_on"] == ["unix:///run/docker.sock"]

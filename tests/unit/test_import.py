@@ -19,6 +19,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import SecretStr
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from components.configuration.problems import Failure
@@ -26,13 +27,18 @@ from operations.__main__ import command_line
 from operations.credentials.login import push_login
 from operations.stack import StackConfig
 from operations.tarballs import archive as archive_module
+from operations.tarballs import commands
 from operations.tarballs import registry as registry_module
 from operations.tarballs.archive import Archive, Broken
 from operations.tarballs.images import Name, Saved, Stored, images
+from operations.tarballs.importing import Outcome, State
 from operations.tarballs.naming import Dated, Target, Templates, dated, stem, targets
-from operations.tarballs.plan import in_order, read
+from operations.tarballs.plan import Tarball, in_order, read
+from operations.tarballs.plan import files as files_of
+from operations.tarballs.presentation import summary
 from operations.tarballs.registry import RETRY_SECONDS, Registry
 from operations.tarballs.transfer import Transfer
+from operations.trust import trust_in
 from tests.harness import tarballs
 from tests.harness.configuration import configuration, example_password
 
@@ -159,7 +165,8 @@ def image(folder: Path, name: str, *tags: str, **more: Any) -> Path:
 
 
 def test_tarballs_are_ordered_by_date_then_by_natural_order_of_the_names(tmp_path: Path) -> None:
-    names = ["z-2025-12-31.tar", "app-2026-01-31-9.tar", "app-2026-01-31-10.tar", "a-20260201.tar"]
+    day = ["app-2026-01-31.tar", "app-2026-01-31 (1).tar", "app-2026-01-31-9.tar", "app-2026-01-31-10.tar"]
+    names = ["z-2025-12-31.tar", *day, "a-20260201.tar"]
     for name in reversed(names):
         image(tmp_path, name, "app:1")
 
@@ -167,6 +174,15 @@ def test_tarballs_are_ordered_by_date_then_by_natural_order_of_the_names(tmp_pat
 
     assert [one.file.name for one in found] == names
     assert all(one.dated.by_name for one in found)
+
+
+@pytest.mark.parametrize("link", ["a-latest.tar", "z-latest.tar"])
+def test_a_link_beside_its_tarball_is_left_out(tmp_path: Path, link: str) -> None:
+    file = image(tmp_path, "app-2026-01-31.tar", "app:1")
+    (tmp_path / link).symlink_to(file.name)
+
+    assert files_of([tmp_path]) == files_of([file, tmp_path / link]) == files_of([tmp_path / link, file]) == [file]
+    assert files_of([tmp_path / link]) == [tmp_path / link]
 
 
 def found_in(folder: Path, files: Mapping[str, bytes | tarfile.TarInfo]) -> list[Saved | Stored]:
@@ -186,6 +202,14 @@ SAVED = tarballs.saved((["app:1"], LAYERS))
 
 def test_names_with_a_dot_in_front_are_found(tmp_path: Path) -> None:
     (found,) = found_in(tmp_path, {f"./{name}": content for name, content in SAVED.items()})
+
+    assert found.names == (Name("app", "1"),)
+
+
+def test_documents_may_begin_with_white_space(tmp_path: Path) -> None:
+    spaced = {"manifest.json": b"\r\n  " + SAVED["manifest.json"]}  # type: ignore[operator]
+
+    (found,) = found_in(tmp_path, {**SAVED, **spaced})
 
     assert found.names == (Name("app", "1"),)
 
@@ -236,7 +260,6 @@ def without(*endings: str) -> dict[str, bytes | tarfile.TarInfo]:
         ({"manifest.json": tarballs.link("manifest.json", "x", tarfile.FIFOTYPE)}, "manifest.json is no file"),
         ({"index.json": b'{"manifests": [{"digest": "sha256:../x", "size": 1}]}'}, "index.json is not valid"),
         (tarballs.saved((["app:1"], LAYERS), rootfs={"diff_ids": []}), "has 2 layers, and its configuration names 0"),
-        (tarballs.saved((["Not Valid"], LAYERS)), "the name 'Not Valid' is not valid"),
     ],
 )
 def test_a_tarball_that_cannot_be_imported_is_refused_with_the_reason(
@@ -268,6 +291,15 @@ def test_a_header_that_tarfile_cannot_read_is_refused(tmp_path: Path) -> None:
     entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a"}
     with tarfile.open(tmp_path / "image.tar", "w", format=tarfile.PAX_FORMAT) as writer:
         writer.addfile(entry, io.BytesIO(b"abc"))
+
+    assert "a header is not valid" in (read(tmp_path / "image.tar", Templates()).problem or "")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_header_behind_thousands_of_headers_is_refused(tmp_path: Path, kind: bytes) -> None:
+    entry = tarfile.TarInfo("a")
+    entry.type, entry.size = kind, 512
+    (tmp_path / "image.tar").write_bytes((entry.tobuf() + bytes(512)) * 3000)
 
     assert "a header is not valid" in (read(tmp_path / "image.tar", Templates()).problem or "")
 
@@ -304,6 +336,23 @@ def test_nested_indexes_come_once_and_after_what_they_name(tmp_path: Path) -> No
 
 def test_indexes_that_are_nested_too_deep_are_refused(tmp_path: Path) -> None:
     assert "nested more than 8 deep" in problem(tmp_path, nested(2000, 1))
+
+
+def test_manifests_that_an_index_names_are_no_images_of_their_own(tmp_path: Path) -> None:
+    """ORAS lists every manifest of a layout in index.json, and gives names only to tagged ones."""
+    for compressed in (True, False):
+        files = tarballs.layout(
+            {"org.opencontainers.image.ref.name": "1"}, {"a": LAYERS, "b": LAYERS}, compressed=compressed
+        )
+        (named,) = json.loads(files["index.json"])["manifests"]  # type: ignore[arg-type]
+        children = json.loads(files[f"blobs/sha256/{named['digest'][7:]}"])["manifests"]  # type: ignore[arg-type]
+        files["index.json"] = json.dumps({"manifests": [children[0], named, children[1]]}).encode()
+
+        (found,) = found_in(tmp_path, files)
+
+        assert isinstance(found, Stored)
+        assert found.identity == named["digest"]
+        assert len(found.manifests) == 3
 
 
 @pytest.mark.parametrize("more", [b"x", b""])
@@ -370,6 +419,14 @@ def test_two_images_never_get_one_tag(tmp_path: Path) -> None:
 
     assert "two images of the tarball get the tag app:1" in (read(file, Templates("app", "1")).problem or "")
     assert read(file, Templates("{repository}", "1")).problem is None
+
+
+@pytest.mark.parametrize("name", ["[fd00::1]:5000/app:1", "Not Valid", "<none>:<none>"])
+def test_a_name_that_is_not_valid_needs_the_options(tmp_path: Path, name: str) -> None:
+    file = image(tmp_path, "app.tar", name)
+
+    assert f"{name!r} is no valid repository: use --repository" in (read(file, Templates()).problem or "")
+    assert read(file, Templates("app", "1")).problem is None
 
 
 def test_a_layer_that_is_compressed_in_the_tarball_is_read_without_compression(tmp_path: Path) -> None:
@@ -489,6 +546,15 @@ def test_paths_without_tarballs_are_refused(ask: Ask, tmp_path: Path, make: Call
     assert words in str(answer.exception)
 
 
+def test_progress_shows_brackets_in_the_name_of_a_file() -> None:
+    status = Console(file=io.StringIO()).status("")
+    shown = commands._Progress(1, status)
+
+    shown.begin(Tarball(file=Path("app[beta]:x:.tar"), size=1, dated=DAY))
+
+    assert str(status.renderable.text).startswith("1 of 1: app[beta]:x:.tar")
+
+
 def test_a_pattern_that_is_no_regular_expression_is_wrong_usage(ask: Ask, tmp_path: Path) -> None:
     assert ask(tmp_path, "--pattern", "(").exit_code == 2
 
@@ -562,6 +628,26 @@ def test_a_certificate_that_nobody_trusts_is_not_tried_again(monkeypatch: pytest
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize("content", [None, "text"])
+def test_a_file_of_certificates_that_cannot_be_read_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content:
+        file.write_text(content)
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+
+    with pytest.raises(Failure, match="SSL_CERT_FILE") as refused:
+        trust_in(None, StackConfig(None, None))
+
+    assert "SSL_CERT_FILE" in refused.value.fix
+
+
+def test_an_output_that_is_no_certificate_is_named() -> None:
+    with pytest.raises(Failure, match="`ca_certificate` is no certificate"):
+        trust_in("text", StackConfig(None, None))
+
+
 def test_a_machine_without_a_temporary_folder_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
@@ -582,3 +668,76 @@ def test_a_registry_that_asks_for_a_long_wait_is_not_waited_for(monkeypatch: pyt
         refused.has("app", "sha256:1")
 
     assert "continues where it stopped" in error.value.fix
+
+
+def test_a_registry_that_asks_for_no_wait_is_given_time_nevertheless(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = list[float]()
+    refused = connected(monkeypatch, lambda _: httpx.Response(503, headers={"Retry-After": "0"}))
+    monkeypatch.setattr(registry_module.time, "sleep", waits.append)
+
+    with pytest.raises(Failure):
+        refused.has("app", "sha256:1")
+
+    assert waits == list(RETRY_SECONDS)
+
+
+@pytest.mark.parametrize(("compression", "is_shared"), [("tar+gzip", True), ("tar+zstd", False), ("tar", False)])
+def test_only_a_layer_that_another_client_compressed_with_gzip_is_shared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, compression: str, is_shared: bool
+) -> None:
+    pushed = list[dict[str, Any]]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/manifests/2"):
+            pushed.append(json.loads(request.read()))
+            return httpx.Response(201)
+        return httpx.Response(200)
+
+    layer = {
+        "mediaType": f"application/vnd.oci.image.layer.v1.{compression}",
+        "digest": "sha256:" + "a" * 64,
+        "size": 9,
+    }
+    transfer = Transfer(connected(monkeypatch, answer), lambda _: None)
+    with Archive(tarballs.write(tmp_path / "app.tar", tarballs.saved((["app:1"], LAYERS[:1])))) as archive:
+        (found,) = images(archive)
+        transfer.learn("app", found, json.dumps({"layers": [layer]}).encode())
+        transfer.push(archive, found, (Target("app", "2"),))
+
+    (described,) = pushed[0]["layers"]
+    assert described["mediaType"].endswith("gzip")
+    assert (described["digest"] == layer["digest"]) == is_shared
+
+
+def test_a_layer_that_the_registry_lost_is_uploaded_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lost = "sha256:" + "a" * 64
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "HEAD":
+            return httpx.Response(404 if request.url.path.endswith(lost) else 200)
+        return httpx.Response(202 if request.method == "POST" else 201, headers={"Location": "/v2/app/blobs/uploads/1"})
+
+    described = {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": lost, "size": 9}
+    transfer = Transfer(connected(monkeypatch, answer), lambda _: None)
+    with Archive(tarballs.write(tmp_path / "app.tar", tarballs.saved((["app:1"], LAYERS[:1])))) as archive:
+        (found,) = images(archive)
+        transfer.learn("app", found, json.dumps({"layers": [described]}).encode())
+        parts = transfer.push(archive, found, (Target("app", "2"),))
+
+    assert lost not in parts
+
+
+def test_a_tarball_that_is_older_than_the_image_of_its_tag_does_not_count_as_imported(tmp_path: Path) -> None:
+    tarball = read(image(tmp_path, "app.tar", "app:1"), Templates())
+    states: list[State] = ["present", "older", "older"]
+    outcomes = [Outcome(tarball=tarball, state=state) for state in states]
+
+    first = summary(outcomes, 0).splitlines()[0]
+
+    assert first.split(", ") == [
+        "3 tarballs: 0 imported",
+        "1 in the registry already",
+        "2 skipped because their tag has a newer tarball",
+        "0 failed",
+    ]
+    assert summary(outcomes[:1], 0).startswith("1 tarball: ")

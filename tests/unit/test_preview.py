@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import random
 import re
 import urllib.parse
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,8 +17,12 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from rich.console import Console
+from typer.testing import CliRunner
 
 from components.configuration.problems import ConfigError, Problem, problems_in
+from operations.__main__ import command_line
+from operations.comment.mark import parse
 from operations.preview.changes import Change, Section
 from operations.preview.commands import as_json
 from operations.preview.effects import EFFECTS
@@ -24,7 +30,9 @@ from operations.preview.events import read_events
 from operations.preview.files import FileChange
 from operations.preview.markdown import LONGEST, markdown
 from operations.preview.report import Report, report
+from operations.preview.terminal import show
 from operations.preview.text import code
+from operations.stack import StackConfig
 from tests.harness.certificates import certificate_pair
 from tests.harness.configuration import ROOT, configuration, example_password, loaded
 from tests.unit.previews import events, preview, refusal
@@ -63,6 +71,13 @@ def test_first_deployment_counts_users_and_mirrors() -> None:
     assert found.clients == ()
 
 
+def test_first_deployment_for_the_operators_own_proxy_creates_no_proxy() -> None:
+    found = preview(None, configuration(proxy={"server": "none", "address": "127.0.0.1"}))
+
+    assert found.headline == ("First deployment: creates the registry, for your own proxy, with 3 users and 1 mirror.")
+    assert "**Your own proxy needs the new snippet.**" in found.attention[0]
+
+
 def test_unchanged_configuration_has_nothing_to_say() -> None:
     found = changed()
 
@@ -83,7 +98,10 @@ def test_rules_of_retention_are_shown_in_words_and_restart_nothing() -> None:
 
     first, change = changed(**with_registry(retention=RETENTION)), preview(before, after)
 
+    day = changed(**with_registry(retention={"overwritten": {"days": 1}}))
+
     assert first.headline == "Changes 5 retention settings. Nothing restarts."
+    assert ("overwritten manifests", "all stay", "keep those of the last 1 day") in rows(day, "Retention")
     assert rows(first, "Retention")[:3] == [
         ("rule 1", "–", "`v*`: keep always"),
         ("rule 2", "–", "`pr-*` in `team/*`: keep those of the last 14 days"),
@@ -189,6 +207,17 @@ def test_certificate_renewal_tells_both_ends() -> None:
     assert found.headline.startswith("Renews the certificate `registry.example.com`.")
 
 
+def test_renewed_certificates_are_no_changed_hosts_in_the_headline() -> None:
+    hosts = {"registry.example.com", "public.example.com", "mirror.example.com"}
+
+    def pairs(other: str) -> dict[str, Any]:
+        own = with_registry(anonymous_url="https://public.example.com") | {"acknowledge": ["anonymous_pull"]}
+        files = {"certificates": {host: certificate_pair(host, other) for host in hosts}}
+        return configuration(proxy={"certificates": {"files": {}}}, **own, **files)
+
+    assert preview(pairs("a.test"), pairs("b.test")).headline.startswith("Changes 3 certificates. ")
+
+
 def test_new_stack_secret_does_not_look_like_new_passwords() -> None:
     found = changed(stack_secret="6" * 64)
 
@@ -256,6 +285,12 @@ def test_order_of_events_does_not_matter() -> None:
     assert markdown(report(read_events(shuffled)), MARK) == markdown(report(read_events(lines)), MARK)
 
 
+def test_order_of_errors_does_not_matter() -> None:
+    lines = [*refusal("cannot read container b"), *refusal("cannot read container a")]
+
+    assert report(read_events(lines)) == report(read_events(reversed(lines)))
+
+
 def test_refused_configuration_lists_every_problem_with_its_fixes() -> None:
     with pytest.raises(ConfigError) as caught:
         loaded(
@@ -290,11 +325,32 @@ def test_other_failure_is_shown_as_it_is_without_logins_and_keys() -> None:
         assert secret not in shown + json.dumps(as_json(found))
 
 
+def test_failure_that_names_an_image_by_its_digest_is_shown() -> None:
+    digest = "a1" * 32
+    found = report(read_events(refusal(f"cannot pull registry:3.1.2@sha256:{digest}: not found\nand {digest}")))
+
+    assert found.errors == ("cannot pull registry:3.1.2@sha256:…: not found\na value that is not shown",)
+
+
 def test_failure_without_a_cause_is_a_failure() -> None:
     found = report(read_events(refusal("x")[1:]))
 
     assert found.is_refused
     assert "unhandled error" in found.errors[0]
+
+
+def test_refused_stack_of_an_organization_has_the_mark_of_its_other_previews(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The events of a program that fails at once name no stack. `comment` finds the earlier comment by the mark."""
+    monkeypatch.setattr(StackConfig, "preview", lambda *_, **__: refusal("x"))
+    monkeypatch.setattr(StackConfig, "_run", lambda *_: "acme/prod\n")
+
+    CliRunner().invoke(command_line(["preview"]), ["preview", "--output", str(tmp_path / "preview.md")])
+
+    found = parse((tmp_path / "preview.md").read_text())
+    assert found is not None
+    assert found.stack == "prod"
 
 
 def test_protected_data_is_explained_with_the_way_to_go_on() -> None:
@@ -323,6 +379,7 @@ def test_new_address_ends_the_old_one() -> None:
     found = changed(**with_registry(url="https://other.example.com"))
 
     assert any("Clients of the removed address" in text for text in found.clients)
+    assert found.headline == "Changes `registry.url`. Clients of the removed address get an error.", "no process stops"
 
 
 def test_address_of_all_mirrors_is_told_as_a_host_and_a_mirror_that_leaves_it_stops() -> None:
@@ -371,6 +428,16 @@ def test_authority_of_an_upstream_and_the_http_proxy_are_told() -> None:
     ]
 
 
+def test_entry_of_a_list_is_added_or_removed_in_the_headline() -> None:
+    few, more = (
+        configuration(http_proxy="http://proxy.example.com:3128", no_proxy=["10.0.0.0/8", *others])
+        for others in ([], ["a.test"])
+    )
+
+    assert preview(few, more).headline.startswith("Adds `a.test` to `no_proxy`.")
+    assert preview(more, few).headline.startswith("Removes `a.test` from `no_proxy`.")
+
+
 def test_allow_list_that_closes_an_open_mirror_says_so() -> None:
     opened = {"mirrors": {"docker.io": {"url": "https://mirror.example.com"}}, "acknowledge": ["open_mirror"]}
 
@@ -389,6 +456,14 @@ def test_long_values_are_told_apart_by_their_digest() -> None:
 
     assert row[1] != row[2]
     assert " lines, SHA-256 `" in row[2]
+
+
+def test_long_names_of_images_show_their_different_digests() -> None:
+    name = f"registry.example.com/{'team-a/' * 16}registry:3.1.2@sha256:"
+    found = preview(*(configuration(images={"registry": name + digit * 64}) for digit in "12"))
+
+    assert rows(found, "Images") == [("`registry`", f"`{name}{'1' * 64}`", f"`{name}{'2' * 64}`")]
+    assert found.headline.startswith("Changes the image of `registry`. ")
 
 
 def test_longest_report_fits_into_a_comment_and_says_what_is_missing() -> None:
@@ -410,6 +485,60 @@ def test_longest_report_fits_into_a_comment_and_says_what_is_missing() -> None:
     assert "and 440 more" in text
     assert "more lines" in text
     assert text.rstrip().endswith("</details>")
+
+
+def test_long_names_of_resources_leave_the_report_within_the_limit() -> None:
+    """The parts before the files stay below their own limit, and the names of resources would exceed the rest."""
+    many = tuple(Change(code("x"), "–", code("y" * 780, 1000), "adds") for _ in range(58))
+    names = tuple(f"mirror-{number:02}-{'x' * 60}" for number in range(60))
+    found = Report(
+        "test",
+        has_changes=True,
+        headline="Changes 58 mirrors.",
+        sections=(Section("Mirrors", "mirror", many),),
+        files=(FileChange("file", "changed", ("+x",)),),
+        resources=dict.fromkeys(("create", "replace", "update", "delete"), names),
+    )
+
+    text = markdown(found, MARK)
+
+    assert len(text) <= LONGEST
+    assert "The names of the resources do not fit" in text
+    assert "+x" in text
+
+
+def test_cut_report_closes_every_block_of_code() -> None:
+    error = "\n".join("x" * 290 for _ in range(60))
+    found = Report("test", has_changes=True, headline="The preview failed.", errors=(error,) * 5)
+
+    text = markdown(found, MARK)
+
+    assert len(text) <= LONGEST
+    last = MarkdownIt("commonmark").parse(text)[-2]
+    assert (last.type, last.content[:12]) == ("inline", "… The rest d")
+
+
+def test_long_error_keeps_its_cause_at_the_end_and_says_what_is_left_out() -> None:
+    lines = ["Traceback:", *(f"  line {number}" for number in range(100)), f"ValueError: {'x' * 400}"]
+    text = markdown(report(read_events(refusal("\n".join(lines)))), MARK)
+
+    assert "\nTraceback:\n" in text
+    assert "\n… 42 lines left out …\n" in text
+    assert f"\nValueError: {'x' * 288}…\n" in text
+
+
+def test_names_of_files_with_the_same_difference_are_not_cut() -> None:
+    def mirrors(level: str) -> dict[str, Any]:
+        common = {"allow": ["10.0.0.0/8"], "log_level": level}
+        names = [f"{letter}.example.net" for letter in "abcdef"]
+        return configuration(
+            mirrors={name: {"url": f"https://m-{name}", **common, "upstream": f"https://{name}"} for name in names}
+        )
+
+    text = markdown(preview(mirrors("info"), mirrors("debug")), MARK)
+
+    for letter in "abcdef":
+        assert f"mirror-{letter}-example-net-config/config.yml" in text
 
 
 _HOSTILE = st.text(st.sampled_from("`|<>[]()!*_#@&\\\"'{}~-+. \n\r\tab</details><!-- -->\u202e"), max_size=60)
@@ -437,6 +566,17 @@ def test_line_of_a_file_cannot_leave_its_block(lines: list[str]) -> None:
 
     assert kinds.count("fence") == bool(lines)
     assert kinds.count("html_block") == 3, "the mark, and both ends of the folded part"
+
+
+def test_terminal_shows_globs_whole_and_bold_words_without_marks() -> None:
+    rules = {"rules": [{"repositories": "team/**", "tags": "**", "keep": "always"}], "running_on": []}
+    screen = Console(width=200, record=True, file=io.StringIO())
+
+    show(changed(**with_registry(retention=rules), protect_data=False), screen)
+
+    shown = screen.export_text()
+    assert "`**` in `team/**`: keep always" in shown
+    assert "! `protect_data` is switched off: " in shown
 
 
 # --- Secrets ----------------------------------------------------------------------------------------------------------
@@ -549,3 +689,35 @@ def test_measured_costs_name_only_effects_of_the_preview() -> None:
 
     assert len(cells) == 14
     assert [cell for cell in cells if not set(cell.strip().split("; ")) <= names] == []
+
+
+@pytest.mark.parametrize(
+    ("row", "changes"),
+    [
+        (
+            "registry: log level, drain timeout, memory",
+            with_registry(log_level="debug", drain_timeout="40s", memory_mb=300),
+        ),
+        (
+            "an anonymous host added",
+            with_registry(anonymous_url="https://public.example.com") | {"acknowledge": ["anonymous_pull"]},
+        ),
+        ("a mirror removed", {"mirrors": {}}),
+        ("a mirror's allow-list", {"mirrors": {"docker.io": BASE["mirrors"]["docker.io"] | {"allow": ["10.0.0.0/9"]}}}),
+        (
+            "a mirror's ttl, log level, memory",
+            {
+                "mirrors": {
+                    "docker.io": BASE["mirrors"]["docker.io"] | {"ttl": "24h", "log_level": "warn", "memory_mb": 300}
+                }
+            },
+        ),
+    ],
+)
+def test_measured_costs_name_all_effects_of_the_preview(row: str, changes: dict[str, Any]) -> None:
+    table = (ROOT / "docs/updates.md").read_text().partition("## Cost of each change")[2]
+    (cell,) = re.findall(rf"^\| {re.escape(row)} \| ([^|]+) \|", table, re.MULTILINE)
+
+    names = {text.partition(". ")[0].lower() for text in changed(**changes).clients}
+
+    assert names == set(cell.strip().split("; "))

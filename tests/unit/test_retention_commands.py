@@ -80,9 +80,12 @@ class World:
 
     def _http(self, request: httpx.Request) -> httpx.Response:
         self.requests.append(request)
+        name, _, reference = request.url.path.removeprefix("/v2/").partition("/manifests/")
+        if request.method == "HEAD":
+            digest = self.simulation.points_to(name, reference)
+            return httpx.Response(200, headers={"Docker-Content-Digest": digest}) if digest else httpx.Response(404)
         if self.busy:
             return httpx.Response(self.busy.pop())
-        name, _, reference = request.url.path.removeprefix("/v2/").partition("/manifests/")
         self.simulation.delete(name, reference)
         return httpx.Response(202)
 
@@ -114,7 +117,7 @@ class World:
 
     @property
     def deleted(self) -> list[str]:
-        return [request.url.path.rpartition("/")[2] for request in self.requests]
+        return [request.url.path.rpartition("/")[2] for request in self.requests if request.method == "DELETE"]
 
 
 @pytest.fixture
@@ -134,7 +137,7 @@ def test_a_plan_is_printed_and_applied(world: World, tmp_path: Path) -> None:
     )
     assert world.deleted[:2] == ["pr-2", "pr-1"]
     assert set(world.simulation.tags["my-app/backend"]) == {"v1"}
-    assert {request.method for request in world.requests} == {"DELETE"}
+    assert {request.method for request in world.requests} == {"HEAD", "DELETE"}
 
 
 def test_plan_and_apply_print_json(world: World) -> None:
@@ -220,7 +223,22 @@ def test_a_push_while_the_plan_is_applied_stops_it(world: World, monkeypatch: py
     refused = world.refusal("apply", str(world.file))
 
     assert "my-app/backend:v2 points to" in str(refused)
-    assert len(world.requests) == 1
+    assert len(world.deleted) == 1
+
+
+def test_a_tag_that_is_pushed_again_between_two_checks_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.plan()
+    delete, links = world.simulation.delete, world.simulation.tags["my-app/backend"]
+
+    def delete_then_push(name: str, reference: str) -> None:
+        delete(name, reference)
+        links["pr-1"] = links["v1"]
+
+    monkeypatch.setattr(world.simulation, "delete", delete_then_push)
+
+    assert "my-app/backend:pr-1 was pushed again" in str(world.refusal("apply", str(world.file)))
+    assert world.deleted == ["pr-2"]
+    assert set(links) == {"v1", "pr-1"}
 
 
 def test_a_container_that_starts_while_the_plan_is_applied_stops_it(

@@ -79,7 +79,7 @@ def container(before: Simulation, digest: str, random: Random) -> Container:
 
 def applied(before: Simulation, plan: Plan) -> Simulation:
     after = before.copy()
-    apply(plan, read=lambda: after.store, delete=after.delete, running=list, again="")
+    apply(plan, read=lambda: after.store, points_to=after.points_to, delete=after.delete, running=list, again="")
     return after
 
 

@@ -184,7 +184,19 @@ def test_own_bytes_are_what_the_deletion_of_an_image_frees(shelf: Shelf) -> None
         assert one.own == whole - reachable(store, (one.repository, str(one.digest)))
         assert 0 <= one.own <= one.size
     assert all(one.own <= one.size for one in everything.repositories)
-    assert sum(size for _, size in everything.arrivals) <= whole
+    assert sum(size for _, size in everything.arrivals) == whole
+
+
+def test_images_whose_tag_was_deleted_arrived_when_they_were_pushed() -> None:
+    shelf = Shelf()
+    for name in ("1", "2"):
+        shelf.push(name, shelf.image(shelf.layer(name, 1000)))
+    pushed = shelf.tags[NAME].pop("1").moved
+
+    everything = usage(shelf.store)
+
+    assert everything.arrivals[0][0] == pushed
+    assert sum(size for _, size in everything.arrivals) == everything.size
 
 
 def test_growth_counts_new_and_removed_repositories() -> None:
@@ -278,6 +290,19 @@ def test_without_a_writable_state_folder_the_sizes_are_shown(ask: Ask, tmp_path:
 
     assert answer.exit_code == 0
     assert "cannot show the growth" in answer.stderr
+    assert NAME in answer.stdout
+
+
+def test_without_a_home_folder_the_sizes_are_shown(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)  # as in a container whose user has no entry
+
+    answer = ask(two_repositories())
+
+    assert answer.exit_code == 0, answer.output
+    assert "the growth is unknown" in answer.stderr
+    assert "XDG_STATE_HOME" in answer.stderr
     assert NAME in answer.stdout
 
 
@@ -404,6 +429,23 @@ def test_names_cannot_change_the_page() -> None:
     assert f"{name}:{name}" in read.texts
 
 
+def test_the_page_counts_one_and_several_in_words() -> None:
+    shelf = Shelf()
+    for number in range(2):
+        shelf.push("latest", shelf.image(number=number))
+    one = re.sub(r"<[^>]*>", "", page("registry.example.com", NOW, usage(shelf.store), None, None))
+    shelf.push("latest", shelf.image(number=2))
+    for name in map(str, range(22)):
+        shelf.push(name, shelf.image(name=name), name=name)
+    shelf.push("1", shelf.image())
+    more = re.sub(r"<[^>]*>", "", page("registry.example.com", NOW, usage(shelf.store), None, None))
+
+    for words in ("1repository", "1tag", ", 1 tag", "1 image without a tag"):
+        assert re.search(rf"{words}\b", one), words
+    for words in ("23repositories", "24tags", ", 2 tags,", "2 images without a tag", "3 smaller repositories are"):
+        assert words in more
+
+
 def test_a_page_that_cannot_be_written_is_a_failure(ask: Ask) -> None:
     answer = ask(two_repositories(), "--html", "/nowhere/usage.html")
 
@@ -425,6 +467,17 @@ def test_the_curve_rises_within_the_plot(sizes: list[int], seconds: int) -> None
     assert down == sorted(down, reverse=True)
     assert all(0 <= one <= 260 for one in down)
     assert len(down) <= 302
+
+
+def test_the_curve_ends_at_the_last_push_if_a_clock_is_ahead() -> None:
+    later = NOW + datetime.timedelta(days=1)
+
+    drawn = curve([(START, 10), (later, 10)], NOW)
+
+    assert drawn
+    assert (drawn.first, drawn.last) == (START, later)
+    assert drawn.path.endswith("H1000.0 V0.0 H1000 V260 Z")
+    assert curve([(later, 10)], NOW) is None
 
 
 @given(st.lists(st.tuples(st.text(), st.integers(0, 10**15), st.integers(0, 10**15)), max_size=9))
