@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from components.configuration.problems import Failure
@@ -24,12 +24,17 @@ _PUSH_OR_DELETE = (
 #: nothing behind them and deletes none of them.
 _REMOVE_LINKS = (
     "remove the empty links of the repository, then push its images again. In the folder of the registry's data:"
-    " find docker/registry/v2/repositories/REPOSITORY -name link -size 0 ! -path '*/_manifests/tags/*' -delete"
+    " find docker/registry/v2/repositories/REPOSITORY -name link -size 0"
+    " ! -path '*/_manifests/tags/*' -exec rm {} +"
 )
 _UNCACHE = (
     "remove the folder docker/registry/v2/repositories/REPOSITORY from the data of the mirror, which fetches again what"
     " clients ask for"
 )
+
+
+class _Another(Failure):
+    """Another collection of the store runs: the file of the status is its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +60,15 @@ def collect(command: Sequence[str], status: Status, limits: Limits, progress: Ca
     """Run the ``command`` of the script, and return the status of the run.
 
     Raises:
-        Failure: if the collection was refused or failed. The file of the status then says why, if it can be written.
+        Failure: if the collection was refused or failed. The file of the status then says why, if it can be written,
+            unless another collection runs.
     """
     give_up = time.monotonic() + limits.wait
     with Conversation(command, give_up + limits.pause) as script:
-        script.say(f"status {json.dumps(status.as_json())}")
         try:
             status = _Run(script, status, limits, give_up, progress).followed()
+        except _Another:
+            raise
         except Failure as failure:
             script.say(f"status {json.dumps(status.failed(str(failure)).as_json())}")
             raise
@@ -93,7 +100,7 @@ class _Run:
         """
         self._progress("reading the store, and rehearsing the collection")
         survey = None
-        for line in self._script.lines():
+        for line in self._lines():
             word, _, rest = line.partition(" ")
             match word:
                 case "empty":
@@ -113,9 +120,20 @@ class _Run:
                 case "collected" | "failed" if survey:
                     return self._result(survey, rest if word == "failed" else None)
                 case _:
-                    _refuse(word)
                     self._unread.append(line)
         raise self._broken()
+
+    def _lines(self) -> Iterator[str]:
+        """Yield the lines of the script. The status file is of this run as soon as the first line refuses nothing.
+
+        Raises:
+            Failure: if the collection was refused.
+        """
+        for number, line in enumerate(self._script.lines()):
+            _refuse(line)
+            if not number:
+                self._script.say(f"status {json.dumps(self._status.as_json())}")
+            yield line
 
     def _survey(self) -> _Survey:
         """Read the contents of the documents, and judge the store.
@@ -235,12 +253,13 @@ class _Run:
 def _refuse(word: str) -> None:
     match word:
         case "another":
-            raise Failure("another garbage collection of this store runs", "wait until it has ended")
+            raise _Another("another garbage collection of this store runs", "wait until it has ended")
         case "unpausable":
             raise Failure(
-                "the processes that write cannot pause: an older version of the program deployed them, or their image"
-                " has no `flock`",
-                "pulumi up; or, for an image of your own, add the program `flock` to the image",
+                "the processes that write cannot pause: an older version of the program deployed them, their image has"
+                " no `flock`, or the file system of the data has no locks",
+                "pulumi up; or, for an image of your own, add the program `flock` to the image; or move the data to a"
+                " file system with locks",
             )
 
 

@@ -489,11 +489,27 @@ def test_a_push_that_begins_before_writing_pauses_is_waited_for(served: Served) 
     assert can_be_pulled(served, "app", "1")
 
 
-def test_only_one_collection_of_a_store_runs(served: Served) -> None:
+def test_only_one_collection_of_a_store_runs_and_keeps_its_status(served: Served) -> None:
     served.registry.image("app", "1", "layer")
+    (served.folder / STATUS_FILE).write_text('{"result": "running"}')
 
     with flock(served.folder / PAUSE, "-x"), pytest.raises(Failure, match="another garbage collection"):
         gc(served.folder)
+
+    assert left(served.folder) == {"result": "running"}
+
+
+def test_a_file_system_without_locks_is_named(served: Served, tmp_path: Path) -> None:
+    served.registry.image("app", "1", "layer")
+    program = tmp_path / "bin/flock"
+    program.unlink()
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+
+    with pytest.raises(Failure, match="the file system of the data has no locks"):
+        gc(served.folder)
+
+    assert left(served.folder)["result"] == "failed"
 
 
 def test_a_process_that_looks_for_a_collection_is_not_taken_for_one(served: Served) -> None:
