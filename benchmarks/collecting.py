@@ -74,7 +74,7 @@ def collections(folder: Path, rounds: int) -> Table:
             data = Data(image=clients.IMAGES.registry, user="0:0", kind="bind", source=str(store.folder))
             command = ["docker", "--host", engine_address(), *throwaway(data, LIMITS.stalled, checked=True)]
             began = time.monotonic()
-            status = collect(command, Status(store=REGISTRY, started=now()), LIMITS, lambda _: None)
+            status = collect(command, Status(store=REGISTRY, started=now()), LIMITS)
             runs.append(time.monotonic() - began)
             pauses.append(status.paused)
             shutil.rmtree(store.folder)

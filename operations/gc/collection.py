@@ -56,8 +56,16 @@ class _Survey:
     under_way: str | None
 
 
-def collect(command: Sequence[str], status: Status, limits: Limits, progress: Callable[[str], None]) -> Status:
+def collect(
+    command: Sequence[str],
+    status: Status,
+    limits: Limits,
+    progress: Callable[[str], None] = lambda _: None,
+    check_writers: Callable[[], None] = lambda: None,
+) -> Status:
     """Run the ``command`` of the script, and return the status of the run.
+
+    ``check_writers`` raises a Failure if something else writes to the store. It is asked before each pause.
 
     Raises:
         Failure: if the collection was refused or failed. The file of the status then says why, if it can be written,
@@ -66,7 +74,9 @@ def collect(command: Sequence[str], status: Status, limits: Limits, progress: Ca
     give_up = time.monotonic() + limits.wait
     with Conversation(command, give_up + limits.pause) as script:
         try:
-            status = _Run(script, status, limits, give_up, progress).followed()
+            status = _Run(
+                script, status, limits, give_up=give_up, progress=progress, check_writers=check_writers
+            ).followed()
         except _Another:
             raise
         except Failure as failure:
@@ -84,10 +94,13 @@ class _Run:
         script: Conversation,
         status: Status,
         limits: Limits,
+        *,
         give_up: float,
         progress: Callable[[str], None],
+        check_writers: Callable[[], None],
     ) -> None:
         self._script, self._status, self._limits, self._progress = script, status, limits, progress
+        self._check_writers = check_writers
         self._give_up, self._paused_at = give_up, 0.0
         self._documents = dict[str, bytes]()
         self._unread, self._doomed, self._wrong = list[str](), set[str](), set[str]()
@@ -186,6 +199,7 @@ class _Run:
         """Go on, unless a push is under way or the rehearsal has to be repeated."""
         if not self._paused_at:
             self._check(survey, stumbled)
+            self._check_writers()
         if survey.under_way:
             self._resume(survey.under_way)
         self._script.say("again" if survey.under_way or self._wrong else "go")

@@ -78,11 +78,11 @@ def _roles(config: StackConfig, *, mirrors: bool) -> dict[str, str]:
 
 def _collect(config: StackConfig, deployed: Deployed, role: str, status: Status, limits: Limits) -> Status:
     host, data = deployed.docker_host, data_of(config, deployed, role)
-    check_writers(config, host, data)
     with waiting(f"{status.store}: starting …") as shown:
         return collect(
             ["docker", "--host", host, *throwaway(data, limits.stalled, checked=status.store == REGISTRY)],
             status,
             limits,
-            lambda text: shown.update(f"{status.store}: {text} …"),
+            progress=lambda text: shown.update(f"{status.store}: {text} …"),
+            check_writers=lambda: check_writers(config, host, data),
         )

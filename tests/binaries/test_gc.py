@@ -102,11 +102,16 @@ def serving(folder: Path, program: str, more: str = "") -> Iterator[Served]:
 
 
 def gc(
-    folder: Path, limits: Limits = LIMITS, progress: Callable[[str], None] = lambda _: None, checked: str = "checked"
+    folder: Path,
+    limits: Limits = LIMITS,
+    progress: Callable[[str], None] = lambda _: None,
+    checked: str = "checked",
+    check_writers: Callable[[], None] = lambda: None,
 ) -> Status:
     """Collect the garbage of a store."""
     status = Status(store=REGISTRY if checked else "docker.io", started=now())
-    return collect(["setsid", "sh", "-c", SCRIPT, str(folder), str(limits.stalled), checked], status, limits, progress)
+    command = ["setsid", "sh", "-c", SCRIPT, str(folder), str(limits.stalled), checked]
+    return collect(command, status, limits, progress, check_writers)
 
 
 def left(folder: Path) -> dict[str, object]:
@@ -489,6 +494,23 @@ def test_a_push_that_begins_before_writing_pauses_is_waited_for(served: Served) 
     assert can_be_pulled(served, "app", "1")
 
 
+def test_a_container_that_begins_to_write_while_the_collection_waits_stops_it(served: Served) -> None:
+    served.registry.delete("app", served.registry.image("app", "1", "gone")["digest"])
+    upload = served.client.post("/v2/app/blobs/uploads/").headers["Location"]
+    before, answers = files(served.folder), iter([None, Failure("a backup writes to the store", "stop the backup")])
+
+    def check() -> None:
+        if answer := next(answers):
+            raise answer
+        served.client.delete(upload)
+
+    with pytest.raises(Failure, match="a backup writes"):
+        gc(served.folder, dataclasses.replace(LIMITS, stalled=30), check_writers=check)
+
+    assert blobs(served.folder) == {name for name in before if name.endswith("/data") and "/_uploads/" not in name}
+    assert left(served.folder)["result"] == "failed"
+
+
 def test_only_one_collection_of_a_store_runs_and_keeps_its_status(served: Served) -> None:
     served.registry.image("app", "1", "layer")
     (served.folder / STATUS_FILE).write_text('{"result": "running"}')
@@ -596,7 +618,7 @@ def test_a_collection_that_dies_while_it_reads_says_so(served: Served) -> None:
     command = ["setsid", "sh", "-c", script, str(served.folder), "1", "checked"]
 
     with pytest.raises(Failure, match="the collection ended early"):
-        collect(command, Status(store=REGISTRY, started=now()), LIMITS, lambda _: None)
+        collect(command, Status(store=REGISTRY, started=now()), LIMITS)
 
 
 # --- The pause of a process -------------------------------------------------------------------------------------------

@@ -187,7 +187,7 @@ def test_a_killed_engine_leaves_a_registry_that_reads_and_writes(engine: Engine,
     def gc() -> None:
         try:
             started = Status(store=REGISTRY, started=now())
-            results.append(collect(command, started, Limits(stalled=1, wait=20, pause=20), lambda _: None))
+            results.append(collect(command, started, Limits(stalled=1, wait=20, pause=20)))
         except Failure as failure:
             results.append(failure)
 
