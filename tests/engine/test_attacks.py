@@ -757,17 +757,21 @@ def endless(trust: ssl.SSLContext, head: bytes) -> tuple[int, bytes]:
     """Send chunks until the other side closes, 64 MB at most; how many bytes were taken, and the answer."""
     chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
     sent, received = 0, b""
-    with connected(trust, REGISTRY_PORT) as connection, contextlib.suppress(ConnectionError, ssl.SSLError):
-        connection.sendall(head)
-        while sent < 64 << 20:
-            connection.settimeout(PATIENCE)
-            connection.sendall(chunk)
-            sent += len(chunk)
-            connection.settimeout(0.01)
-            with contextlib.suppress(TimeoutError):
-                if not (some := connection.recv(65536)):
-                    break
-                received += some
+    with connected(trust, REGISTRY_PORT) as connection:
+        with contextlib.suppress(ConnectionError, ssl.SSLError):
+            connection.sendall(head)
+            while sent < 64 << 20:
+                connection.settimeout(PATIENCE)
+                connection.sendall(chunk)
+                sent += len(chunk)
+                connection.settimeout(0.01)
+                with contextlib.suppress(TimeoutError):
+                    if not (some := connection.recv(65536)):
+                        break
+                    received += some
+        # An answer can be there although nothing can be sent any more.
+        with contextlib.suppress(ConnectionError, ssl.SSLError, TimeoutError):
+            received += connection.recv(65536)
     return sent, received
 
 
