@@ -101,7 +101,7 @@ def digests(stack: Stack, tmp_path_factory: pytest.TempPathFactory, trust: ssl.S
         assert pushed.returncode == 0, pushed.stderr
         url = f"https://{stack.registry}/v2/team/{name}/manifests/1"
         accepted = {"Accept": "application/vnd.oci.image.manifest.v1+json"}
-        answer = httpx.get(url, headers=accepted, auth=("ci", stack.users["ci"]), verify=trust)
+        answer = httpx.get(url, headers=accepted, auth=("ci", stack.users["ci"]), verify=trust, timeout=PATIENCE)
         found[f"{name}_manifest"] = answer.headers["docker-content-digest"]
         found[f"{name}_blob"] = answer.json()["layers"][0]["digest"]
     return found
@@ -922,11 +922,12 @@ def stranger(client: docker.DockerClient, network: str, requests: dict[str, byte
         container.remove(force=True)
 
 
-def answers_from(container: Container, targets: Iterable[str]) -> int:
-    """Send every request to every target at once, 3 seconds each; how many were answered."""
+def answers_from(container: Container, targets: Iterable[str], seconds: int = 3) -> int:
+    """Send every request to every target at once, ``seconds`` each; how many were answered."""
     script = (
-        "mkdir /answers; for target in $0 $@; do host=${target%:*} port=${target#*:}; for request in /requests/*; do"
-        " nc -w 3 $host $port < $request > /answers/$host-${request##*/} 2>/dev/null & done; done; wait;"
+        f"seconds={seconds}; mkdir /answers;"
+        " for target in $0 $@; do host=${target%:*} port=${target#*:}; for request in /requests/*; do"
+        " nc -w $seconds $host $port < $request > /answers/$host-${request##*/} 2>/dev/null & done; done; wait;"
         " grep -l ^HTTP/1.1 /answers/* | wc -l"
     )
     return int(clients.execute(container, "sh", "-c", script, *targets).split()[-1])
@@ -957,7 +958,7 @@ def test_every_process_is_reachable_from_the_proxys_network(client: docker.Docke
     """Or the test above would prove nothing."""
     request = {"request": http1("GET", "/v2/")}
     with stranger(client, f"{PREFIX}-backend", request) as container:
-        assert answers_from(container, targets(client)) == 2 * len(PROCESSES)
+        assert answers_from(container, targets(client), 60) == 2 * len(PROCESSES)
 
 
 @contextlib.contextmanager
@@ -989,7 +990,7 @@ def test_a_port_on_loopback_is_for_the_docker_host_alone(stack: Stack, client: d
     """Before version 28, Docker lets in who routes to a container's address."""
     urls = [f"https://localhost:{port}/v2/" for port in (REGISTRY_PORT, PUBLIC_PORT, MIRROR_PORT)]
     urls.append(f"http://localhost:{METRICS_PORT}/metrics")
-    ask = ["curl", "--insecure", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--max-time", "5"]
+    ask = ["curl", "--insecure", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}", "--max-time", "60"]
     ask += ["--connect-to", f"::{proxy_address(client)}:"]
 
     def asked(*where: str) -> list[tuple[str, int]]:
