@@ -429,12 +429,11 @@ def test_an_upload_goes_on_where_a_broken_connection_left_it(
 
 def settled(connection: Connection, upload: str) -> tuple[str, int]:
     """Where an upload goes on and at which byte, once the registry has noticed that nobody sends any more."""
-    known = ""
-    for _ in range(40):
+    known, since = "", time.monotonic()
+    while time.monotonic() - since < 5:
         headers, _ = connection.ask("GET", upload, 204)
-        if headers["Range"] == known:
-            break
-        known = headers["Range"]
+        if headers["Range"] != known:
+            known, since = headers["Range"], time.monotonic()
         time.sleep(1)
     return headers["Location"], int(known.removeprefix("0-")) + 1
 
