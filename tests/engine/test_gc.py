@@ -137,7 +137,7 @@ def collecting(stack: Stack) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def started(client: docker.DockerClient) -> bool:
-    return bool(client.containers.list(filters={"label": LABEL}))
+    return bool(client.containers.list(filters={"label": LABEL}, sparse=True))
 
 
 def reads_and_writes(stack: Stack, skopeo: Skopeo, layout: Path, *names: str) -> None:

@@ -124,7 +124,8 @@ def engine() -> docker.DockerClient:
 
 def containers(client: docker.DockerClient, prefix: str) -> dict[str, Container]:
     """The containers of a stack by role, including carriers."""
-    found = client.containers.list(all=True, filters={"label": f"registry-stack.prefix={prefix}"})
+    # A throwaway container can end while the list is read.
+    found = client.containers.list(all=True, filters={"label": f"registry-stack.prefix={prefix}"}, ignore_removed=True)
     return {container.labels["registry-stack.role"]: container for container in found}
 
 
