@@ -71,7 +71,8 @@ def test_pulls_go_on_and_pushes_succeed_while_garbage_is_collected(
     with clients.clients_at_work(skopeo("ci"), skopeo("production"), tmp_path, *options) as results:
         for _ in range(3):
             layout = garbage(skopeo, layers, tmp_path)
-            (status,) = json.loads(stack.operations(*GC, "--json").stdout)["stores"]
+            # Not a second: on a busy machine, a push takes a break of that length between its layers and its manifest.
+            (status,) = json.loads(stack.operations("gc", "--stalled", "5", "--json").stdout)["stores"]
             freed.append(status["freed"])
             print(f"gc: writing paused for {status['paused_seconds']} s")
             again = skopeo("ci").push(layout, "my-app/backend:old", *options)
