@@ -72,7 +72,7 @@ class Engine:
         path = f"{Path(f'/proc/{number}/exe').readlink().parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
         self._variables = os.environ | {"PATH": path}
         # The namespaces outlive the engine as long as a process is in them.
-        self._inside = subprocess.Popen(["nsenter", f"--target={number}", "--net", "--mount", "sleep", "1000"])
+        self._inside = subprocess.Popen(["nsenter", f"--target={number}", "--net", "--mount", "sleep", "1d"])
 
     def inside(self, *command: str) -> list[str]:
         """The command that runs another one in the network of the engine."""
