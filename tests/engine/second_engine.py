@@ -51,7 +51,7 @@ def second_engine(reached_port: int | None = None) -> Iterator[str]:
                 yield address
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(180)  # it stops its containers first
 
 
 @contextlib.contextmanager

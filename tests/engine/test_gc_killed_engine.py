@@ -99,7 +99,7 @@ class Engine:
         """Stop the engine."""
         if self._again:
             self._again.terminate()
-            self._again.wait(60)
+            self._again.wait(180)
         self._inside.kill()
         self._inside.wait()
 
@@ -154,7 +154,7 @@ def use(engine: Engine, number: int) -> None:
         time.sleep(0.2)
     command = engine.inside(sys.executable, "-c", CLIENT, f"http://{address}:5000", str(number))
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
-    answer = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
+    answer = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=300)
     assert answer.returncode == 0, answer.stderr
 
 
