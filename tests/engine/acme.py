@@ -54,7 +54,7 @@ class AcmeServer:
     def root(self) -> ssl.SSLContext:
         """Trust in what it issues, and in nothing else."""
         trust = ssl.create_default_context(cadata=self.certificate)
-        return ssl.create_default_context(cadata=httpx.get(f"{self.management}/roots/0", verify=trust).text)
+        return ssl.create_default_context(cadata=httpx.get(f"{self.management}/roots/0", verify=trust, timeout=60).text)
 
     def orders(self) -> int:
         """How many certificates were asked for."""
@@ -63,7 +63,7 @@ class AcmeServer:
     def stop(self) -> None:
         """Let it go away for good."""
         self.process.terminate()
-        self.process.wait(timeout=20)
+        self.process.wait(timeout=60)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import socket
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import docker
@@ -21,7 +21,9 @@ from tests.harness import clients
 from tests.harness.small_stack import PREFIX
 
 #: No request may hang for longer, in seconds.
-PATIENCE = 10
+PATIENCE = 60
+#: The seconds within which the log has the line of a request.
+LOGGED_WITHIN = 60
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _numbers = itertools.count(1)
 #: What nginx answers to where Caddy answers otherwise, mostly by itself where Caddy leaves it to a process.
@@ -91,16 +93,17 @@ def connected(trust: ssl.SSLContext, port: int, sni: str = "localhost") -> ssl.S
         raise
 
 
-def exchange(connection: socket.socket, request: bytes) -> bytes:
-    """Send everything, read until the other side closes or has nothing to add; what it said."""
+def exchange(connection: socket.socket, request: bytes, pause: float = 3) -> bytes:
+    """Send everything, read until the other side closes or has nothing to add for ``pause`` seconds; what it said."""
     received = b""
+    connection.settimeout(PATIENCE)  # An earlier exchange may have left less.
     # Who refuses a request may close before it has read all of it.
     with contextlib.suppress(ConnectionError, ssl.SSLError):
         connection.sendall(request)
     with contextlib.suppress(ConnectionError, ssl.SSLError, TimeoutError):
         while some := connection.recv(65536):
             received += some
-            connection.settimeout(0.5)
+            connection.settimeout(pause)
     return received
 
 
@@ -131,13 +134,24 @@ def carried_out(
     return judged(api, since, attacks, {attack.mark: answer for attack, answer in zip(attacks, answers, strict=True)})
 
 
-def judged(api: docker.DockerClient, since: float, attacks: Iterable[Attack], seen: dict[str, str]) -> list[str]:
+def judged(api: docker.DockerClient, since: float, attacks: Sequence[Attack], seen: dict[str, str]) -> list[str]:
     """Print what was answered how and by which process; the rows that differ from what was expected."""
-    time.sleep(1)  # The proxy writes its line after the client has its answer.
-    processes = Witnesses(api, since)
     other = NGINX if "nginx" in clients.containers(api, PREFIX)["proxy"].attrs["Config"]["Image"] else {}
-    wrong = []
-    print(f"\n{'request':<78} {'who':<9} answer")
+    deadline = time.monotonic() + LOGGED_WITHIN
+    while True:
+        time.sleep(1)  # The proxy writes its line after the client has its answer.
+        lines, wrong = compared(attacks, seen, Witnesses(api, since), other)
+        if not wrong or time.monotonic() > deadline:
+            break
+    print("\n".join([f"\n{'request':<78} {'who':<9} answer", *lines]))
+    return wrong
+
+
+def compared(
+    attacks: Iterable[Attack], seen: dict[str, str], processes: Witnesses, other: dict[str, str]
+) -> tuple[list[str], list[str]]:
+    """A line for each attack, and those that differ from what was expected, of which ``other`` is another proxy's."""
+    lines, wrong = [], []
     for attack in attacks:
         status, process = seen[attack.mark], processes.of(attack.mark)
         answer = f"{status} {process}"
@@ -147,10 +161,10 @@ def judged(api: docker.DockerClient, since: float, attacks: Iterable[Attack], se
         fits = status in possible.split("/") and process == expected_process
         differs = "" if fits else f"   expected: {expected}"
         line = f"{attack.what:<78} {attack.who:<9} {answer}{differs}"
-        print(line)
+        lines.append(line)
         if differs:
             wrong.append(line)
-    return wrong
+    return lines, wrong
 
 
 class Witnesses:
@@ -175,6 +189,19 @@ class Witnesses:
         """``reader``, ``writer``, ``admin``, ``public`` or ``proxy``; all of them, if they do not agree."""
         named = self._own[mark] | {self._proxied.get(mark, "proxy")}
         return "+".join(sorted(named))
+
+
+def logged(
+    api: docker.DockerClient, since: float, is_complete: Callable[[list[tuple[str, dict]]], bool]
+) -> list[tuple[str, dict]]:
+    """The lines of ``log_lines``, once they are complete or should have been.
+
+    Processes write a line after the client has its answer, and each worker of nginx up to a second later.
+    """
+    deadline = time.monotonic() + LOGGED_WITHIN
+    while not is_complete(lines := list(log_lines(api, since))) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    return lines
 
 
 def log_lines(api: docker.DockerClient, since: float) -> Iterator[tuple[str, dict]]:

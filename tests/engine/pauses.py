@@ -9,7 +9,7 @@ from pathlib import Path
 from components.render.registry_command import PAUSE
 
 
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+def until(condition: Callable[[], bool], seconds: float = 180) -> None:
     """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():

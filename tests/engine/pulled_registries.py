@@ -49,7 +49,7 @@ class Registries:
 
     def put(self, tag: str) -> None:
         """Push a new image of each upstream to both. Later, ``new`` has only the requests of clients."""
-        with httpx.Client(verify=False) as client:
+        with httpx.Client(verify=False, timeout=60) as client:
             for repository in REPOSITORIES.values():
                 layout = Path(tempfile.mkdtemp(dir=self.folder))
                 write_layout(layout, [random_layer(10_000)])

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.once, pytest.mark.any_proxy]
 REGISTRY, MIRROR = "registry.test.example.com", "mirror.test.example.com"
 #: Only the HTTP proxy knows this name.
 AUTHORITY = "authority.test.example.com"
-VALID_SECONDS = 45
+VALID_SECONDS = 60
 METRICS_PORT = 29180
 
 
@@ -53,7 +53,7 @@ class Site:
 def served(trust: ssl.SSLContext, host: str = REGISTRY) -> x509.Certificate:
     """The certificate that the proxy shows for ``host``, after it was verified."""
     with (
-        socket.create_connection(("127.0.0.1", TLS_PORT), timeout=5) as plain,
+        socket.create_connection(("127.0.0.1", TLS_PORT), timeout=30) as plain,
         trust.wrap_socket(plain, server_hostname=host) as connection,
     ):
         certificate = connection.getpeercert(binary_form=True)
@@ -65,7 +65,7 @@ def eventually(
     trust: ssl.SSLContext,
     host: str = REGISTRY,
     accept: Callable[[x509.Certificate], bool] = lambda _: True,
-    seconds: float = 60,
+    seconds: float = 300,
 ) -> x509.Certificate:
     """The certificate, once there is one for ``host`` that ``accept`` takes."""
     deadline = time.monotonic() + seconds
@@ -127,15 +127,16 @@ def test_every_name_gets_a_certificate_by_http_and_is_served_with_it(site: Site)
     for host in (REGISTRY, MIRROR):
         eventually(site.trust, host)
 
-    with httpx.Client(verify=site.trust, headers={"Host": REGISTRY}) as http:
+    with httpx.Client(verify=site.trust, headers={"Host": REGISTRY}, timeout=60) as http:
         answer = http.get("https://127.0.0.1/v2/", extensions={"sni_hostname": REGISTRY})
     assert answer.status_code == 401
-    assert httpx.get("http://127.0.0.1/v2/", headers={"Host": REGISTRY}).headers["Location"].startswith("https://")
+    plain = httpx.get("http://127.0.0.1/v2/", headers={"Host": REGISTRY}, timeout=60)
+    assert plain.headers["Location"].startswith("https://")
 
 
 def test_only_the_authority_is_reached_through_the_http_proxy(site: Site) -> None:
     eventually(site.trust)
-    with httpx.Client(verify=site.trust, headers={"Host": REGISTRY}) as http:
+    with httpx.Client(verify=site.trust, headers={"Host": REGISTRY}, timeout=60) as http:
         answer = http.get("https://127.0.0.1/v2/", extensions={"sni_hostname": REGISTRY})
 
     assert answer.status_code == 401, "from a process of the registry, by its name in the stack's own network"
@@ -145,7 +146,7 @@ def test_only_the_authority_is_reached_through_the_http_proxy(site: Site) -> Non
 def test_the_metrics_say_when_the_certificate_of_each_name_ends(site: Site) -> None:
     ends = {host: int(eventually(site.trust, host).not_valid_after_utc.timestamp()) for host in (REGISTRY, MIRROR)}
 
-    said = httpx.get(f"http://127.0.0.1:{METRICS_PORT}/metrics").text.splitlines()
+    said = httpx.get(f"http://127.0.0.1:{METRICS_PORT}/metrics", timeout=60).text.splitlines()
 
     for host, end in ends.items():
         assert f'tls_certificate_not_after_timestamp_seconds{{host="{host}"}} {end}' in said

@@ -35,7 +35,7 @@ def starts(client: docker.DockerClient) -> dict[str, str]:
 def status(stack: Stack, user: str, password: str, path: str = "/v2/") -> int:
     """What the registry answers to a login."""
     url = f"https://{stack.registry}{path}"
-    return httpx.get(url, auth=(user, password), verify=stack.trust).status_code
+    return httpx.get(url, auth=(user, password), verify=stack.trust, timeout=60).status_code
 
 
 def test_a_second_up_and_a_refreshed_preview_find_nothing_to_do(stack: Stack, client: docker.DockerClient) -> None:
@@ -134,7 +134,8 @@ def test_stopped_containers_and_a_removed_one_are_put_right(stack: Stack, client
         # At once, though the proxy may have looked for the names while nobody had them.
         assert status(stack, "ci", stack.users["ci"]) == 200, f"after {stopped}"
         assert status(stack, "ci", stack.users["ci"], clients.NO_UPLOAD) == 404, f"after {stopped}"
-        assert httpx.get(f"{mirror['url']}/v2/", verify=stack.trust).status_code == 200, f"after {stopped}"
+        asked = httpx.get(f"{mirror['url']}/v2/", verify=stack.trust, timeout=60)
+        assert asked.status_code == 200, f"after {stopped}"
     stack.preview("--refresh", "--expect-no-changes")
     assert len(identities(client)) == 5
 

@@ -71,7 +71,8 @@ def test_pulls_go_on_and_pushes_succeed_while_garbage_is_collected(
     with clients.clients_at_work(skopeo("ci"), skopeo("production"), tmp_path, *options) as results:
         for _ in range(3):
             layout = garbage(skopeo, layers, tmp_path)
-            (status,) = json.loads(stack.operations(*GC, "--json").stdout)["stores"]
+            # Not a second: on a busy machine, a push takes a break of that length between its layers and its manifest.
+            (status,) = json.loads(stack.operations("gc", "--stalled", "5", "--json").stdout)["stores"]
             freed.append(status["freed"])
             print(f"gc: writing paused for {status['paused_seconds']} s")
             again = skopeo("ci").push(layout, "my-app/backend:old", *options)
@@ -137,20 +138,22 @@ def collecting(stack: Stack) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def started(client: docker.DockerClient) -> bool:
-    return bool(client.containers.list(filters={"label": LABEL}))
+    return bool(client.containers.list(filters={"label": LABEL}, sparse=True))
 
 
 def reads_and_writes(stack: Stack, skopeo: Skopeo, layout: Path, *names: str) -> None:
-    """A push to the first name and pulls of all names succeed within a minute."""
+    """A push to the first name and then a pull of each name succeed within a minute each."""
     began = time.monotonic()
     while (answer := skopeo("ci").push(layout, names[0])).returncode:
         # With nginx, a push does not wait. It is refused with words until writing goes on.
         assert (stack.proxy, "the registry is busy" in answer.stderr) == ("nginx", True), answer.stderr
         assert time.monotonic() - began < 60, answer.stderr
+    assert time.monotonic() - began < 60
     for name in names:
+        began = time.monotonic()
         pulled = skopeo("production").pull(name, layout.parent / f"pulled-{time.monotonic_ns()}")
         assert pulled.returncode == 0, pulled.stderr
-    assert time.monotonic() - began < 60
+        assert time.monotonic() - began < 60
 
 
 @pytest.mark.once
@@ -172,7 +175,7 @@ def test_a_killed_collection_leaves_a_registry_that_reads_and_writes(
             print(f"kill {moment}: the collection {'ended' if process.poll() is not None else 'runs'}")
         # The client pushes what the killed collection deletes, and maybe deleted.
         reads_and_writes(stack, skopeo, layout, f"my-app/backend:{moment}", kept)
-        until(lambda: not started(client), 30)
+        until(lambda: not started(client))
 
     assert stack.operations(*GC).stdout.startswith("gc registry: done")
     reads_and_writes(stack, skopeo, layout, "my-app/backend:new", kept, *(f"my-app/backend:{n}" for n in range(10)))

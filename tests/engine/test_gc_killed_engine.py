@@ -72,7 +72,7 @@ class Engine:
         path = f"{Path(f'/proc/{number}/exe').readlink().parent}:{os.environ['PATH']}:/usr/sbin:/sbin"
         self._variables = os.environ | {"PATH": path}
         # The namespaces outlive the engine as long as a process is in them.
-        self._inside = subprocess.Popen(["nsenter", f"--target={number}", "--net", "--mount", "sleep", "1000"])
+        self._inside = subprocess.Popen(["nsenter", f"--target={number}", "--net", "--mount", "sleep", "1d"])
 
     def inside(self, *command: str) -> list[str]:
         """The command that runs another one in the network of the engine."""
@@ -99,7 +99,7 @@ class Engine:
         """Stop the engine."""
         if self._again:
             self._again.terminate()
-            self._again.wait(60)
+            self._again.wait(180)
         self._inside.kill()
         self._inside.wait()
 
@@ -154,7 +154,7 @@ def use(engine: Engine, number: int) -> None:
         time.sleep(0.2)
     command = engine.inside(sys.executable, "-c", CLIENT, f"http://{address}:5000", str(number))
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
-    answer = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=120)
+    answer = subprocess.run(command, env=variables, capture_output=True, text=True, check=False, timeout=300)
     assert answer.returncode == 0, answer.stderr
 
 

@@ -25,7 +25,7 @@ from tests.harness.stack import Stack
 
 MEGABYTE = clients.MEGABYTE
 #: Nothing may stand still for longer, in seconds.
-PATIENCE = 120
+PATIENCE = 300
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def running(
             yield process
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=60)
 
 
 def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
