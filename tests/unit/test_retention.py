@@ -485,10 +485,10 @@ def test_a_glob_matches_whole_names(pattern: str, name: str, does: bool) -> None
 
 
 def test_a_glob_with_many_stars_is_quick_for_a_name_that_almost_matches() -> None:
-    began = time.monotonic()
+    began = time.process_time()
 
     assert not matches(["*-*-*-*-*-*x"], f"a{'-' * 127}")
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @given(st.lists(PATTERN, max_size=3), PATTERN)
