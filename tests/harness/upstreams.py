@@ -153,7 +153,9 @@ def http_proxy(target: int, status: str = "200 OK", address: str = "127.0.0.1") 
         with client:
             head = b""
             while not head.endswith(b"\r\n\r\n"):
-                head += client.recv(1)
+                if not (more := client.recv(1)):
+                    return
+                head += more
             method, host, _ = head.decode().split(" ", 2)
             asked.append(f"{method} {host}")
             client.sendall(f"HTTP/1.1 {status}\r\n\r\n".encode())
