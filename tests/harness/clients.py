@@ -43,9 +43,12 @@ def run(*command: str, stdin: str = "", variables: dict[str, str] | None = None)
     )
 
 
-def execute(container: Container, *command: str) -> str:
-    """The output of a command in a container, by the docker command: the SDK loses output on a busy engine."""
-    answer = run("docker", "exec", str(container.id), *command, variables={"DOCKER_HOST": engine_address()})
+def execute(container: Container, *command: str, host: str = "") -> str:
+    """The output of a command in a container, by the docker command: the SDK loses output on a busy engine.
+
+    ``host`` is the address of the container's engine, if that is not the tests' engine.
+    """
+    answer = run("docker", "exec", str(container.id), *command, variables={"DOCKER_HOST": host or engine_address()})
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 
@@ -119,18 +122,19 @@ class Skopeo:
 
 def engine() -> docker.DockerClient:
     """A client of the tests' engine."""
-    return docker.DockerClient(base_url=engine_address(), version="auto", timeout=60)
+    return docker.DockerClient(base_url=engine_address(), version="auto", timeout=300)
 
 
 def containers(client: docker.DockerClient, prefix: str) -> dict[str, Container]:
     """The containers of a stack by role, including carriers."""
-    found = client.containers.list(all=True, filters={"label": f"registry-stack.prefix={prefix}"})
+    label = {"label": f"registry-stack.prefix={prefix}"}
+    found = client.containers.list(all=True, filters=label, ignore_removed=True)
     return {container.labels["registry-stack.role"]: container for container in found}
 
 
 def wait_for_port(port: int, trust: ssl.SSLContext | None = None) -> None:
-    """Wait until a loopback port answers HTTP, or HTTPS with a trusted certificate. Fail after 60 seconds."""
-    deadline = time.monotonic() + 60
+    """Wait until a loopback port answers HTTP, or HTTPS with a trusted certificate. Fail after 180 seconds."""
+    deadline = time.monotonic() + 180
     while True:
         try:
             httpx.get(f"http{'s' if trust else ''}://localhost:{port}/v2/", verify=trust or True, timeout=2)
@@ -163,10 +167,10 @@ def upstream(client: docker.DockerClient, network: str, alias: str, port: int) -
 
 
 def wait_until_healthy(client: docker.DockerClient, name: str) -> None:
-    """Wait until a container is healthy. Fail after 60 seconds."""
-    deadline = time.monotonic() + 60
+    """Wait until a container is healthy. Fail after 180 seconds."""
+    deadline = time.monotonic() + 180
     while client.containers.get(name).attrs["State"]["Health"]["Status"] != "healthy":
-        assert time.monotonic() < deadline, f"{name} is not healthy after 60 seconds"
+        assert time.monotonic() < deadline, f"{name} is not healthy after 180 seconds"
         time.sleep(0.5)
 
 

@@ -42,7 +42,7 @@ def small_stack(**changes: Any) -> dict[str, Any]:
 
 def remove_everything(api: docker.DockerClient, prefix: str = PREFIX) -> None:
     """Remove all objects of a stack or of a killed run from the engine, including data."""
-    for container in api.containers.list(all=True, filters={"name": f"{prefix}-"}):
+    for container in api.containers.list(all=True, filters={"name": f"{prefix}-"}, ignore_removed=True):
         container.remove(force=True, v=True)
     for container in clients.containers(api, prefix).values():
         container.remove(force=True, v=True)
