@@ -71,7 +71,7 @@ class ClientMachine:
             yield process.pid
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(180)
 
     def _inside(self, *command: str) -> list[str]:
         return ["unshare", "--mount", "sh", "-ec", _START, *command]

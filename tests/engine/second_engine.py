@@ -51,7 +51,7 @@ def second_engine(reached_port: int | None = None) -> Iterator[str]:
                 yield address
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(180)  # it stops its containers first
 
 
 @contextlib.contextmanager
@@ -65,6 +65,8 @@ def _forwarded(port: int, process: int, socket: Path) -> Iterator[None]:
             stop.callback(forwarder.wait, 60)
             stop.callback(forwarder.terminate)
         assert engine._comes_true(socket.exists)
+        listens = f":{port:04X} 00000000:0000 0A "
+        assert engine._comes_true(lambda: listens in Path(f"/proc/{process}/net/tcp").read_text())
         yield
 
 

@@ -84,7 +84,7 @@ class Stack:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=900,
         )
         assert not check or answer.returncode == 0, answer.stderr
         return answer
