@@ -97,7 +97,7 @@ def serving(folder: Path, program: str, more: str = "") -> Iterator[Served]:
             yield Served(Registry(data, client), client, process)
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(120)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # in a container, everything ends with the first process
 
@@ -669,15 +669,17 @@ def test_an_upload_is_finished_before_the_pause_begins(served: Served) -> None:
     pushing = threading.Thread(target=lambda: found.append(served.client.patch(upload, content=slow()).status_code))
     with flock(request, "-x"):
         pushing.start()
-        until(lambda: is_open(data))
-        request.write_text("pause\n")
-        until(lambda: not answers(served))
-        free = subprocess.run(["flock", "-x", "-n", served.folder / WRITING, "true"], check=False)
-        assert free.returncode == 1, "the upload still writes"
-        request.write_text("")
-        until(lambda: answers(served))
-        sent.set()
-        pushing.join()
+        try:
+            until(lambda: is_open(data))
+            request.write_text("pause\n")
+            until(lambda: not answers(served))
+            free = subprocess.run(["flock", "-x", "-n", served.folder / WRITING, "true"], check=False)
+            assert free.returncode == 1, "the upload still writes"
+            request.write_text("")
+            until(lambda: answers(served))
+        finally:
+            sent.set()
+            pushing.join()
 
     assert found == [202]
 
