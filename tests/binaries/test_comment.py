@@ -28,6 +28,7 @@ OFFLINE_MODE = true
 DISABLE_SSH = true
 [database]
 DB_TYPE = sqlite3
+SQLITE_TIMEOUT = 60000
 [security]
 INSTALL_LOCK = true
 SECRET_KEY = example-only

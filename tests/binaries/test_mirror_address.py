@@ -121,7 +121,7 @@ def raw(proxy: Proxy, target: str) -> tuple[int, str]:
     """Send a request target as it is; httpx would encode it anew. The status, and all that came."""
     port = proxy.ports[SHARED]
     with (
-        socket.create_connection(("localhost", port), timeout=10) as plain,
+        socket.create_connection(("localhost", port), timeout=60) as plain,
         proxy.trust.wrap_socket(plain, server_hostname="localhost") as connection,
     ):
         connection.sendall(

@@ -149,7 +149,7 @@ def trusting(text: str, folder: Path, port: int) -> ssl.SSLContext:
             context = ssl.create_default_context(cafile=folder / "caddy/pki/authorities/local/root.crt")
             httpx.get(f"https://localhost:{port}/", verify=context)
             return context
-        except (httpx.ConnectError, FileNotFoundError):
+        except (httpx.TransportError, FileNotFoundError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
@@ -192,7 +192,9 @@ def running_proxy(binary: Binary, server: str, text: str, folder: Path) -> Itera
     environment = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder)}
     with running([binary(server), *COMMAND[server], str(config)], ports["5444"], folder / "log", environment):
         context = trusting(text, folder, ports["5444"])
-        with httpx.Client(verify=context, timeout=10) as client:
+        # A connection that is refused is tried again: the servers of Caddy begin to listen one after the other.
+        transport = httpx.HTTPTransport(verify=context, retries=6)
+        with httpx.Client(transport=transport, timeout=30) as client:
             yield Proxy(client, ports, context)
 
 
@@ -332,7 +334,7 @@ def test_who_is_refused_does_not_have_to_send_the_rest(proxy: Proxy) -> None:
     for what, (status, head) in requests.items():
         for framing, body in (("Content-Length: 15000", "x" * 1000), ("Transfer-Encoding: chunked", "a\r\nx")):
             with (
-                socket.create_connection(("localhost", proxy.ports["5443"]), timeout=10) as plain,
+                socket.create_connection(("localhost", proxy.ports["5443"]), timeout=60) as plain,
                 proxy.trust.wrap_socket(plain, server_hostname="localhost") as connection,
             ):
                 connection.sendall(f"{head}Host: localhost\r\n{framing}\r\n\r\n{body}".encode())
@@ -535,7 +537,8 @@ def test_internal_certificates_cover_any_address_and_both_names_of_loopback(
     values |= {"certificates": {}, "mirrors": {}, "acknowledge": []}
     values["registry"] = {"url": f"https://{host}:5443", "users": values["registry"]["users"]}
     files, port, health = rendered(*loaded(values)), free_port(), free_port()
-    text = files[FILE[server]].replace("5443", str(port)).replace("2015", str(health))
+    ports = {"5443": str(port), "2015": str(health)}
+    text = re.sub("|".join(ports), lambda found: ports[found[0]], files[FILE[server]])
     with contextlib.ExitStack() as stack:
         if server == "caddy":
             stack.enter_context(issuing(binary, text, port, tmp_path, names))

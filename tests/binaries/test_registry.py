@@ -122,16 +122,21 @@ def test_the_time_of_an_answer_does_not_tell_whether_a_name_exists(
 
     took: dict[str, list[float]] = {name: [] for name in ("unknown", *passwords)}
     with registry(binary, tmp_path, GOLDEN / "local" / f"{process}.yml") as client:
-        for name in [*took] * 100:
-            answer = client.get("/v2/", auth=(name, "wrong"))
-            assert answer.status_code == 401
-            took[name].append(answer.elapsed.total_seconds() * 1000)
+        # Whatever else the machine does, the fastest of many had it to itself. The busier it is, the more that takes.
+        fastest = [0.0]
+        for turn in range(2000):
+            if turn >= 100 and max(fastest) < 1.3 * min(fastest):
+                break
+            for name, times in took.items():
+                answer = client.get("/v2/", auth=(name, "wrong"))
+                assert answer.status_code == 401
+                times.append(answer.elapsed.total_seconds() * 1000)
+            fastest = [min(times) for times in took.values()]
 
     for name, times in took.items():
         low, middle, high = statistics.quantiles(times, n=4)
         print(f"{process}, a wrong password of {name}: {middle:.2f} ms, half of them {low:.2f} to {high:.2f}")
-    # Whatever else the machine does, the fastest of many had it to itself. The next cost of bcrypt takes twice as long.
-    fastest = [min(times) for times in took.values()]
+    # The next cost of bcrypt takes twice as long.
     assert max(fastest) < 1.3 * min(fastest)
 
 

@@ -215,5 +215,5 @@ def _run(
         capture_output=True,
         text=True,
         check=False,
-        timeout=600,
+        timeout=1800,
     )

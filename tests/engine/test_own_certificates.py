@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def served() -> str:
     return ssl.get_server_certificate(("localhost", REGISTRY_PORT))
 
 
+def wait_until_served(certificate: bytes) -> None:
+    """Wait until the proxy shows a certificate: the command that reloads nginx does not wait for the reload."""
+    deadline = time.monotonic() + 60
+    while canonical(served()) != certificate:
+        assert time.monotonic() < deadline, "the proxy shows another certificate"
+        time.sleep(0.1)
+
+
 def canonical(certificate: str) -> bytes:
     return x509.load_pem_x509_certificate(certificate.encode()).tbs_certificate_bytes
 
@@ -48,7 +57,7 @@ def test_a_renewed_certificate_is_served_without_a_restart_and_by_either_engine(
 
         stack.set_certificate(*more_names)
         stack.up()
-        assert canonical(served()) == renewed
+        wait_until_served(renewed)
         assert clients.containers(client, PREFIX)["proxy"].attrs["State"]["StartedAt"] == started
         stack.preview("--refresh", "--expect-no-changes")
         assert "ca_certificate" not in stack.outputs()
@@ -99,7 +108,7 @@ def test_what_the_proxy_itself_refuses_is_not_delivered_and_what_no_host_uses_ne
         stack.set_pair("localhost", joined_pair("localhost", "renewed.example.com"))
         stack.set_certificate("mirror.localhost")
         stack.up()
-        assert canonical(served()) == canonical(certificate_pair("localhost", "renewed.example.com")["certificate"])
+        wait_until_served(canonical(certificate_pair("localhost", "renewed.example.com")["certificate"]))
         assert set(delivered(client)) == {*files, "mirror.localhost.crt", "mirror.localhost.key"}
 
         stack.write(mirrors=mirrors)

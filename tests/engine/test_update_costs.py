@@ -223,12 +223,14 @@ def observed(session: httpx.Client, skopeo: As, folder: Path, piece: bytes, dige
         for thread in threads:
             thread.start()
         time.sleep(1)
-        yield seen
-        over.set()
-        for thread in threads[1:]:
-            thread.join()
-        stop.set()
-        threads[0].join()
+        try:
+            yield seen
+        finally:  # a failed `up` must not leave threads that no process outlives
+            over.set()
+            for thread in threads[1:]:
+                thread.join()
+            stop.set()
+            threads[0].join()
     seen.done += len(results["done"])
     seen.failed += results["failed"]
 
@@ -291,7 +293,7 @@ def test_clients_notice_no_change_but_that_of_the_proxy_itself(
 def test_a_slow_client_gets_the_end_of_a_layer_from_a_process_that_stops(
     stack: Stack, client: docker.DockerClient, role: str
 ) -> None:
-    container, never = clients.containers(client, PREFIX)[role], threading.Event()
+    container, began, never = clients.containers(client, PREFIX)[role], threading.Event(), threading.Event()
     layer = transfers.Layer(16 * clients.MEGABYTE)
     with transfers.Connection(stack, stack.trust, "ci") as connection:
         connection.push(REPOSITORY, layer)
@@ -299,11 +301,14 @@ def test_a_slow_client_gets_the_end_of_a_layer_from_a_process_that_stops(
     def pull() -> str:
         with transfers.Connection(stack, stack.trust, "production", address, receive_buffer=32 * 1024) as connection:
             pieces = connection.pull(REPOSITORY, layer.digest, clients.MEGABYTE // 10)
+            next(pieces)  # the head of the answer
+            began.set()
             return transfers.digest_of(transfers.paced(pieces, clients.MEGABYTE, never))
 
     address = transfers.proxy_address(client)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         pulled = pool.submit(pull)
+        began.wait(transfers.PATIENCE)
         time.sleep(2)
         assert not pulled.done()
         container.stop(timeout=60)

@@ -43,9 +43,12 @@ def run(*command: str, stdin: str = "", variables: dict[str, str] | None = None)
     )
 
 
-def execute(container: Container, *command: str) -> str:
-    """The output of a command in a container, by the docker command: the SDK loses output on a busy engine."""
-    answer = run("docker", "exec", str(container.id), *command, variables={"DOCKER_HOST": engine_address()})
+def execute(container: Container, *command: str, host: str = "") -> str:
+    """The output of a command in a container, by the docker command: the SDK loses output on a busy engine.
+
+    ``host`` is the address of the container's engine, if that is not the tests' engine.
+    """
+    answer = run("docker", "exec", str(container.id), *command, variables={"DOCKER_HOST": host or engine_address()})
     assert answer.returncode == 0, answer.stderr
     return answer.stdout
 

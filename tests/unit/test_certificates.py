@@ -187,7 +187,7 @@ def mangled(draw: st.DrawFn, text: str) -> str:
     return draw(WORDS) + "".join(block.replace("\n", ends) + draw(WORDS) for block in blocks)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(chain=mangled(CHAIN["certificate"]), key=mangled(CHAIN["private_key"]))
 def test_however_a_pair_is_written_the_same_bytes_are_delivered(chain: str, key: str) -> None:
     pair = chain_pair(certificate=chain, private_key=key)
@@ -196,7 +196,7 @@ def test_however_a_pair_is_written_the_same_bytes_are_delivered(chain: str, key:
     assert canonical(pair) == (CHAIN["certificate"], CHAIN["private_key"])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=mangled(MIDDLE.pair(ROOT)["certificate"]))
 def test_however_the_root_of_an_acme_server_is_written_the_same_bytes_are_delivered(text: str) -> None:
     assume(fault_of_root(text) is None)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from components.configuration.fields import Endpoint
@@ -282,7 +281,6 @@ _DAEMONS = st.builds(
 )
 
 
-@hypothesis_settings(deadline=None)
 @given(_DAEMONS, st.sampled_from([None, 2, "\t"]), st.booleans())
 def test_any_daemon_json_keeps_its_keys_and_mirrors_and_is_given_back(
     daemon: dict[str, Any], indent: int | str | None, ascii_only: bool
@@ -300,7 +298,6 @@ def test_any_daemon_json_keeps_its_keys_and_mirrors_and_is_given_back(
     assert add("daemon.json", merged, DAEMON) == merged
 
 
-@hypothesis_settings(deadline=None)
 @given(_DAEMONS, st.dictionaries(st.sampled_from(["debug", "labels", "x"]), _VALUES), st.lists(_URLS, max_size=2))
 def test_what_others_add_to_a_daemon_json_later_stays_after_ours_is_taken_out(
     daemon: dict[str, Any], keys: dict[str, Any], urls: list[str]

@@ -372,7 +372,7 @@ def spelled(draw: st.DrawFn, parts: list[str]) -> str:
     return "".join(draw(between) + part for part in parts) + draw(st.sampled_from(["", "/", "/.", "//"]))
 
 
-@hypothesis_settings(deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 @given(NAMES, NAMES, st.booleans(), st.data())
 def test_two_spellings_never_lead_two_stores_to_one_folder_nor_into_each_other(
     shared: list[str], deeper: list[str], registry_first: bool, data: st.DataObject
@@ -386,7 +386,7 @@ def test_two_spellings_never_lead_two_stores_to_one_folder_nor_into_each_other(
     assert list(found) == ['mirrors["docker.io"].storage.host_path']
 
 
-@hypothesis_settings(deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 @given(st.sampled_from(["/", "/etc", "/usr/lib", "/var", "/var/lib/docker", "/dev/shm", "/run/docker.sock"]), st.data())
 def test_no_spelling_of_a_folder_of_the_system_is_accepted(folder: str, data: st.DataObject) -> None:
     text = data.draw(spelled([part for part in folder.split("/") if part])) or "/"
@@ -580,7 +580,7 @@ def test_all_problems_of_different_sections_come_in_one_report() -> None:
     } <= set(found)
 
 
-@hypothesis_settings(deadline=None, max_examples=25)
+@hypothesis_settings(max_examples=25)
 @given(st.text(min_size=1, max_size=40))
 def test_no_value_of_a_secret_appears_in_a_report(secret: str) -> None:
     marked = f"<{secret}>"

@@ -179,7 +179,7 @@ VALUES = st.sampled_from(
 )
 
 
-@hypothesis_settings(deadline=None, max_examples=60)
+@hypothesis_settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(sorted(places(EVERY_KEY), key=str)), VALUES), min_size=1, max_size=3))
 @example([(("mirrors",), [])])  # beside mirror_url and mirror_defaults
 def test_any_value_at_any_place_is_fixed_by_its_commands(changes: list[tuple[tuple[str | int, ...], Any]]) -> None:

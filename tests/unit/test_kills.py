@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from operations.__main__ import command_line
 from operations.comment.mark import mark
 from tests.harness.configuration import ROOT
-from tests.harness.forge import TOKEN, forge
+from tests.harness.forge import TOKEN, Forge, forge
 
 PREVIEW = mark("prod", changes=True) + "\nthe {} text\n"
 
@@ -114,7 +115,7 @@ def test_killed_comment_leaves_one_comment_after_the_next_run(old: list[str], tm
             server.write(text)
         with killer("socket.connect", "", moments, *comment, COMMENT_TOKEN=TOKEN) as process:
             while continued(process):
-                wait_for_calls()
+                wait_for_calls(server)
                 found.append(server.bodies())
                 again = CliRunner().invoke(command_line(["comment"]), comment, env={"COMMENT_TOKEN": TOKEN})
                 assert (again.exit_code, server.bodies()) == (0, [PREVIEW.format("new")]), again.output
@@ -128,7 +129,10 @@ def test_killed_comment_leaves_one_comment_after_the_next_run(old: list[str], tm
     assert [PREVIEW.format("new")] in found
 
 
-def wait_for_calls() -> None:
-    """Wait until the forge has handled the calls of a killed process."""
+def wait_for_calls(server: Forge) -> None:
+    """Wait until the forge has handled the calls of a killed process. It accepts connections one after the other."""
+    with socket.create_connection(server.server_address[:2]) as last:
+        last.shutdown(socket.SHUT_WR)
+        assert last.recv(1) == b""
     while any("process_request_thread" in thread.name for thread in threading.enumerate()):
         time.sleep(0.01)

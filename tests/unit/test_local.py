@@ -241,7 +241,7 @@ def test_interrupted_up_waits_for_pulumi_and_shows_its_output(
 ) -> None:
     pulumi_says("", tmp_path, monkeypatch)
     # As Ctrl-C does, the program interrupts both; Pulumi then saves its state. The wait lets the parent begin to read.
-    interrupt = f"trap '' INT; echo begun; sleep 1; kill -INT {os.getpid()}; sleep 0.3; echo saved; exit 1"
+    interrupt = f"trap '' INT; echo begun; sleep 3; kill -INT {os.getpid()}; sleep 0.3; echo saved; exit 1"
     (tmp_path / "pulumi").write_text(f"#!/bin/sh\n{interrupt}\n")
 
     with pytest.raises(Failure, match="failed with exit code 1"):
@@ -300,7 +300,7 @@ def killed_pulumi(pid: int, host: str, folder: Path, monkeypatch: pytest.MonkeyP
 def test_containers_and_lock_of_a_killed_pulumi_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with subprocess.Popen(["true"]) as ended:  # a process without a program, until its parent asks for its status
         lock, client = killed_pulumi(ended.pid, socket.gethostname(), tmp_path, monkeypatch)
-        time.sleep(0.2)
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
 
         stack._clean_up_after_kill()
 

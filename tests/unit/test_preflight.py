@@ -17,6 +17,7 @@ from components.checks.docker_host import check_local_engine
 from components.configuration.naming import StackName
 from components.configuration.problems import ConfigError, Problem
 from tests.harness.configuration import configuration, loaded
+from tests.harness.processes import free_port
 
 NAMES = StackName(prefix="registry-stack", stack="prod")
 OWN = NAMES.labels("proxy")
@@ -90,9 +91,7 @@ def held() -> Iterator[int]:
 @pytest.fixture
 def free() -> int:
     """A port that nothing holds."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.mark.parametrize("state", ["running", "restarting", "paused"])

@@ -654,9 +654,7 @@ def report_on(values: dict[str, Any], *, is_first: bool) -> Report:
     return report(read_events(events(None if is_first else former(), run_program(values, preview=True))))
 
 
-@hypothesis_settings(
-    deadline=None, max_examples=500, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+@hypothesis_settings(max_examples=500, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(secret_values(), st.booleans(), st.booleans())
 def test_report_shows_no_secret_no_part_and_no_encoding(
     secrets: dict[str, Any], is_valid: bool, is_first: bool

@@ -165,7 +165,7 @@ def test_a_service_hands_signals_on_and_ends_with_the_status_of_its_program(sent
     start = production().of_type(":Container")["registry-reader"].inputs["entrypoints"]
     program = "import signal, sys, time\n"
     program += f"signal.signal({int(sent or signal.SIGTERM)}, lambda *_: (time.sleep(0.5), sys.exit(7)))\n"
-    program += "print('ready', flush=True)\n" + ("time.sleep(30)" if sent else "sys.exit(7)")
+    program += "print('ready', flush=True)\n" + ("time.sleep(120)" if sent else "sys.exit(7)")
     # What `nohup` or a script's `&` started ignores SIGQUIT, and so would this shell, though none in a container.
     start = ["env", "--default-signal=QUIT", *start, sys.executable, "-c", program]
 
@@ -174,7 +174,7 @@ def test_a_service_hands_signals_on_and_ends_with_the_status_of_its_program(sent
         assert service.stdout.readline() == "ready\n"
         if sent:
             service.send_signal(sent)
-        assert service.wait(timeout=20) == 7
+        assert service.wait(timeout=60) == 7
 
 
 def test_processes_are_replaced_create_first_and_the_rest_delete_first() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -486,13 +485,12 @@ def test_a_glob_matches_whole_names(pattern: str, name: str, does: bool) -> None
 
 
 def test_a_glob_with_many_stars_is_quick_for_a_name_that_almost_matches() -> None:
-    began = time.monotonic()
+    began = time.process_time()
 
     assert not matches(["*-*-*-*-*-*x"], f"a{'-' * 127}")
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
-@hypothesis_settings(deadline=None)
 @given(st.lists(PATTERN, max_size=3), PATTERN)
 def test_patterns_cover_another_exactly_if_no_name_matches_it_alone(patterns: list[str], pattern: str) -> None:
     words = [""]

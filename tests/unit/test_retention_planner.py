@@ -178,7 +178,7 @@ def check_nothing_is_lost(  # noqa: C901
                 assert tag in after.tags[name], "a signature goes before its image"
 
 
-@hypothesis_settings(deadline=None, max_examples=2000)
+@hypothesis_settings(max_examples=2000)
 @given(*CASES)
 def test_nothing_that_is_kept_is_lost_and_a_second_plan_deletes_nothing(seed: int, size: int) -> None:
     case = Case(seed, size)
@@ -196,7 +196,7 @@ def test_nothing_that_is_kept_is_lost_and_a_second_plan_deletes_nothing(seed: in
         assert again.unused == 0
 
 
-@hypothesis_settings(deadline=None, max_examples=500)
+@hypothesis_settings(max_examples=500)
 @given(*CASES)
 def test_an_interrupted_plan_loses_nothing_and_continues_to_the_same_end(seed: int, size: int) -> None:
     case = Case(seed, size)
@@ -215,7 +215,7 @@ def test_an_interrupted_plan_loses_nothing_and_continues_to_the_same_end(seed: i
     assert sorted(ends[0].manifests()) == sorted(ends[1].manifests())
 
 
-@hypothesis_settings(deadline=None, max_examples=500)
+@hypothesis_settings(max_examples=500)
 @given(*CASES)
 def test_a_push_after_the_plan_is_never_lost(seed: int, size: int) -> None:
     case = Case(seed, size)

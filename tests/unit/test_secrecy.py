@@ -151,7 +151,7 @@ def assert_hidden(text: str, secrets: list[str]) -> None:
     assert [secret for secret in secrets if secret in text] == []
 
 
-@hypothesis_settings(deadline=None, max_examples=150)
+@hypothesis_settings(max_examples=150)
 @given(st.sampled_from(sorted(places(EVERY_KEY), key=str)), SECRETS, WAYS)
 def test_a_secret_at_any_place_of_the_configuration_is_not_shown(
     parts: tuple[str | int, ...], secret: tuple[str, list[str]], way: str
@@ -163,7 +163,7 @@ def test_a_secret_at_any_place_of_the_configuration_is_not_shown(
         assert_hidden(str(error) + repr(error.problems), hidden)
 
 
-@hypothesis_settings(deadline=None, max_examples=100)
+@hypothesis_settings(max_examples=100)
 @given(SECRETS, st.sampled_from(["key", "found", "allowed", "fix", "alternatives"]))
 def test_a_problem_shows_no_secret_in_any_of_its_texts(secret: tuple[str, list[str]], field: str) -> None:
     text, hidden = secret

@@ -106,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         if waiting := self.server.faults.get(name):
             fault = waiting.pop(0)
         if fault.absent is None:
-            self.server.released.wait(20)
+            self.server.released.wait(60)
             self.close_connection = True
             return
         self.send_response(fault.status)
@@ -357,7 +357,7 @@ def test_signal_ends_a_real_process_that_keeps_images(number: int, mirror: Upstr
     while "The next run starts in 150 seconds" not in (line := process.stderr.readline()):
         assert line, "the process ended"
     process.send_signal(number)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=120)
 
     assert process.returncode == 0, errors
     assert errors == "stopped\n"
