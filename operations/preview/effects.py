@@ -54,8 +54,9 @@ EFFECTS = {
     ),
     "registry": Effect(
         "reader, writer, admin replaced, new before old",
-        "No request fails. An upload that takes longer than `registry.drain_timeout` starts its layer again.",
-        "Replaces the registry, new before old: no request fails.",
+        "Requests go on. An upload starts its layer again if it takes longer than `registry.drain_timeout`, and rarely"
+        " if it begins as the old process ends.",
+        "Replaces the registry, new before old: requests go on.",
     ),
     "gone": Effect(
         "proxy removed",
