@@ -52,7 +52,7 @@ def mirror(binary: Binary, folder: Path, upstream: str, port: int, cache_port: i
             ("cache", cache_config("docker.io", settings), cache_port),
         ):
             own = re.sub(r"addr: :\d+", f"addr: 127.0.0.1:{at}", text).replace(DATA_DIRECTORY, str(folder / "data"))
-            own = own.replace(f"127.0.0.1:{COUNTERS_PORT}", f"127.0.0.1:{free_port()}")
+            own = re.sub(rf"127\.0\.0\.1:{COUNTERS_PORT}\b", f"127.0.0.1:{free_port()}", own)
             (folder / f"{name}.yml").write_text(own.replace(CONFIG_DIRECTORY, str(folder)))
             command = [binary("registry"), "serve", str(folder / f"{name}.yml")]
             stack.enter_context(running(command, at, folder / f"{name}.log", {"OTEL_TRACES_EXPORTER": "none"}))

@@ -46,7 +46,7 @@ def registry(
 ) -> Iterator[httpx.Client]:
     """A client of the registry that runs a golden file, with the container's paths mapped into ``folder``."""
     port = free_port()
-    text = golden.read_text().replace(f"127.0.0.1:{COUNTERS_PORT}", f"127.0.0.1:{free_port()}")
+    text = re.sub(rf"127\.0\.0\.1:{COUNTERS_PORT}\b", f"127.0.0.1:{free_port()}", golden.read_text())
     text = re.sub(r"addr: :\d+", f"addr: 127.0.0.1:{port}", text)
     for path, name in ((SECRETS_DIRECTORY, "secrets"), (CONFIG_DIRECTORY, "config"), (DATA_DIRECTORY, "data")):
         (folder / name).mkdir(exist_ok=True)

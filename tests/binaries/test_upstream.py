@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components.configuration.naming import mirror_port
+from components.configuration.naming import COUNTERS_PORT, mirror_port
 from components.configuration.settings import MirrorSettings, Settings
 from components.render import upstream as rendered
 from components.render.registry import (
@@ -45,7 +46,8 @@ def ask(tmp_path: Path, binary: Callable[[str], str]) -> Ask:
     def moved(text: str) -> str:
         for name, folder in names.items():
             text = text.replace(folder + "/", f"{tmp_path / name}/").replace(f"{folder}\n", f"{tmp_path / name}\n")
-        text = text.replace(f":{CONFIG_DIRECTORY}", f":{tmp_path / 'CONFIG'}").replace(":2016", f":{free_port()}")
+        text = text.replace(f":{CONFIG_DIRECTORY}", f":{tmp_path / 'CONFIG'}")
+        text = re.sub(rf":{COUNTERS_PORT}\b", f":{free_port()}", text)
         return text.replace(f":{mirror_port('images.corp')}", f":{port}").replace("addr: :", "addr: 127.0.0.1:")
 
     def run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -71,7 +72,7 @@ def mirror(binary: Callable[[str], str], tmp_path: Path, upstream: FaultyUpstrea
     helper.chmod(0o755)
     text = mirror_config("docker.io", MirrorSettings.model_validate({"upstream": upstream.url}))
     text = text.replace(DATA_DIRECTORY, str(tmp_path / "data")).replace(CREDENTIAL_HELPER, str(helper))
-    config = yaml.safe_load(text.replace(f"127.0.0.1:{COUNTERS_PORT}", f"127.0.0.1:{free_port()}"))
+    config = yaml.safe_load(re.sub(rf"127\.0\.0\.1:{COUNTERS_PORT}\b", f"127.0.0.1:{free_port()}", text))
     pair = certificate_pair("127.0.0.1")
     for name, part in pair.items():
         (tmp_path / name).write_text(part)
