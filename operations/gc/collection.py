@@ -199,10 +199,12 @@ class _Run:
         """Go on, unless a push is under way or the rehearsal has to be repeated."""
         if not self._paused_at:
             self._check(survey, stumbled)
-            self._check_writers()
         if survey.under_way:
             self._resume(survey.under_way)
-        self._script.say("again" if survey.under_way or self._wrong else "go")
+        goes_on = not (survey.under_way or self._wrong)
+        if goes_on and not self._paused_at:
+            self._check_writers()
+        self._script.say("go" if goes_on else "again")
 
     def _pause(self) -> None:
         self._progress("collecting, while writing pauses")

@@ -28,7 +28,7 @@ from operations.gc.collection import Limits, collect
 from operations.gc.script import SCRIPT, STATUS_FILE
 from operations.gc.status import REGISTRY, Status, now
 from tests.harness.distribution import INDEX, MANIFEST, Registry
-from tests.harness.processes import free_port, running
+from tests.harness.processes import free_port, running, until
 
 Binary = Callable[[str], str]
 LIMITS = Limits(stalled=1, wait=120, pause=120)
@@ -497,17 +497,15 @@ def test_a_push_that_begins_before_writing_pauses_is_waited_for(served: Served) 
 
 def test_a_container_that_begins_to_write_while_the_collection_waits_stops_it(served: Served) -> None:
     served.registry.delete("app", served.registry.image("app", "1", "gone")["digest"])
-    upload = served.client.post("/v2/app/blobs/uploads/").headers["Location"]
-    before, answers = files(served.folder), iter([None, Failure("a backup writes to the store", "stop the backup")])
+    before, seen = files(served.folder), list[str]()
 
     def check() -> None:
-        if answer := next(answers):
-            raise answer
-        served.client.delete(upload)
+        raise Failure("a backup writes to the store", "stop the backup")
 
     with pytest.raises(Failure, match="a backup writes"):
-        gc(served.folder, dataclasses.replace(LIMITS, stalled=30), check_writers=check)
+        gc(served.folder, dataclasses.replace(LIMITS, stalled=5), seen.append, check_writers=check)
 
+    assert seen[-1].startswith("waiting for a push")
     assert blobs(served.folder) == {name for name in before if name.endswith("/data") and "/_uploads/" not in name}
     assert left(served.folder)["result"] == "failed"
 
@@ -619,13 +617,6 @@ def test_a_collection_that_dies_while_it_reads_says_so(served: Served) -> None:
 
 
 # --- The pause of a process -------------------------------------------------------------------------------------------
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_process_beside_a_mirror_serves_the_cache_during_a_collection_and_knows_what_is_gone(

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from components.render.registry_command import PAUSE
-
-
-def until(condition: Callable[[], bool], seconds: float = 180) -> None:
-    """Wait until a condition holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+from tests.harness.processes import until
 
 
 def until_pause(store: Path, since: float) -> None:

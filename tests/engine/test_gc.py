@@ -19,11 +19,12 @@ import pytest
 from components.render.registry import DATA_DIRECTORY
 from operations.gc.script import STATUS_FILE
 from operations.throwaway import LABEL
-from tests.engine.pauses import until, until_pause
+from tests.engine.pauses import until_pause
 from tests.engine.transfers import Connection, digest_of
 from tests.harness import clients
 from tests.harness.configuration import ROOT
 from tests.harness.images import random_layer, write_layout
+from tests.harness.processes import until
 from tests.harness.small_stack import PREFIX
 from tests.harness.stack import STACK, Stack
 

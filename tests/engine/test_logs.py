@@ -16,10 +16,10 @@ import pytest
 
 from components.configuration.naming import PORTS
 from tests.engine.attacks import PATIENCE, basic, connected, exchange, http1, logged, statuses
-from tests.engine.pauses import until
 from tests.harness import clients
 from tests.harness.configuration import ROOT
 from tests.harness.images import random_layer, write_layout
+from tests.harness.processes import until
 from tests.harness.small_stack import PREFIX, REGISTRY_PORT, DockerHost, running_stack
 from tests.harness.stack import Stack, engine_address
 

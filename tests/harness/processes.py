@@ -10,7 +10,7 @@ import socketserver
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 #: Below the ports that the kernel gives to clients, and to servers that ask for any port. Other runs have such servers
@@ -71,3 +71,11 @@ def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"{process.args!r} does not listen on {port}: {log.read_text()[-2000:]}")
+
+
+def until(condition: Callable[[], bool], seconds: float = 180) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
